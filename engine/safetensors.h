@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace jem {
+
+enum class FileType { f32, f64, i64, u8, i32, u32, bf16, f16 };
+
+/// The type's name in a safetensors header: "F32", "I64", "BF16" ...
+const char* file_type_name(FileType type);
+
+/// Bytes of one element.
+int64_t file_type_bytes(FileType type);
+
+/// A tensor as it lies in a file: little-endian, row-major, without gaps. An empty shape is a scalar of one element.
+struct FileTensor {
+    FileType type = FileType::f32;
+    std::vector<int64_t> shape;
+    std::vector<std::byte> bytes;
+
+    /// Product of the shape.
+    int64_t num_elements() const;
+};
+
+/// Copies values, as many as the product of `shape` says, into a tensor of the same type.
+FileTensor make_file_tensor(std::span<const float> values, std::vector<int64_t> shape);
+FileTensor make_file_tensor(std::span<const double> values, std::vector<int64_t> shape);
+FileTensor make_file_tensor(std::span<const int64_t> values, std::vector<int64_t> shape);
+
+/// The content of a safetensors file: 8 bytes of header length, a JSON header, the tensors' bytes.
+class SafetensorsFile {
+public:
+    /// Reads and checks a whole file. InputError, naming file, tensor and what is wrong, unless the header is well-formed, without
+    /// duplicate names, and its tensors cover the data exactly, each with the bytes that its shape and type ask for.
+    static SafetensorsFile read(const std::filesystem::path& path);
+
+    /// Whether there is a tensor of this name.
+    bool has(const std::string& name) const;
+
+    /// The tensor of this name. InputError that names file and tensor if there is none.
+    const FileTensor& at(const std::string& name) const;
+
+    /// The values of a tensor of any floating-point type, in file order. InputError if it is missing or of an integer type.
+    std::vector<float> floats(const std::string& name) const;
+    std::vector<double> doubles(const std::string& name) const;
+
+    /// The values of a tensor of any integer type, in file order. InputError if it is missing or of a floating-point type.
+    std::vector<int64_t> ints(const std::string& name) const;
+
+    /// Writes path + ".tmp", syncs it to disk and renames it to `path`, so that a crash at any moment leaves the old file or the new one.
+    /// Streams the tensors out without copying them. On failure the old file is intact and no .tmp is left: InputError if the folder
+    /// is missing or may not be written, std::runtime_error for anything else (a full disk), both with the system's own reason.
+    void write_atomically(const std::filesystem::path& path) const;
+
+    std::map<std::string, std::string> metadata;
+    std::map<std::string, FileTensor> tensors;
+
+private:
+    std::filesystem::path path_;  // where read() took it from, for errors
+};
+
+}  // namespace jem
