@@ -1,0 +1,129 @@
+// The LSE energy, E(x) = -LSE(f(x)) (SADA-JEM, Eq. 4), and softmax cross-entropy. One item is one row of logits, [N, classes].
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/host_device.h"
+#include "kernels/state.h"
+
+namespace jem {
+
+// log(sum(exp(row))) with the largest term taken out; a NaN in the row comes out as NaN.
+template <class R>
+JEM_HD R log_sum_exp(const R* row, int64_t classes) {
+    R largest = row[0];
+    for (int64_t c = 1; c < classes; ++c) largest = row[c] > largest ? row[c] : largest;
+    R sum = R(0);
+    for (int64_t c = 0; c < classes; ++c) sum += std::exp(row[c] - largest);
+    return largest + std::log(sum);
+}
+
+// lse[n] = LSE(logits[n])
+template <class R>
+struct LogSumExp {
+    R* lse;
+    const R* logits;
+    int64_t classes;
+
+    JEM_HD void operator()(int64_t n) const { lse[n] = log_sum_exp(logits + n * classes, classes); }
+};
+
+// Which term of the objective a batch belongs to.
+enum class EnergyTerm : int {
+    sampling,  // sum of LSE over the batch: SGLD climbs it
+    positive,  // px * (-fp + l2 * fp^2), fp the mean of LSE over real images
+    negative,  // px * (+fq + l2 * fq^2), fq the same over samples
+};
+
+// One item: f = mean(lse) into the state; with the negative term also L_gen and the divergence check.
+template <class R>
+struct EnergySummary {
+    IterationState* state;
+    const R* lse;  // [N]
+    int64_t count;
+    EnergyTerm term;
+    int pass;
+    double l2;
+
+    JEM_HD void operator()(int64_t) const {
+        double sum = 0;
+        for (int64_t n = 0; n < count; ++n) sum += static_cast<double>(lse[n]);
+        const double f = sum / static_cast<double>(count);
+        (term == EnergyTerm::positive ? state->f_pos : state->f_neg)[pass] = f;
+        if (!(f - f == 0)) state->diverged = 1;
+        if (term != EnergyTerm::negative) return;
+        const double fp = state->f_pos[pass];
+        const double loss = f - fp + l2 * (fp * fp + f * f);
+        state->loss_gen[pass] = loss;
+        if (!(loss <= kDivergedLoss && loss >= -kDivergedLoss)) state->diverged = 1;
+    }
+};
+
+// d_logits[n, :] = coefficient * softmax(logits[n]), the gradient of the batch's term.
+template <class R>
+struct EnergyBackward {
+    R* d_logits;
+    const R* logits;
+    const R* lse;
+    const IterationState* state;
+    int64_t count, classes;
+    EnergyTerm term;
+    int pass;
+    double weight, l2;  // px and the energy L2
+
+    JEM_HD void operator()(int64_t n) const {
+        double coefficient = 1;
+        if (term == EnergyTerm::positive) coefficient = weight * (-1 + 2 * l2 * state->f_pos[pass]) / static_cast<double>(count);
+        if (term == EnergyTerm::negative) coefficient = weight * (1 + 2 * l2 * state->f_neg[pass]) / static_cast<double>(count);
+        const R factor = static_cast<R>(coefficient);
+        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = factor * std::exp(logits[n * classes + c] - lse[n]);
+    }
+};
+
+// loss[n] = -log softmax(logits[n])[label], hit[n] = 1 where the first largest logit is the label's,
+// d_logits = weight / N * (softmax - onehot).
+template <class R>
+struct CrossEntropy {
+    R *loss, *hit, *d_logits;
+    const R* logits;
+    const int32_t* labels;  // [N], below classes
+    int64_t count, classes;
+    double weight;  // p(y|x)'s
+
+    JEM_HD void operator()(int64_t n) const {
+        const R* row = logits + n * classes;
+        const R lse = log_sum_exp(row, classes);
+        const int64_t label = labels[n];
+        int64_t best = 0;
+        for (int64_t c = 1; c < classes; ++c)
+            if (row[c] > row[best]) best = c;
+        loss[n] = lse - row[label];
+        hit[n] = best == label ? R(1) : R(0);
+        const R factor = static_cast<R>(weight / static_cast<double>(count));
+        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = factor * (std::exp(row[c] - lse) - (c == label ? R(1) : R(0)));
+    }
+};
+
+// One item: means of loss and hits into the state.
+template <class R>
+struct ClassificationSummary {
+    IterationState* state;
+    const R *loss, *hit;
+    int64_t count;
+    int pass;
+
+    JEM_HD void operator()(int64_t) const {
+        double sum = 0, hits = 0;
+        for (int64_t n = 0; n < count; ++n) {
+            sum += static_cast<double>(loss[n]);
+            hits += static_cast<double>(hit[n]);
+        }
+        const double mean = sum / static_cast<double>(count);
+        state->loss_clf[pass] = mean;
+        if (pass == static_cast<int>(Pass::at_weights)) state->accuracy = hits / static_cast<double>(count);
+        if (!(mean - mean == 0)) state->diverged = 1;
+    }
+};
+
+}  // namespace jem

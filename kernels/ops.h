@@ -1,0 +1,132 @@
+// The list of ops: what engine and models may ask of a device between convolutions. Implemented once, in ops_impl.h.
+//
+// Contract of every op: it is queued on the device's stream (or recorded, or only counted, see Device); nothing is
+// allocated, nothing is read back; outputs come first and are overwritten unless it says "accumulate" or "update"; an output
+// may be the same memory as an input of the same shape. Activations are [N, C/B, H*W, B] (tensor.h). R is the device's real
+// type (f32, or f64 on the reference), used for parameters, gradients, statistics, images and logits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/images.h"
+#include "kernels/loss.h"
+#include "kernels/optimizer.h"
+#include "kernels/sampling.h"
+#include "kernels/state.h"
+#include "kernels/tensor.h"
+
+namespace jem {
+
+// One norm layer's values for the batch at hand, R [C] each. beta is the parameter itself.
+struct NormCoefficients {
+    Array mean, inv_std, scale, beta;
+    Array a, b;  // of the backward pass
+};
+
+struct BatchNormParameters {
+    Array gamma, beta;                // R [C]
+    Array running_mean, running_var;  // R [C]
+};
+
+enum class RunningStatistics { update, keep };
+
+struct SgldSettings {
+    double step_size = 1, noise = 0, grad_clamp = 1;
+    bool pixel_clamp = true;
+    uint64_t seed = 0;
+};
+
+// The image set on the device.
+struct ResidentImages {
+    Array pixels;       // u8 [N, H*W*C]
+    Array labels;       // i32 [N]
+    Array class_order;  // i32 [N], image numbers sorted by class
+    Array class_begin;  // i32 [classes + 1]
+    int64_t count = 0, height = 0, width = 0, channels = 0, classes = 0;
+    int64_t largest_class = 0;
+
+    int64_t pixels_per_image() const { return height * width * channels; }
+};
+
+struct BatchDraw {
+    Stream order, augment;
+    bool crop = false, flip = false;
+    double noise = 0;
+    uint32_t noise_salt = 0;
+    uint64_t seed = 0;
+};
+
+struct ChainStart {
+    StartForm form;
+    int64_t first_chain;  // global number of the first one: draws depend on it
+    Stream weights, pixels;
+    uint64_t seed;
+};
+
+class Ops {
+public:
+    virtual ~Ops() = default;
+
+    // Normalisation and LeakyReLU ------------------------------------------------------------------------------------
+    // mean, inv_std, scale of x's batch; the running statistics updated (unless the state has diverged) or kept.
+    virtual void batch_norm_statistics(const NormCoefficients& out, const Tensor& x, const BatchNormParameters& parameters,
+                                       RunningStatistics running, const IterationState* state) = 0;
+    // The same from the running statistics; a = b = 0.
+    virtual void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& parameters) = 0;
+    // y = leaky(scale * (x - mean) + beta)
+    virtual void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) = 0;
+    virtual void leaky(const Tensor& y, const Tensor& x) = 0;
+    // a, b of the coefficients; accumulates d_gamma and d_beta unless they are empty.
+    virtual void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) = 0;
+    // d_x = gradient through leaky and norm, + residual unless that is null.
+    virtual void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
+                                     const Tensor* residual) = 0;
+    virtual void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) = 0;
+    // d_bias[c] += sum of d_y over N, H, W
+    virtual void bias_gradient(Array d_bias, const Tensor& d_y) = 0;
+    // [N, C, H, W] -> [N, C, 1, 1] of R, and back
+    virtual void mean_pool(const Tensor& y, const Tensor& x) = 0;
+    virtual void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) = 0;
+
+    // Losses; logits are R [N, classes, 1, 1] ---------------------------------------------------------------------------
+    virtual void log_sum_exp(Array lse, const Tensor& logits) = 0;
+    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, Pass pass, double l2) = 0;
+    virtual void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
+                                 Pass pass, double weight, double l2) = 0;
+    virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) = 0;
+    virtual void classification_summary(IterationState* state, Array loss, Array hit, Pass pass) = 0;
+
+    // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
+    virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
+    virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images) = 0;
+    virtual void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes,
+                             double reinit_freq, uint64_t seed) = 0;
+    // weights is scratch, R [chains, largest_class] (empty for the uniform start).
+    virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
+                              const IterationState* state, const ChainStart& start) = 0;
+    virtual void store_chains(Array buffer, Array x, Array index, const IterationState* state) = 0;
+
+    // Batches -----------------------------------------------------------------------------------------------------------
+    // draws is ImageDraw [batch] as bytes.
+    virtual void draw_images(Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& draw) = 0;
+    virtual void crop_flip(Array x, Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& draw) = 0;
+    virtual void gather_labels(Array labels, Array draws, const ResidentImages& images) = 0;
+
+    // Parameters, flat R [P] ----------------------------------------------------------------------------------------------
+    virtual void fill_zero(Array x) = 0;
+    virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) = 0;
+    virtual void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) = 0;
+    virtual void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
+                            double weight_decay) = 0;
+    virtual void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) = 0;
+    virtual void ema_update(Array average, Array weights, const IterationState* state, double decay) = 0;
+
+    // State ---------------------------------------------------------------------------------------------------------------
+    // iteration, learning rate and Adam's corrections; step = 0. Never recorded: it carries values.
+    virtual void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1,
+                                 double adam_correction2) = 0;
+    virtual void advance_step(IterationState* state) = 0;
+};
+
+}  // namespace jem

@@ -1,0 +1,275 @@
+// Ops, once for all devices: each op is a functor handed to one of four primitives of Exec:
+//   for_each(label, count, functor)                            functor(i)
+//   for_each(label, layout, functor, out, in...)               functor(out_i, in_i...), operands of operands.h
+//   column_reduce(label, layout, functor, in...)               functor.map, then functor.finish(channel, sums)
+//   reduce(label, count, functor, in...)                       functor.map, then functor.finish(sums)
+// Sums are taken in an order that depends on the shape alone.
+#pragma once
+
+#include "kernels/norm.h"
+#include "kernels/operands.h"
+#include "kernels/ops.h"
+
+namespace jem {
+
+template <class R>
+struct FillZero {
+    template <class Y>
+    JEM_HD void operator()(Y&& y) const {
+        y = R(0);
+    }
+};
+
+struct BeginIteration {
+    IterationState* state;
+    uint32_t iteration;
+    double learning_rate, adam_correction1, adam_correction2;
+
+    JEM_HD void operator()(int64_t) const {
+        state->iteration = iteration;
+        state->step = 0;
+        state->learning_rate = learning_rate;
+        state->adam_correction1 = adam_correction1;
+        state->adam_correction2 = adam_correction2;
+    }
+};
+
+struct AdvanceStep {
+    IterationState* state;
+    JEM_HD void operator()(int64_t) const { ++state->step; }
+};
+
+// R: parameters, gradients, images, logits. A: activations.
+template <class Exec, class R, class A>
+class OpsOn final : public Ops {
+public:
+    explicit OpsOn(Exec exec) : exec_(exec) {}
+
+    void batch_norm_statistics(const NormCoefficients& out, const Tensor& x, const BatchNormParameters& p, RunningStatistics running,
+                               const IterationState* state) override {
+        const Layout l = x.layout();
+        const bool update = running == RunningStatistics::update;
+        exec_.column_reduce("batch_norm_statistics", l,
+                            BatchNormStatistics<R, A>{.mean = out.mean.as<R>(),
+                                                      .inv_std = out.inv_std.as<R>(),
+                                                      .scale = out.scale.as<R>(),
+                                                      .gamma = p.gamma.as<R>(),
+                                                      .first = x.as<A>(),
+                                                      .running_mean = update ? p.running_mean.as<R>() : nullptr,
+                                                      .running_var = update ? p.running_var.as<R>() : nullptr,
+                                                      .state = state,
+                                                      .rows = l.rows,
+                                                      .block = l.block,
+                                                      .count = static_cast<double>(l.images() * l.rows)},
+                            In<A>{x.as<A>()}, FirstOfChannel<A>{x.as<A>(), l.rows, l.block});
+    }
+    void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& p) override {
+        exec_.for_each("running_norm_coefficients", out.mean.count,
+                       RunningNormCoefficients<R>{out.mean.as<R>(), out.inv_std.as<R>(), out.scale.as<R>(), out.a.as<R>(), out.b.as<R>(),
+                                                  p.gamma.as<R>(), p.running_mean.as<R>(), p.running_var.as<R>()});
+    }
+    void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) override {
+        exec_.for_each("norm_leaky", x.layout(), NormLeaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()},
+                       PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
+    }
+    void leaky(const Tensor& y, const Tensor& x) override {
+        exec_.for_each("leaky", x.layout(), Leaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()});
+    }
+    void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) override {
+        const Layout l = x.layout();
+        const bool weights = d_gamma.count > 0;
+        exec_.column_reduce("norm_backward_sums", l,
+                            NormBackwardSums<R>{.a = norm.a.as<R>(),
+                                                .b = norm.b.as<R>(),
+                                                .d_gamma = weights ? d_gamma.as<R>() : nullptr,
+                                                .d_beta = weights ? d_beta.as<R>() : nullptr,
+                                                .inv_std = norm.inv_std.as<R>(),
+                                                .scale_of = norm.scale.as<R>(),
+                                                .count = static_cast<double>(l.images() * l.rows)},
+                            In<A>{d_y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
+                            PerChannel<R>{norm.beta.as<R>()});
+    }
+    void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
+                             const Tensor* residual) override {
+        const auto run = [&](auto added) {
+            exec_.for_each("norm_leaky_backward", x.layout(), NormLeakyBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()},
+                           In<A>{x.as<A>()}, added, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
+                           PerChannel<R>{norm.beta.as<R>()}, PerChannel<R>{norm.a.as<R>()}, PerChannel<R>{norm.b.as<R>()});
+        };
+        if (residual != nullptr)
+            run(In<A>{residual->as<A>()});
+        else
+            run(Zero<A>{});
+    }
+    void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) override {
+        const auto run = [&](auto added) {
+            exec_.for_each("leaky_backward", x.layout(), LeakyBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()}, In<A>{x.as<A>()},
+                           added);
+        };
+        if (residual != nullptr)
+            run(In<A>{residual->as<A>()});
+        else
+            run(Zero<A>{});
+    }
+    void bias_gradient(Array d_bias, const Tensor& d_y) override {
+        const auto run = [&](auto in) { exec_.column_reduce("bias_gradient", d_y.layout(), BiasGradient<R>{d_bias.as<R>()}, in); };
+        if (d_y.type == DTypeOf<R>::value)
+            run(In<R>{d_y.as<R>()});  // d_logits
+        else
+            run(In<A>{d_y.as<A>()});
+    }
+    void mean_pool(const Tensor& y, const Tensor& x) override {
+        const Layout l = x.layout();
+        exec_.for_each("mean_pool", y.count(), MeanPool<R, A>{y.as<R>(), x.as<A>(), l.rows, l.block});
+    }
+    void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) override {
+        const Layout l = d_x.layout();
+        exec_.for_each("mean_pool_backward", d_x.count(), MeanPoolBackward<A, R>{d_x.as<A>(), d_y.as<R>(), l.rows, l.block});
+    }
+
+    void log_sum_exp(Array lse, const Tensor& logits) override {
+        exec_.for_each("log_sum_exp", logits.n, LogSumExp<R>{lse.as<R>(), logits.as<R>(), logits.c});
+    }
+    void energy_summary(IterationState* state, Array lse, EnergyTerm term, Pass pass, double l2) override {
+        exec_.for_each("energy_summary", 1, EnergySummary<R>{state, lse.as<R>(), lse.count, term, static_cast<int>(pass), l2});
+    }
+    void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term, Pass pass,
+                         double weight, double l2) override {
+        exec_.for_each("energy_backward", logits.n,
+                       EnergyBackward<R>{.d_logits = d_logits.as<R>(),
+                                         .logits = logits.as<R>(),
+                                         .lse = lse.as<R>(),
+                                         .state = state,
+                                         .count = logits.n,
+                                         .classes = logits.c,
+                                         .term = term,
+                                         .pass = static_cast<int>(pass),
+                                         .weight = weight,
+                                         .l2 = l2});
+    }
+    void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) override {
+        exec_.for_each(
+            "cross_entropy", logits.n,
+            CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n, logits.c, weight});
+    }
+    void classification_summary(IterationState* state, Array loss, Array hit, Pass pass) override {
+        exec_.for_each("classification_summary", 1,
+                       ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, static_cast<int>(pass)});
+    }
+
+    void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& s) override {
+        exec_.for_each("sgld_step", (x.count + 3) / 4,
+                       SgldStep<R>{.x = x.as<R>(),
+                                   .g = gradient.as<R>(),
+                                   .noise = noise.count > 0 ? noise.as<R>() : nullptr,
+                                   .state = state,
+                                   .count = x.count,
+                                   .step_size = s.step_size,
+                                   .noise_scale = s.noise,
+                                   .grad_clamp = s.grad_clamp,
+                                   .pixel_clamp = s.pixel_clamp,
+                                   .seed = s.seed});
+    }
+    void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images) override {
+        exec_.reduce("sgld_gradient_norm", gradient.count, SgldGradientNorm<R>{state, static_cast<double>(images)},
+                     In<R>{gradient.as<R>()});
+    }
+    void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes, double reinit_freq,
+                     uint64_t seed) override {
+        exec_.for_each("draw_chains", index.count,
+                       DrawChains{index.as<int32_t>(), fresh.as<int32_t>(), state, static_cast<uint32_t>(buffer_size),
+                                  static_cast<uint32_t>(classes), reinit_freq, seed});
+    }
+    void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
+                      const IterationState* state, const ChainStart& start) override {
+        const int64_t chains = fresh.count, pixels = x.count / chains, stride = weights.count / chains;
+        const int32_t* class_begin = images.class_begin.as<int32_t>();
+        if (stride > 0) {
+            exec_.for_each("start_weights", chains * ((stride + 3) / 4),
+                           StartWeights<R>{weights.as<R>(), fresh.as<int32_t>(), class_begin, state, stride, start.first_chain,
+                                           start.weights, start.seed});
+            exec_.for_each("start_weights", chains, CentreStartWeights<R>{weights.as<R>(), fresh.as<int32_t>(), class_begin, stride});
+        }
+        constexpr int kWidth = Exec::kPixelsPerItem;
+        exec_.for_each("start_images", chains * ((pixels + kWidth - 1) / kWidth),
+                       StartImages<R, kWidth>{.x = x.as<R>(),
+                                              .buffer = buffer.as<R>(),
+                                              .index = index.as<int32_t>(),
+                                              .fresh = fresh.as<int32_t>(),
+                                              .weights = stride > 0 ? weights.as<R>() : nullptr,
+                                              .images = images.pixels.as<uint8_t>(),
+                                              .class_order = images.class_order.as<int32_t>(),
+                                              .class_begin = class_begin,
+                                              .state = state,
+                                              .pixels = pixels,
+                                              .stride = stride,
+                                              .first_chain = start.first_chain,
+                                              .stream = start.pixels,
+                                              .seed = start.seed});
+    }
+    void store_chains(Array buffer, Array x, Array index, const IterationState* state) override {
+        exec_.for_each("store_chains", x.count,
+                       StoreChains<R>{buffer.as<R>(), x.as<R>(), index.as<int32_t>(), state, index.count, x.count / index.count});
+    }
+
+    void draw_images(Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& d) override {
+        const int64_t batch = static_cast<int64_t>(draws.bytes() / sizeof(ImageDraw));
+        exec_.for_each("draw_images", batch,
+                       DrawImages{static_cast<ImageDraw*>(draws.data), state, static_cast<uint32_t>(batch),
+                                  static_cast<uint32_t>(images.count), d.order, d.augment, d.crop ? 1 : 0, d.flip ? 1 : 0, d.seed});
+    }
+    void crop_flip(Array x, Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& d) override {
+        exec_.for_each("crop_flip", x.count,
+                       CropFlip<R>{.out = x.as<R>(),
+                                   .images = images.pixels.as<uint8_t>(),
+                                   .draws = static_cast<const ImageDraw*>(draws.data),
+                                   .state = state,
+                                   .height = images.height,
+                                   .width = images.width,
+                                   .channels = images.channels,
+                                   .noise = d.noise,
+                                   .noise_stream = Stream::input_noise,
+                                   .noise_salt = d.noise_salt,
+                                   .seed = d.seed});
+    }
+    void gather_labels(Array labels, Array draws, const ResidentImages& images) override {
+        exec_.for_each("gather_labels", labels.count,
+                       GatherLabels{labels.as<int32_t>(), images.labels.as<int32_t>(), static_cast<const ImageDraw*>(draws.data)});
+    }
+
+    void fill_zero(Array x) override { exec_.for_each("fill_zero", flat(x.count), FillZero<R>{}, Out<R>{x.as<R>()}); }
+    void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) override {
+        exec_.reduce("gradient_norm", gradient.count, GradientNorm<R>{state, form, rho, pass}, In<R>{gradient.as<R>()},
+                     In<R>{weights.as<R>()});
+    }
+    void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) override {
+        exec_.for_each("sam_perturb", flat(weights.count), SamPerturb<R>{state, form}, Out<R>{perturbed.as<R>()}, In<R>{weights.as<R>()},
+                       In<R>{gradient.as<R>()});
+    }
+    void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
+                    double weight_decay) override {
+        exec_.for_each("sgd_update", flat(weights.count), SgdUpdate<R>{state, static_cast<R>(momentum), static_cast<R>(weight_decay)},
+                       Out<R>{weights.as<R>()}, Out<R>{velocity.as<R>()}, In<R>{gradient.as<R>()});
+    }
+    void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) override {
+        exec_.for_each("adam_update", flat(weights.count), AdamUpdate<R>{state, static_cast<R>(weight_decay)}, Out<R>{weights.as<R>()},
+                       Out<R>{m.as<R>()}, Out<R>{v.as<R>()}, In<R>{gradient.as<R>()});
+    }
+    void ema_update(Array average, Array weights, const IterationState* state, double decay) override {
+        exec_.for_each("ema_update", flat(weights.count), EmaUpdate<R>{state, static_cast<R>(decay)}, Out<R>{average.as<R>()},
+                       In<R>{weights.as<R>()});
+    }
+
+    void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1,
+                         double adam_correction2) override {
+        exec_.for_each("begin_iteration", 1, BeginIteration{state, iteration, learning_rate, adam_correction1, adam_correction2});
+    }
+    void advance_step(IterationState* state) override { exec_.for_each("advance_step", 1, AdvanceStep{state}); }
+
+private:
+    static Layout flat(int64_t count) { return {.planes = 1, .rows = count, .block = 1, .blocks = 1}; }
+
+    Exec exec_;
+};
+
+}  // namespace jem

@@ -1,0 +1,111 @@
+// SAM's norm and perturbation, and the optimizers. Everything runs over one flat array of parameters.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/host_device.h"
+#include "kernels/state.h"
+
+namespace jem {
+
+enum class SamForm : int {
+    none,
+    sam,        // e = rho * g / (|g| + 1e-12)                 (SADA-JEM, Eq. 7)
+    asam,       // e = rho * w^2 * g / (| |w| g | + 1e-12)      (the L2 form of Kwon et al. 2021, Eq. 8)
+    asam_sign,  // e = rho * |w| * sign(g), sign(0) = 0         (the sup-norm form that the paper prints)
+};
+
+inline constexpr double kSamEpsilon = 1e-12;
+
+// Reduction over all parameters: |g|^2 and the norm of the form. Writes grad_norm and perturb_scale, raises the flag
+// on a gradient that is not finite.
+template <class R>
+struct GradientNorm {
+    static constexpr int kSums = 2;
+    IterationState* state;
+    SamForm form;
+    double rho;
+    Pass pass;
+
+    JEM_HD void map(double (&sums)[kSums], R g, R w) const {
+        const double square = static_cast<double>(g) * static_cast<double>(g);
+        sums[0] = square;
+        sums[1] = form == SamForm::asam ? square * static_cast<double>(w) * static_cast<double>(w) : square;
+    }
+    JEM_HD void finish(const double (&sums)[kSums]) const {
+        if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
+        if (pass == Pass::at_perturbed) return;
+        state->grad_norm = std::sqrt(sums[0]);
+        state->perturb_scale = form == SamForm::asam_sign ? rho : rho / (std::sqrt(sums[1]) + kSamEpsilon);
+    }
+};
+
+// w_perturbed = w + e
+template <class R>
+struct SamPerturb {
+    const IterationState* state;
+    SamForm form;
+
+    template <class Y>
+    JEM_HD void operator()(Y&& perturbed, R w, R g) const {
+        const R scale = static_cast<R>(state->perturb_scale);
+        R e = scale * g;
+        if (form == SamForm::asam) e = scale * w * w * g;
+        if (form == SamForm::asam_sign) {
+            const R magnitude = w < R(0) ? -w : w;
+            e = g > R(0) ? scale * magnitude : g < R(0) ? -(scale * magnitude) : R(0);
+        }
+        perturbed = w + e;
+    }
+};
+
+// v = momentum * v + (g + decay * w); w -= lr * v
+template <class R>
+struct SgdUpdate {
+    const IterationState* state;
+    R momentum, weight_decay;
+
+    template <class W, class V>
+    JEM_HD void operator()(W&& w, V&& v, R g) const {
+        if (state->diverged != 0) return;
+        const R velocity = momentum * v + (g + weight_decay * w);
+        v = velocity;
+        w = w - static_cast<R>(state->learning_rate) * velocity;
+    }
+};
+
+// Adam (Kingma & Ba 2015) with decay added to the gradient; epsilon outside the corrected root.
+template <class R>
+struct AdamUpdate {
+    static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
+    const IterationState* state;
+    R weight_decay;
+
+    template <class W, class M, class V>
+    JEM_HD void operator()(W&& w, M&& m, V&& v, R g) const {
+        if (state->diverged != 0) return;
+        const R decayed = g + weight_decay * w;
+        const R first = m + R(1 - kBeta1) * (decayed - m);
+        const R second = R(kBeta2) * v + R(1 - kBeta2) * decayed * decayed;
+        m = first;
+        v = second;
+        const R root = std::sqrt(second) / static_cast<R>(std::sqrt(state->adam_correction2)) + R(kEpsilon);
+        w = w - static_cast<R>(state->learning_rate / state->adam_correction1) * first / root;
+    }
+};
+
+// ema = decay * ema + (1 - decay) * w
+template <class R>
+struct EmaUpdate {
+    const IterationState* state;
+    R decay;
+
+    template <class E>
+    JEM_HD void operator()(E&& ema, R w) const {
+        if (state->diverged != 0) return;
+        ema = ema + (R(1) - decay) * (w - ema);
+    }
+};
+
+}  // namespace jem

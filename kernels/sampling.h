@@ -1,0 +1,203 @@
+// Input-gradient SGLD, its starting points and the replay buffer. Images are [N, H*W, C] (block = C) and live in [-1, 1].
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/host_device.h"
+#include "kernels/random.h"
+#include "kernels/state.h"
+
+namespace jem {
+
+// Where a fresh chain starts. -1 in `fresh` means: the replay buffer's image.
+enum class StartForm : int {
+    informative,  // p0(x): a mixture over classes of N(mu_c, Sigma_c + 1e-4 I) (JEM++; SADA-JEM, section 3.2)
+    gaussian,     // one N(mu, Sigma + 1e-4 I) over all images
+    uniform,      // U(-1, 1) (JEM)
+};
+
+// One item is four neighbouring values: x = clamp(x + alpha * clamp(g) + sigma * noise)    (SADA-JEM, Eq. 3, alpha as in the scripts)
+template <class R>
+struct SgldStep {
+    R* x;            // [count], updated
+    const R* g;      // [count], d LSE / d x
+    const R* noise;  // [steps, count] standard normal, or null: drawn
+    const IterationState* state;
+    int64_t count;
+    double step_size, noise_scale;
+    double grad_clamp;  // 0: none
+    bool pixel_clamp;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t quad) const {
+        const int64_t first = quad * 4;
+        Normal4 drawn = {};
+        if (noise_scale > 0 && noise == nullptr)
+            drawn = normals_of(random4(seed, Stream::sgld_noise, state->iteration, state->step, static_cast<uint64_t>(quad)));
+        const R limit = static_cast<R>(grad_clamp);
+        for (int k = 0; k < 4; ++k) {
+            const int64_t i = first + k;
+            if (i >= count) return;
+            R d = g[i];
+            if (grad_clamp > 0) d = d < -limit ? -limit : d > limit ? limit : d;  // comparisons keep a NaN
+            R value = x[i] + static_cast<R>(step_size) * d;
+            if (noise_scale > 0)
+                value += static_cast<R>(noise_scale) * (noise == nullptr ? static_cast<R>(drawn.v[k]) : noise[state->step * count + i]);
+            if (pixel_clamp) value = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
+            x[i] = value;
+        }
+    }
+};
+
+// Reduction over the batch's input gradient: its norm for the log, the flag for anything not finite.
+template <class R>
+struct SgldGradientNorm {
+    static constexpr int kSums = 1;
+    IterationState* state;
+    double images;
+
+    JEM_HD void map(double (&sums)[kSums], R g) const { sums[0] = static_cast<double>(g) * static_cast<double>(g); }
+    JEM_HD void finish(const double (&sums)[kSums]) const {
+        state->sgld_grad_norm = std::sqrt(sums[0] / images);
+        if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
+    }
+};
+
+// One item is one chain: which buffer image it continues, and whether (and from which class) it starts afresh.
+struct DrawChains {
+    int32_t* index;  // [N] into the buffer
+    int32_t* fresh;  // [N] class, or -1
+    const IterationState* state;
+    uint32_t buffer_size, num_classes;
+    double reinit_freq;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t n) const {
+        const Random4 which = random4(seed, Stream::buffer_index, state->iteration, 0, static_cast<uint64_t>(n));
+        const Random4 choice = random4(seed, Stream::reinit_choice, state->iteration, 0, static_cast<uint64_t>(n));
+        index[n] = static_cast<int32_t>(index_of(which.v[0], buffer_size));
+        const bool start = static_cast<double>(uniform_of(choice.v[0])) < reinit_freq;
+        fresh[n] = start ? static_cast<int32_t>(index_of(choice.v[1], num_classes)) : -1;
+    }
+};
+
+// One item is four weights of one chain: z ~ N(0, 1), one for each image of the chain's class.
+template <class R>
+struct StartWeights {
+    R* weights;  // [chains, stride]
+    const int32_t* fresh;
+    const int32_t* class_begin;  // [classes + 1]
+    const IterationState* state;
+    int64_t stride, first_chain;
+    Stream stream;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t quads = (stride + 3) / 4, chain = item / quads, first = item % quads * 4;
+        if (fresh[chain] < 0) return;
+        const int64_t size = class_begin[fresh[chain] + 1] - class_begin[fresh[chain]];
+        const uint64_t element = static_cast<uint64_t>((first_chain + chain) * quads + first / 4);
+        const Normal4 z = normals_of(random4(seed, stream, state->iteration, 0, element));
+        for (int k = 0; k < 4 && first + k < size; ++k) weights[chain * stride + first + k] = static_cast<R>(z.v[k]);
+    }
+};
+
+// One item is one chain: z -> 1/N + (z - mean z) / sqrt(N), so that the weighted sum of the class's images is
+// mu + (X - mu)^T z / sqrt(N): covariance Sigma without any covariance matrix.
+template <class R>
+struct CentreStartWeights {
+    R* weights;
+    const int32_t* fresh;
+    const int32_t* class_begin;
+    int64_t stride;
+
+    JEM_HD void operator()(int64_t chain) const {
+        if (fresh[chain] < 0) return;
+        const int64_t size = class_begin[fresh[chain] + 1] - class_begin[fresh[chain]];
+        R* z = weights + chain * stride;
+        double sum = 0;
+        for (int64_t i = 0; i < size; ++i) sum += static_cast<double>(z[i]);
+        const double mean = sum / static_cast<double>(size), root = std::sqrt(static_cast<double>(size));
+        for (int64_t i = 0; i < size; ++i)
+            z[i] = static_cast<R>(1.0 / static_cast<double>(size) + (static_cast<double>(z[i]) - mean) / root);
+    }
+};
+
+inline constexpr double kStartNoise = 0.01;  // sqrt of the 1e-4 added to the covariance
+
+// One item is Width neighbouring values of one chain: the buffer's image, or a fresh one.
+template <class R, int Width>
+struct StartImages {
+    R* x;             // [chains, pixels]
+    const R* buffer;  // [buffer_size, pixels], or null where every chain is fresh
+    const int32_t *index, *fresh;
+    const R* weights;            // [chains, stride], null for the uniform start
+    const uint8_t* images;       // [N, pixels]
+    const int32_t* class_order;  // image numbers sorted by class
+    const int32_t* class_begin;  // [classes + 1]
+    const IterationState* state;
+    int64_t pixels, stride, first_chain;
+    Stream stream;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t parts = (pixels + Width - 1) / Width, chain = item / parts, first = item % parts * Width;
+        const int64_t width = pixels - first < Width ? pixels - first : Width;
+        R* out = x + chain * pixels + first;
+        const int32_t label = fresh[chain];
+        if (label < 0) {
+            const R* from = buffer + static_cast<int64_t>(index[chain]) * pixels + first;
+            for (int64_t k = 0; k < width; ++k) out[k] = from[k];
+            return;
+        }
+        R sum[Width];
+        for (int k = 0; k < Width; ++k) sum[k] = R(0);
+        if (weights != nullptr) {
+            const int64_t begin = class_begin[label], size = class_begin[label + 1] - begin;
+            for (int64_t i = 0; i < size; ++i) {
+                const R weight = weights[chain * stride + i];
+                const uint8_t* image = images + static_cast<int64_t>(class_order[begin + i]) * pixels + first;
+                if (width == Width) {
+                    for (int k = 0; k < Width; ++k) sum[k] += weight * static_cast<R>(image[k]);
+                } else {
+                    for (int k = 0; k < Width; ++k)
+                        if (k < width) sum[k] += weight * static_cast<R>(image[k]);
+                }
+            }
+        }
+        // Width is a multiple of 4, so that an element's draw does not depend on it.
+        for (int k = 0; k < Width; k += 4) {
+            if (k >= width) break;
+            const uint64_t element = static_cast<uint64_t>((first_chain + chain) * ((pixels + 3) / 4) + (first + k) / 4);
+            const Random4 r = random4(seed, stream, state->iteration, 0, element);
+            const Normal4 u = normals_of(r);
+            for (int j = 0; j < 4; ++j) {
+                if (k + j >= width) break;
+                R value = weights == nullptr ? R(2) * static_cast<R>(uniform_of(r.v[j])) - R(1)
+                                             : R(2.0 / 255) * sum[k + j] - R(1) + static_cast<R>(kStartNoise) * static_cast<R>(u.v[j]);
+                out[k + j] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
+            }
+        }
+    }
+};
+
+// Item (chain, pixel): buffer[index[chain]] = x[chain]. Of equal indices the last chain wins, whatever the order of work.
+template <class R>
+struct StoreChains {
+    R* buffer;
+    const R* x;
+    const int32_t* index;
+    const IterationState* state;
+    int64_t chains, pixels;
+
+    JEM_HD void operator()(int64_t item) const {
+        if (state->diverged != 0) return;
+        const int64_t chain = item / pixels, pixel = item % pixels;
+        for (int64_t later = chain + 1; later < chains; ++later)
+            if (index[later] == index[chain]) return;
+        buffer[static_cast<int64_t>(index[chain]) * pixels + pixel] = x[item];
+    }
+};
+
+}  // namespace jem

@@ -1,0 +1,36 @@
+// What a training iteration reads and reports on the device, so that a recorded phase sees new values when it is replayed.
+#pragma once
+
+#include <cstdint>
+
+namespace jem {
+
+enum class Pass : int { at_weights = 0, at_perturbed = 1 };  // SAM's two gradients; without SAM only the first
+inline constexpr int kNumPasses = 2;
+
+// |L_gen| beyond this counts as divergence (the authors' scripts).
+inline constexpr double kDivergedLoss = 1e5;
+
+// Doubles whatever the engine's precision: a handful of scalars, and the host reads them without knowing it.
+struct IterationState {
+    // Written at the start of an iteration.
+    uint32_t iteration = 0;  // counted from 0
+    uint32_t step = 0;       // SGLD step within the iteration, advanced on the device
+    double learning_rate = 0;
+    double adam_correction1 = 1, adam_correction2 = 1;  // 1 - beta^t, t counted from 1
+
+    // Results; f_* are means of LSE = -E over a batch, in the pass that the index names.
+    double f_pos[kNumPasses] = {}, f_neg[kNumPasses] = {};
+    double loss_gen[kNumPasses] = {}, loss_clf[kNumPasses] = {};
+    double accuracy = 0;        // of the labelled batch, at the weights
+    double grad_norm = 0;       // plain L2 norm of the gradient at the weights
+    double perturb_scale = 0;   // rho / (norm + 1e-12)
+    double sgld_grad_norm = 0;  // root mean square over the batch of |d LSE / d x|, at the last SGLD step
+
+    // Sticky: raised by anything non-finite or exploding. Parameters, momentum, averages, running statistics and the
+    // replay buffer do not change while it is up.
+    int32_t diverged = 0;
+    int32_t padding = 0;
+};
+
+}  // namespace jem
