@@ -1,0 +1,306 @@
+#include "engine/device/cpu/conv_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "engine/device/cpu/onednn.h"
+
+namespace jem {
+namespace {
+
+using onednn::Call;
+using onednn::ConvProblem;
+using onednn::Made;
+using MadePtr = std::shared_ptr<const Made>;
+
+// Winograd transforms whole tensors into its scratch; beyond this a direct convolution is the better bargain.
+constexpr size_t kWinogradScratchLimit = size_t{160} << 20;
+// Measured: below 32 channels on either side the transforms cost more than they save.
+constexpr int64_t kWinogradMinChannels = 32;
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+template <class... Calls>
+void submit_calls(HostStream& stream, const char* label, double flops, Calls... calls) {
+    stream.submit(label, {.flops = flops}, [=] { (calls->run(), ...); });
+}
+
+// [rows, from] -> [rows, to], the new channels 0 (to > from) or left out (to < from).
+void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int64_t from_channels, int threads) {
+    const int64_t both = std::min(to_channels, from_channels);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < both; ++c) to[r * to_channels + c] = from[r * from_channels + c];
+        for (int64_t c = both; c < to_channels; ++c) to[r * to_channels + c] = 0.0f;
+    }
+}
+
+class CpuConvPlan final : public ConvPlan {
+public:
+    CpuConvPlan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options)
+        : stream_(stream), threads_(threads), shape_(shape), padded_(shape), block_(onednn::preferred_block()) {
+        // Images have 1 or 3 channels, for which oneDNN has only reference kernels: they are padded to one block.
+        padded_.in_channels = (shape.in_channels + block_ - 1) / block_ * block_;
+        if (staged() && padded_.in_channels != block_)
+            throw std::invalid_argument("A convolution from " + std::to_string(shape.in_channels) + " channels (more than a block of " +
+                                        std::to_string(block_) + " and no multiple of it). Choose another --width.");
+        const bool winograd = options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 && shape.stride == 1 &&
+                              std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
+        for (const int64_t batch : options.batches) {
+            Variant v;
+            v.batch = batch;
+            ConvProblem p{.shape = padded_, .batch = batch, .block = block_};
+            v.forward = best(p, winograd, onednn::conv_forward);
+            v.backward_data = best(p, winograd, onednn::conv_backward_data);
+            v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
+            p.accumulate = true;
+            v.forward_onto = best(p, winograd, onednn::conv_forward);
+            v.form_forward = form(v.forward->weights);
+            v.form_forward_onto = form(v.forward_onto->weights);
+            v.form_backward = form(v.backward_data->weights);
+            v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged());
+            for (const MadePtr& made : {v.forward, v.forward_onto, v.backward_data, v.backward_weights, v.unpack})
+                scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
+            gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights->weights.get_size()));
+            if (staged()) staging_bytes_ = std::max(staging_bytes_, aligned(v.forward->src.get_size()));
+            variants_.push_back(std::move(v));
+        }
+        if (staged()) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
+        for (const MadePtr& pack : packs_) scratch_bytes_ = std::max(scratch_bytes_, aligned(pack->scratch_bytes()));
+    }
+
+    size_t prepared_bytes() const override { return prepared_bytes_; }
+    size_t workspace_bytes() const override { return scratch_bytes_ + staging_bytes_ + gradient_bytes_ + padded_weights_bytes_; }
+
+    void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
+        if (dry()) return stream_.submit("prepare_weights", {}, [] {});
+        const float* from = weights.as<float>();
+        if (staged()) {
+            float* wide = padded_weights(workspace);
+            const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, to = padded_.in_channels, in = shape_.in_channels;
+            stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, from, rows, to, in, threads); });
+            from = wide;
+        }
+        for (size_t i = 0; i < packs_.size(); ++i)
+            submit_calls(stream_, "prepare_weights", 0,
+                         call(packs_[i], workspace,
+                              {{DNNL_ARG_FROM, packs_[i]->src, from}, {DNNL_ARG_TO, packs_[i]->dst, prepared + form_offsets_[i]}}));
+    }
+
+    void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
+                 std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        if (residual != nullptr && residual->data != y.data) {
+            const size_t bytes = y.bytes();
+            auto* to = static_cast<std::byte*>(y.data);
+            auto* from = static_cast<const std::byte*>(residual->data);
+            stream_.submit("conv_residual", {.bytes = 2.0 * static_cast<double>(bytes)}, [=, threads = threads_] {
+                constexpr int64_t kPiece = 1 << 18;
+                const int64_t total = static_cast<int64_t>(bytes);
+#pragma omp parallel for schedule(static) num_threads(threads)
+                for (int64_t at = 0; at < total; at += kPiece)
+                    std::memcpy(to + at, from + at, static_cast<size_t>(std::min(kPiece, total - at)));
+            });
+        }
+        const double flops = shape_.flops() * static_cast<double>(x.n);
+        if (dry()) return stream_.submit("conv_forward", {.flops = flops}, [] {});
+        const MadePtr& made = residual != nullptr ? v.forward_onto : v.forward;
+        const size_t form = residual != nullptr ? v.form_forward_onto : v.form_forward;
+        submit_calls(stream_, "conv_forward", flops,
+                     call(made, workspace,
+                          {{DNNL_ARG_SRC, made->src, stage(x, workspace)},
+                           {DNNL_ARG_WEIGHTS, made->weights, prepared + form_offsets_[form]},
+                           {DNNL_ARG_BIAS, bias_desc(), bias.data},
+                           {DNNL_ARG_DST, made->dst, y.data}}));
+    }
+
+    void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
+        const Variant& v = variant(d_y.n);
+        const double flops = shape_.flops() * static_cast<double>(d_y.n);
+        if (dry()) return stream_.submit("conv_backward_data", {.flops = flops}, [] {});
+        const MadePtr& made = v.backward_data;
+        void* to = staged() ? staging(workspace) : d_x.data;
+        submit_calls(stream_, "conv_backward_data", flops,
+                     call(made, workspace,
+                          {{DNNL_ARG_DIFF_SRC, made->src, to},
+                           {DNNL_ARG_WEIGHTS, made->weights, prepared + form_offsets_[v.form_backward]},
+                           {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
+        if (!staged()) return;
+        const float* wide = staging(workspace);
+        float* narrow = d_x.as<float>();
+        const int64_t rows = d_x.n * d_x.h * d_x.w, from_channels = padded_.in_channels, to_channels = shape_.in_channels;
+        stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(narrow, wide, rows, to_channels, from_channels, threads); });
+    }
+
+    void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        const double flops = shape_.flops() * static_cast<double>(x.n);
+        if (dry()) return stream_.submit("conv_backward_weights", {.flops = flops}, [] {});
+        const MadePtr& made = v.backward_weights;
+        std::byte* packed = workspace + scratch_bytes_ + staging_bytes_;
+        float* wide = padded_weights(workspace);
+        submit_calls(stream_, "conv_backward_weights", flops,
+                     call(made, workspace,
+                          {{DNNL_ARG_SRC, made->src, stage(x, workspace)},
+                           {DNNL_ARG_DIFF_WEIGHTS, made->weights, packed},
+                           {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
+        submit_calls(stream_, "accumulate_weights", 0,
+                     call(v.unpack, workspace,
+                          {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged() ? wide : d_w.as<float>()}}));
+        if (!staged()) return;
+        float* to = d_w.as<float>();
+        const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, in = shape_.in_channels, from = padded_.in_channels;
+        stream_.submit("accumulate_weights", {}, [=] {
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t c = 0; c < in; ++c) to[r * in + c] += wide[r * from + c];
+        });
+    }
+
+    std::vector<Choice> choices() const override {
+        std::vector<Choice> out;
+        for (const Variant& v : variants_)
+            for (const auto& [pass, made] : {std::pair<const char*, MadePtr>{"forward", v.forward},
+                                             {"backward_data", v.backward_data},
+                                             {"backward_weights", v.backward_weights}})
+                out.push_back({pass, made->engine, v.batch, made->scratch_bytes()});
+        return out;
+    }
+
+private:
+    struct Variant {
+        int64_t batch = 0;
+        MadePtr forward, forward_onto, backward_data, backward_weights;
+        MadePtr unpack;  // weight gradient -> [O, H, W, I]
+        size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
+    };
+
+    bool staged() const { return padded_.in_channels != shape_.in_channels; }
+    bool dry() const { return stream_.mode() == HostStream::Mode::dry; }
+    float* staging(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + scratch_bytes_); }
+    float* padded_weights(std::byte* workspace) const {
+        return reinterpret_cast<float*>(workspace + scratch_bytes_ + staging_bytes_ + gradient_bytes_);
+    }
+    dnnl::memory::desc bias_desc() const { return {{shape_.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x}; }
+
+    template <class Make>
+    static MadePtr best(ConvProblem problem, bool winograd, Make make) {
+        if (winograd) {
+            problem.winograd = true;
+            const MadePtr made = make(problem);
+            if (made != nullptr && made->scratch_bytes() <= kWinogradScratchLimit) return made;
+            problem.winograd = false;
+        }
+        return make(problem);
+    }
+
+    // The prepared weights hold each layout that some primitive asks for once.
+    size_t form(const dnnl::memory::desc& wanted) {
+        for (size_t i = 0; i < packs_.size(); ++i)
+            if (packs_[i]->dst == wanted) return i;
+        packs_.push_back(onednn::reorder(onednn::weights_ohwi(padded_), wanted, false));
+        form_offsets_.push_back(prepared_bytes_);
+        prepared_bytes_ += aligned(wanted.get_size());
+        return packs_.size() - 1;
+    }
+
+    const Variant& variant(int64_t batch) const {
+        for (const Variant& v : variants_)
+            if (v.batch == batch) return v;
+        throw std::invalid_argument("A convolution of batch " + std::to_string(batch) + " was not planned.");
+    }
+
+    const void* stage(const Tensor& x, std::byte* workspace) {
+        if (!staged()) return x.data;
+        float* wide = staging(workspace);
+        const float* narrow = x.as<float>();
+        const int64_t rows = x.n * x.h * x.w, to = padded_.in_channels, from = shape_.in_channels;
+        stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(wide, narrow, rows, to, from, threads); });
+        return wide;
+    }
+
+    static std::shared_ptr<const Call> call(const MadePtr& made, std::byte* workspace, std::vector<Call::Argument> arguments) {
+        arguments.push_back({DNNL_ARG_SCRATCHPAD, made->scratch, workspace});
+        return std::make_shared<const Call>(made, arguments);
+    }
+
+    HostStream& stream_;
+    int threads_;
+    ConvShape shape_, padded_;
+    int64_t block_;
+    std::vector<Variant> variants_;
+    std::vector<MadePtr> packs_;  // [O, H, W, I] -> form i
+    std::vector<size_t> form_offsets_;
+    size_t prepared_bytes_ = 0;
+    // workspace: scratch | staging of x | packed weight gradient | padded weights
+    size_t scratch_bytes_ = 0, staging_bytes_ = 0, gradient_bytes_ = 0, padded_weights_bytes_ = 0;
+};
+
+class CpuLinearPlan final : public LinearPlan {
+public:
+    CpuLinearPlan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches) : stream_(stream), in_(in), out_(out) {
+        for (const int64_t n : batches) {
+            Variant v;
+            v.batch = n;
+            v.forward = onednn::matmul({n, in, in, 1}, {in, out, 1, in}, true, false);
+            v.backward_data = onednn::matmul({n, out, out, 1}, {out, in, in, 1}, false, false);
+            v.backward_weights = onednn::matmul({out, n, 1, out}, {n, in, in, 1}, false, true);
+            for (const MadePtr& made : {v.forward, v.backward_data, v.backward_weights})
+                workspace_bytes_ = std::max(workspace_bytes_, aligned(made->scratch_bytes()));
+            variants_.push_back(std::move(v));
+        }
+    }
+
+    size_t workspace_bytes() const override { return workspace_bytes_; }
+    void forward(const Tensor& y, const Tensor& x, Array w, Array b, std::byte* workspace) override {
+        run("linear_forward", variant(x.n).forward, x.data, w.data, y.data, &b, x.n, workspace);
+    }
+    void backward_data(const Tensor& d_x, const Tensor& d_y, Array w, std::byte* workspace) override {
+        run("linear_backward_data", variant(d_y.n).backward_data, d_y.data, w.data, d_x.data, nullptr, d_y.n, workspace);
+    }
+    void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
+        run("linear_backward_weights", variant(x.n).backward_weights, d_y.data, x.data, d_w.data, nullptr, x.n, workspace);
+    }
+
+private:
+    struct Variant {
+        int64_t batch = 0;
+        MadePtr forward, backward_data, backward_weights;
+    };
+
+    const Variant& variant(int64_t batch) const {
+        for (const Variant& v : variants_)
+            if (v.batch == batch) return v;
+        throw std::invalid_argument("A linear layer of batch " + std::to_string(batch) + " was not planned.");
+    }
+    void run(const char* label, const MadePtr& made, const void* a, const void* b, void* c, const Array* bias, int64_t n,
+             std::byte* workspace) {
+        const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(in_) * static_cast<double>(out_);
+        if (stream_.mode() == HostStream::Mode::dry) return stream_.submit(label, {.flops = flops}, [] {});
+        std::vector<Call::Argument> arguments = {{DNNL_ARG_SRC, made->src, a},
+                                                 {DNNL_ARG_WEIGHTS, made->weights, b},
+                                                 {DNNL_ARG_DST, made->dst, c},
+                                                 {DNNL_ARG_SCRATCHPAD, made->scratch, workspace}};
+        if (bias != nullptr)
+            arguments.push_back(
+                {DNNL_ARG_BIAS, dnnl::memory::desc({1, out_}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab), bias->data});
+        submit_calls(stream_, label, flops, std::make_shared<const Call>(made, arguments));
+    }
+
+    HostStream& stream_;
+    int64_t in_, out_;
+    std::vector<Variant> variants_;
+    size_t workspace_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options) {
+    return std::make_unique<CpuConvPlan>(stream, threads, shape, options);
+}
+
+std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches) {
+    return std::make_unique<CpuLinearPlan>(stream, in, out, batches);
+}
+
+}  // namespace jem

@@ -1,0 +1,14 @@
+// Convolutions and the linear head on the CPU, by oneDNN.
+#pragma once
+
+#include <memory>
+
+#include "engine/device/device.h"
+#include "engine/device/host/host_stream.h"
+
+namespace jem {
+
+std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options);
+std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches);
+
+}  // namespace jem

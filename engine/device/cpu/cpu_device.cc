@@ -1,0 +1,82 @@
+#include <omp.h>
+#include <sched.h>
+
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "engine/device/cpu/conv_plan.h"
+#include "engine/device/cpu/cpu_exec.h"
+#include "engine/device/cpu/onednn.h"
+#include "engine/device/host/host_device.h"
+#include "kernels/ops_impl.h"
+
+namespace jem {
+namespace {
+
+// Room for the partial sums of 2048 channels, two a channel.
+constexpr int64_t kPartialSums = kMaxChunks * 2048 * 2;
+
+// Cores that this process may use, hyper-threads of one core counted once.
+int physical_cores() {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return omp_get_num_procs();
+    std::set<std::string> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        std::ifstream siblings("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+        std::string line = "cpu " + std::to_string(cpu);
+        std::getline(siblings, line);
+        cores.insert(line);
+    }
+    return cores.empty() ? omp_get_num_procs() : static_cast<int>(cores.size());
+}
+
+std::string cpu_model() {
+    std::ifstream info("/proc/cpuinfo");
+    for (std::string line; std::getline(info, line);)
+        if (line.starts_with("model name") && line.find(": ") != std::string::npos) return line.substr(line.find(": ") + 2);
+    return "unknown CPU";
+}
+
+class CpuDevice final : public HostDevice {
+public:
+    explicit CpuDevice(const CpuOptions& options)
+        : threads_(options.threads > 0 ? options.threads : physical_cores()),
+          partials_(HostDevice::allocate(kPartialSums * sizeof(double))),
+          ops_(CpuExec(stream_, threads_, reinterpret_cast<double*>(partials_->data()), kPartialSums)) {
+        omp_set_num_threads(threads_);  // oneDNN asks for this number
+    }
+
+    std::string name() const override { return "cpu"; }
+    std::string description() const override {
+        return cpu_model() + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread" : " threads") + ", oneDNN " + onednn::version() +
+               " (" + onednn::instruction_set() + ")";
+    }
+    DType real_type() const override { return DType::f32; }
+    DType activation_type() const override { return DType::f32; }
+    int64_t channel_block(int64_t channels) const override {
+        const int64_t block = onednn::preferred_block();
+        return channels % block == 0 ? block : channels;
+    }
+    std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
+        refuse_under_capture("plan a convolution");
+        return make_cpu_conv_plan(stream_, threads_, shape, options);
+    }
+    std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) override {
+        refuse_under_capture("plan a linear layer");
+        return make_cpu_linear_plan(stream_, in, out, batches);
+    }
+    Ops& ops() override { return ops_; }
+
+private:
+    int threads_;
+    std::unique_ptr<Buffer> partials_;
+    OpsOn<CpuExec, float, float> ops_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) { return std::make_unique<CpuDevice>(options); }
+
+}  // namespace jem

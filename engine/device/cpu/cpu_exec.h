@@ -1,0 +1,208 @@
+// The four primitives on CPU cores: OpenMP over tiles, SIMD within one. Tiles depend on the shape alone, so the engine's
+// own sums do not depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+#include "engine/device/host/host_stream.h"
+#include "kernels/operands.h"
+
+namespace jem {
+
+inline constexpr int64_t kLanes = 16;            // channels of a tile, one vector register of f32
+inline constexpr int64_t kTileElements = 16384;  // 64 KiB of f32: a thread's share, well above the cost of handing it out
+inline constexpr int64_t kMaxChunks = 64;        // rows of partial sums
+inline constexpr int64_t kRowsInFloat = 64;      // summed in the operand's type before they are added to a double
+inline constexpr int64_t kSmallCount = 2048;     // items below which starting threads costs more than it gives
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+class CpuExec {
+public:
+    static constexpr int kPixelsPerItem = 64;
+
+    // partials: scratch for sums, of partials_count doubles; ops run one after another and share it.
+    CpuExec(HostStream& stream, int threads, double* partials, int64_t partials_count)
+        : stream_(&stream), threads_(threads), partials_(partials), partials_count_(partials_count) {}
+
+    // Items may differ much in cost (a fresh chain sums over a whole class): handed out as threads come free.
+    template <class F>
+    void for_each(const char* label, int64_t count, F f) {
+        const int threads = threads_;
+        stream_->submit(label, {}, [=] {
+            const int64_t grain = std::max<int64_t>(1, count / (16 * threads));
+            (void)grain;
+#pragma omp parallel for schedule(dynamic, grain) num_threads(threads) if (count > 1)
+            for (int64_t i = 0; i < count; ++i) f(i);
+        });
+    }
+
+    template <class F, class O, class... I>
+    void for_each(const char* label, Layout l, F f, O out, I... in) {
+        const int threads = threads_;
+        const Work work{.bytes = static_cast<double>(l.count()) * static_cast<double>((element_bytes(out) + ... + element_bytes(in)))};
+        if constexpr ((is_dense(O{}) && ... && is_dense(I{}))) {
+            stream_->submit(label, work, [=] {
+                const int64_t count = l.count(), tiles = divide_up(count, kTileElements);
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > kSmallCount)
+                for (int64_t t = 0; t < tiles; ++t) {
+                    const int64_t end = std::min(count, (t + 1) * kTileElements);
+#pragma omp simd
+                    for (int64_t i = t * kTileElements; i < end; ++i) f(out.at(i, 0), in.at(i, 0)...);
+                }
+            });
+        } else {
+            stream_->submit(label, work, [=] {
+                const int64_t rows_a_tile = std::max<int64_t>(1, kTileElements / l.block), parts = divide_up(l.rows, rows_a_tile);
+#pragma omp parallel for schedule(static) num_threads(threads) if (l.count() > kSmallCount)
+                for (int64_t t = 0; t < l.planes * parts; ++t) {
+                    const int64_t plane = t / parts, begin = t % parts * rows_a_tile, end = std::min(l.rows, begin + rows_a_tile);
+                    const int64_t c = plane % l.blocks * l.block;
+                    for (int64_t r = begin; r < end; ++r) {
+                        const int64_t first = (plane * l.rows + r) * l.block;
+                        if (l.block == kLanes) {
+#pragma omp simd
+                            for (int64_t b = 0; b < kLanes; ++b) f(out.at(first + b, c + b), in.at(first + b, c + b)...);
+                        } else {
+#pragma omp simd
+                            for (int64_t b = 0; b < l.block; ++b) f(out.at(first + b, c + b), in.at(first + b, c + b)...);
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    template <class F, class... I>
+    void column_reduce(const char* label, Layout l, F f, I... in) {
+        const int threads = threads_;
+        const int64_t lane_tiles = divide_up(l.block, kLanes), channels = l.channels();
+        const int64_t images_a_chunk = divide_up(l.images(), kMaxChunks), chunks = divide_up(l.images(), images_a_chunk);
+        need(label, chunks * channels * F::kSums);
+        double* partials = partials_;  // [chunks, kSums, channels]
+        const Work work{.bytes = static_cast<double>(l.count()) * static_cast<double>((size_t{0} + ... + element_bytes(in)))};
+        stream_->submit(label, work, [=] {
+#pragma omp parallel for schedule(static) num_threads(threads) if (l.count() > kSmallCount)
+            for (int64_t t = 0; t < chunks * l.blocks * lane_tiles; ++t) {
+                const int64_t tile = t % lane_tiles, block = t / lane_tiles % l.blocks, chunk = t / lane_tiles / l.blocks;
+                const int64_t lane = tile * kLanes, c = block * l.block + lane;
+                double sums[F::kSums][kLanes] = {};
+                const int64_t last = std::min(l.images(), (chunk + 1) * images_a_chunk);
+                for (int64_t n = chunk * images_a_chunk; n < last; ++n) {
+                    const int64_t first = (n * l.blocks + block) * l.rows * l.block + lane;
+                    if (l.block - lane >= kLanes)
+                        sum_tile<kLanes>(sums, f, first, l.rows, l.block, kLanes, c, in...);
+                    else
+                        sum_tile<0>(sums, f, first, l.rows, l.block, l.block - lane, c, in...);
+                }
+                for (int k = 0; k < F::kSums; ++k)
+                    for (int64_t b = 0; b < std::min(kLanes, l.block - lane); ++b)
+                        partials[(chunk * F::kSums + k) * channels + c + b] = sums[k][b];
+            }
+#pragma omp parallel for schedule(static) num_threads(threads) if (chunks * channels > kSmallCount)
+            for (int64_t c = 0; c < channels; ++c) {
+                double sums[F::kSums] = {};
+                for (int64_t chunk = 0; chunk < chunks; ++chunk)
+                    for (int k = 0; k < F::kSums; ++k) sums[k] += partials[(chunk * F::kSums + k) * channels + c];
+                f.finish(c, sums);
+            }
+        });
+    }
+
+    template <class F, class... I>
+    void reduce(const char* label, int64_t count, F f, I... in) {
+        const int threads = threads_;
+        const int64_t chunk = std::max<int64_t>(4096, divide_up(count, 1024)), chunks = divide_up(count, chunk);
+        need(label, chunks * F::kSums);
+        double* partials = partials_;  // [chunks, kSums]
+        const Work work{.bytes = static_cast<double>(count) * static_cast<double>((size_t{0} + ... + element_bytes(in)))};
+        stream_->submit(label, work, [=] {
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > kSmallCount)
+            for (int64_t t = 0; t < chunks; ++t) {
+                double sums[F::kSums][kLanes] = {};
+                const int64_t end = std::min(count, (t + 1) * chunk);
+                int64_t i = t * chunk;
+                for (; i + kLanes <= end; i += kLanes)
+#pragma omp simd
+                    for (int64_t b = 0; b < kLanes; ++b) {
+                        double terms[F::kSums];
+                        f.map(terms, in.at(i + b, 0)...);
+                        for (int k = 0; k < F::kSums; ++k) sums[k][b] += terms[k];
+                    }
+                for (; i < end; ++i) {
+                    double terms[F::kSums];
+                    f.map(terms, in.at(i, 0)...);
+                    for (int k = 0; k < F::kSums; ++k) sums[k][0] += terms[k];
+                }
+                for (int k = 0; k < F::kSums; ++k) {
+                    double sum = 0;
+                    for (int64_t b = 0; b < kLanes; ++b) sum += sums[k][b];
+                    partials[t * F::kSums + k] = sum;
+                }
+            }
+            double sums[F::kSums] = {};
+            for (int64_t t = 0; t < chunks; ++t)
+                for (int k = 0; k < F::kSums; ++k) sums[k] += partials[t * F::kSums + k];
+            f.finish(sums);
+        });
+    }
+
+private:
+    template <class T>
+    static constexpr size_t element_bytes(In<T>) {
+        return sizeof(T);
+    }
+    template <class T>
+    static constexpr size_t element_bytes(Out<T>) {
+        return sizeof(T);
+    }
+    template <class T>
+    static constexpr size_t element_bytes(T) {
+        return 0;
+    }
+    template <class T>
+    static constexpr bool is_dense(PerChannel<T>) {
+        return false;
+    }
+    template <class T>
+    static constexpr bool is_dense(T) {
+        return true;
+    }
+
+    // sums[k][lane] += over the rows of one image and up to kLanes channels. Lanes > 0: their number, known to the compiler.
+    template <int64_t Lanes, class F, class Head, class... I>
+    static void sum_tile(double (&sums)[F::kSums][kLanes], const F& f, int64_t first, int64_t rows, int64_t stride, int64_t lanes,
+                         int64_t c, Head head, I... in) {
+        using R = decltype(head.at(0, 0));
+        const int64_t width = Lanes > 0 ? Lanes : lanes;
+        for (int64_t begin = 0; begin < rows; begin += kRowsInFloat) {
+            const int64_t end = std::min(rows, begin + kRowsInFloat);
+            R partial[F::kSums][kLanes] = {};
+            for (int64_t r = begin; r < end; ++r)
+#pragma omp simd
+                for (int64_t b = 0; b < width; ++b) {
+                    R terms[F::kSums];
+                    f.map(terms, head.at(first + r * stride + b, c + b), in.at(first + r * stride + b, c + b)...);
+                    for (int k = 0; k < F::kSums; ++k) partial[k][b] += terms[k];
+                }
+            for (int k = 0; k < F::kSums; ++k)
+                for (int64_t b = 0; b < width; ++b) sums[k][b] += static_cast<double>(partial[k][b]);
+        }
+    }
+
+    void need(const char* label, int64_t doubles) const {
+        if (doubles > partials_count_)
+            throw std::length_error(std::string(label) + " needs " + std::to_string(doubles) + " partial sums (there is room for " +
+                                    std::to_string(partials_count_) + "). Lower --width.");
+    }
+
+    HostStream* stream_;
+    int threads_;
+    double* partials_;
+    int64_t partials_count_;
+};
+
+}  // namespace jem

@@ -1,0 +1,67 @@
+// The only file that knows oneDNN's creation API: convolutions and matrix products as calls that are ready to run.
+#pragma once
+
+#include <cstddef>
+#include <dnnl.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/device/device.h"
+
+namespace jem::onednn {
+
+// A primitive with the layouts it wants and the scratch it needs.
+struct Made {
+    dnnl::primitive primitive;
+    dnnl::memory::desc src, weights, dst;  // for the backward passes: of the gradients where there are such
+    dnnl::memory::desc scratch;
+    std::string engine;
+
+    size_t scratch_bytes() const { return scratch.get_size(); }
+};
+
+struct ConvProblem {
+    ConvShape shape;  // channels already padded to the block
+    int64_t batch = 0;
+    int64_t block = 16;  // of both activations
+    bool winograd = false;
+    bool accumulate = false;  // forward only: dst += conv
+};
+
+const dnnl::engine& cpu_engine();
+int64_t preferred_block();  // 16 with AVX-512, else 8
+std::string version();
+std::string instruction_set();
+
+// Empty where oneDNN has no such implementation (winograd), an error otherwise.
+std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);
+std::shared_ptr<const Made> conv_backward_data(const ConvProblem& problem);
+std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& problem);
+// [m, k] x [k, n] (+ bias [n]) -> [m, n], added to what is there if accumulate; strides in elements.
+struct Matrix {
+    int64_t rows, columns, row_stride, column_stride;
+};
+std::shared_ptr<const Made> matmul(const Matrix& a, const Matrix& b, bool bias, bool accumulate);
+std::shared_ptr<const Made> reorder(const dnnl::memory::desc& from, const dnnl::memory::desc& to, bool accumulate);
+
+dnnl::memory::desc weights_ohwi(const ConvShape& shape);  // f32 [O, H, W, I]
+
+// A primitive bound to its memory; running it allocates nothing.
+class Call {
+public:
+    struct Argument {
+        int id;
+        dnnl::memory::desc desc;
+        const void* data;
+    };
+    Call(std::shared_ptr<const Made> made, const std::vector<Argument>& arguments);
+    void run() const;
+
+private:
+    std::shared_ptr<const Made> made_;
+    std::vector<dnnl::memory> memories_;
+    std::vector<dnnl_exec_arg_t> arguments_;
+};
+
+}  // namespace jem::onednn

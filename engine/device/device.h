@@ -1,0 +1,170 @@
+// A machine that runs ops: memory, convolution plans, recording. Implemented by cpu/, reference/ and (later) cuda/.
+// Calls are coarse: the virtual dispatch costs nothing at this grain, and engine and models are compiled once for all devices.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+
+namespace jem {
+
+// Something that must not happen while a phase is being recorded (allocation, planning, synchronisation, read back).
+class CaptureError : public std::logic_error {
+public:
+    using std::logic_error::logic_error;
+};
+
+// One allocation, freed with it.
+class Buffer {
+public:
+    virtual ~Buffer() = default;
+    virtual std::byte* data() = 0;
+    virtual size_t bytes() const = 0;
+};
+
+struct ConvShape {
+    int64_t in_channels = 0, out_channels = 0;
+    int64_t height = 0, width = 0;  // of the input
+    int64_t kernel = 3, stride = 1;
+
+    int64_t padding() const { return kernel / 2; }
+    int64_t out_height() const { return (height + 2 * padding() - kernel) / stride + 1; }
+    int64_t out_width() const { return (width + 2 * padding() - kernel) / stride + 1; }
+    int64_t weight_count() const { return out_channels * kernel * kernel * in_channels; }
+    // 2 x multiply-adds of one image, counted as a direct convolution
+    double flops() const {
+        return 2.0 * static_cast<double>(weight_count()) * static_cast<double>(out_height()) * static_cast<double>(out_width());
+    }
+    auto operator<=>(const ConvShape&) const = default;
+    std::string text() const;
+};
+
+enum class ConvAlgorithm {
+    automatic,  // whatever is fastest; where that is Winograd, errors grow to about 1e-5 of a tensor's rms
+    direct,
+};
+
+struct ConvOptions {
+    std::vector<int64_t> batches;  // the batch sizes it will be called with
+    ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+};
+
+// A convolution with bias, for a few batch sizes. Everything that can be decided is decided when it is made.
+// Weights are R [O, H, W, I]; "prepared" is what the kernels read, in whatever layout they want, renewed once a change.
+class ConvPlan {
+public:
+    virtual ~ConvPlan() = default;
+
+    virtual size_t prepared_bytes() const = 0;
+    virtual size_t workspace_bytes() const = 0;  // the largest of all passes and batch sizes
+    virtual void prepare(std::byte* prepared, Array weights, std::byte* workspace) = 0;
+
+    // y = conv(x) + bias [+ residual]; residual may be y itself.
+    virtual void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
+                         std::byte* workspace) = 0;
+    // d_x = the gradient of x
+    virtual void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) = 0;
+    // d_w [O, H, W, I] += the gradient of the weights
+    virtual void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) = 0;
+
+    struct Choice {
+        std::string pass, engine;
+        int64_t batch = 0;
+        size_t workspace_bytes = 0;
+    };
+    virtual std::vector<Choice> choices() const = 0;
+};
+
+// The linear head, y = x w^T + b; x R [N, in], w R [out, in], y R [N, out].
+class LinearPlan {
+public:
+    virtual ~LinearPlan() = default;
+    virtual size_t workspace_bytes() const = 0;
+    virtual void forward(const Tensor& y, const Tensor& x, Array w, Array b, std::byte* workspace) = 0;
+    virtual void backward_data(const Tensor& d_x, const Tensor& d_y, Array w, std::byte* workspace) = 0;
+    virtual void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) = 0;  // accumulates
+};
+
+// A recorded phase. Replaying allocates nothing and decides nothing.
+class StepGraph {
+public:
+    virtual ~StepGraph() = default;
+    virtual void replay() = 0;
+    virtual int64_t launches() const = 0;
+};
+
+// What ran (or, in a dry run, would have run), by label.
+struct WorkRow {
+    int64_t launches = 0;
+    double seconds = 0;  // 0 in a dry run
+    double bytes = 0;    // read and written by the operands; 0 where an op does not know
+    double flops = 0;
+};
+using WorkReport = std::map<std::string, WorkRow>;
+
+class Device {
+public:
+    virtual ~Device() = default;
+
+    virtual std::string name() const = 0;         // "cpu", "reference", "cuda"
+    virtual std::string description() const = 0;  // the machine, for people
+    virtual DType real_type() const = 0;          // parameters, gradients, statistics, images, logits
+    virtual DType activation_type() const = 0;
+    virtual int64_t channel_block(int64_t channels) const = 0;  // of an activation with so many channels
+
+    virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // zeroed, aligned to 4096 bytes or more
+    virtual std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) = 0;
+    virtual std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) = 0;
+    virtual Ops& ops() = 0;
+
+    // Recording: between the two calls, ops are noted instead of run.
+    virtual void begin_capture() = 0;
+    virtual std::unique_ptr<StepGraph> end_capture() = 0;
+    virtual void abandon_capture() noexcept = 0;
+
+    // Counting: between the two calls, ops are neither run nor noted, so that operands need no memory. Plans memory
+    // (launches() is the clock of lifetimes) and answers `plan`.
+    virtual void begin_dry_run() = 0;
+    virtual WorkReport end_dry_run() = 0;
+    virtual int64_t launches() const = 0;  // queued so far, in whatever mode
+
+    // Time by label, from here to the second call. Replayed graphs are included.
+    virtual void begin_profile() = 0;
+    virtual WorkReport end_profile() = 0;
+
+    virtual void upload(void* to, const void* from, size_t bytes) = 0;     // waits
+    virtual void download(void* to, const void* from, size_t bytes) = 0;   // waits
+    virtual void read_back(void* to, const void* from, size_t bytes) = 0;  // queued; `to` is valid after synchronize
+    virtual void copy(void* to, const void* from, size_t bytes) = 0;       // on the device, queued
+    virtual void synchronize() = 0;
+};
+
+// Records what `body` queues; an exception leaves the device as it was.
+template <class Body>
+std::unique_ptr<StepGraph> capture(Device& device, Body&& body) {
+    device.begin_capture();
+    try {
+        body();
+    } catch (...) {
+        device.abandon_capture();
+        throw;
+    }
+    return device.end_capture();
+}
+
+// The oracle: plain loops, one thread; type f32 or f64.
+std::unique_ptr<Device> make_reference_device(DType type);
+
+struct CpuOptions {
+    int threads = 0;  // 0: one a physical core
+};
+std::unique_ptr<Device> make_cpu_device(const CpuOptions& options);
+
+}  // namespace jem
