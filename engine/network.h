@@ -1,0 +1,85 @@
+// What the method needs of a network: its tensors by name, and passes of a fixed batch size forward and backward.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/device/device.h"
+#include "engine/memory/memory.h"
+#include "kernels/tensor.h"
+
+namespace jem {
+
+// A parameter or statistic, and where it lies in the flat array of its kind.
+struct TensorInfo {
+    std::string name;            // as in the public checkpoints
+    std::vector<int64_t> shape;  // in files: [out, in, kh, kw], [out, in] or [channels]
+    int64_t offset = 0;          // in elements; four-dimensional weights lie there as [out, kh, kw, in]
+    int64_t fan_in = 0;          // of a convolution's or linear layer's weight and bias, 0 for norms
+    double initial = 0;          // where fan_in is 0
+
+    int64_t count() const {
+        int64_t n = 1;
+        for (const int64_t d : shape) n *= d;
+        return n;
+    }
+};
+
+enum class NormMode {
+    batch_update,  // the batch's statistics, running ones updated
+    batch_keep,    // the batch's statistics, running ones left alone
+    running,       // the running statistics (evaluation)
+};
+
+enum class Gradients { none, input, weights };
+
+struct PassSettings {
+    std::string name;
+    int64_t batch = 0;
+    NormMode norm = NormMode::batch_update;
+    Gradients gradients = Gradients::none;
+};
+
+// Where a pass reads parameters and leaves gradients. Flat arrays of the device's real type.
+struct NetworkMemory {
+    Array weights;     // [P], the master or perturbed ones
+    Array gradient;    // [P], accumulated into; empty unless Gradients::weights
+    Array statistics;  // [S], running means and variances
+    const IterationState* state = nullptr;
+};
+
+class Network {
+public:
+    virtual ~Network() = default;
+
+    virtual const std::vector<TensorInfo>& parameters() const = 0;
+    virtual const std::vector<TensorInfo>& statistics() const = 0;
+    int64_t parameter_count() const { return end_of(parameters()); }
+    int64_t statistic_count() const { return end_of(statistics()); }
+
+    // A pass to be run later; returns its number. Only before build.
+    virtual int add_pass(const PassSettings& settings) = 0;
+    // Plans every convolution for every pass and registers memory.
+    virtual void build(Device& device, Memory& memory, ConvAlgorithm algorithm) = 0;
+
+    // Brings the weights into the form that convolutions read. To be queued after every change of the weights, and before
+    // a pass that reads other ones.
+    virtual void prepare(Array weights) = 0;
+
+    // images R [N, H, W, C] with block = C -> logits(pass)
+    virtual void forward(int pass, const NetworkMemory& memory, const Tensor& images) = 0;
+    // From d_logits(pass): accumulates the gradient of the weights, or writes the images' gradient, as the pass says.
+    virtual void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) = 0;
+    virtual Tensor logits(int pass) = 0;    // R [N, classes, 1, 1]
+    virtual Tensor d_logits(int pass) = 0;  // the same; may be the same memory
+
+    virtual std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const = 0;
+
+private:
+    static int64_t end_of(const std::vector<TensorInfo>& tensors) {
+        return tensors.empty() ? 0 : tensors.back().offset + tensors.back().count();
+    }
+};
+
+}  // namespace jem

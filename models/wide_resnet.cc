@@ -1,0 +1,320 @@
+#include "models/wide_resnet.h"
+
+#include <algorithm>
+#include <set>
+#include <stdexcept>
+
+namespace jem {
+namespace {
+
+constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
+
+void check(const WideResNetSettings& s) {
+    const auto refuse = [](const std::string& problem, const std::string& why) {
+        throw std::invalid_argument(problem + " (" + why + "). Change the flag.");
+    };
+    if (s.depth < 10 || (s.depth - 4) % 6 != 0)
+        refuse("--depth " + std::to_string(s.depth), "a Wide-ResNet has depth 6n + 4: 10, 16, 22, 28 ...");
+    if (s.width < 1 || s.width > 32) refuse("--width " + std::to_string(s.width), "1 to 32 is supported");
+    if (s.in_channels != 1 && s.in_channels != 3) refuse("--in-channels " + std::to_string(s.in_channels), "images have 1 or 3");
+    if (s.image_size < 8 || s.image_size > 64) refuse("--image-size " + std::to_string(s.image_size), "8 to 64 is supported");
+    if (s.num_classes < 2 || s.num_classes > 10000) refuse("--num-classes " + std::to_string(s.num_classes), "2 to 10000 is supported");
+}
+
+}  // namespace
+
+WideResNet::WideResNet(const WideResNetSettings& settings) : settings_(settings) {
+    check(settings_);
+    const int64_t blocks_a_group = (settings_.depth - 4) / 6;
+    const int64_t groups = settings_.image_size >= 64 ? 4 : 3;
+    int64_t size = settings_.image_size, channels = 16;
+    stem_ = add_conv("f.conv1", settings_.in_channels, channels, size, 3, 1);
+    for (int64_t g = 0; g < groups; ++g)
+        for (int64_t i = 0; i < blocks_a_group; ++i) {
+            const std::string name = "f.layer" + std::to_string(g + 1) + "." + std::to_string(i);
+            const int64_t out = (16 << g) * settings_.width, stride = i == 0 && g > 0 ? 2 : 1;
+            Block b;
+            b.norm1 = add_norm(name + ".bn1", channels);
+            b.conv1 = add_conv(name + ".conv1", channels, out, size, 3, 1);
+            b.norm2 = add_norm(name + ".bn2", out);
+            b.conv2 = add_conv(name + ".conv2", out, out, size, 3, stride);
+            if (stride != 1 || channels != out) b.shortcut = add_conv(name + ".shortcut.0", channels, out, size, 1, stride);
+            size = b.conv2.shape.out_height();
+            channels = out;
+            blocks_.push_back(std::move(b));
+        }
+    tail_ = add_norm("f.bn1", channels);
+    head_in_ = channels;
+    head_weight_ = add_parameter("class_output.weight", {settings_.num_classes, channels}, channels, 0);
+    head_bias_ = add_parameter("class_output.bias", {settings_.num_classes}, channels, 0);
+}
+
+int64_t WideResNet::add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial) {
+    const int64_t offset = parameter_count();
+    parameters_.push_back({name, std::move(shape), offset, fan_in, initial});
+    return offset;
+}
+
+WideResNet::Conv WideResNet::add_conv(const std::string& name, int64_t in, int64_t out, int64_t size, int64_t kernel, int64_t stride) {
+    Conv conv;
+    conv.name = name;
+    conv.shape = {.in_channels = in, .out_channels = out, .height = size, .width = size, .kernel = kernel, .stride = stride};
+    conv.weight = add_parameter(name + ".weight", {out, in, kernel, kernel}, in * kernel * kernel, 0);
+    conv.bias = add_parameter(name + ".bias", {out}, in * kernel * kernel, 0);
+    return conv;
+}
+
+WideResNet::Norm WideResNet::add_norm(const std::string& name, int64_t channels) {
+    Norm norm;
+    norm.channels = channels;
+    if (settings_.norm == NormKind::none) return norm;
+    norm.gamma = add_parameter(name + ".weight", {channels}, 0, 1);
+    norm.beta = add_parameter(name + ".bias", {channels}, 0, 0);
+    norm.running_mean = statistic_count();
+    statistics_.push_back({name + ".running_mean", {channels}, norm.running_mean, 0, 0});
+    norm.running_var = statistic_count();
+    statistics_.push_back({name + ".running_var", {channels}, norm.running_var, 0, 1});
+    return norm;
+}
+
+template <class Visit>
+void WideResNet::for_each_conv(Visit visit) {
+    visit(stem_);
+    for (Block& b : blocks_) {
+        visit(b.conv1);
+        visit(b.conv2);
+        if (b.shortcut) visit(*b.shortcut);
+    }
+}
+
+int WideResNet::add_pass(const PassSettings& settings) {
+    if (device_ != nullptr) throw std::logic_error("Pass " + settings.name + " was added after the network was built.");
+    passes_.emplace_back().settings = settings;
+    return static_cast<int>(passes_.size()) - 1;
+}
+
+void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) {
+    device_ = &device;
+    memory_ = &memory;
+    std::set<int64_t> batches;
+    for (const PassActivations& p : passes_) batches.insert(p.settings.batch);
+    const ConvOptions options{.batches = {batches.begin(), batches.end()}, .algorithm = algorithm};
+
+    for_each_conv([&](Conv& conv) {
+        auto found = std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p.first == conv.shape; });
+        if (found == plans_.end()) {
+            plans_.emplace_back(conv.shape, device.plan_convolution(conv.shape, options));
+            found = plans_.end() - 1;
+            memory.need_workspace(found->second->workspace_bytes());
+        }
+        conv.plan = found->second.get();
+        conv.prepared = memory.keep("compute weights", conv.name, conv.plan->prepared_bytes());
+    });
+    head_ = device.plan_linear(head_in_, settings_.num_classes, options.batches);
+    memory.need_workspace(head_->workspace_bytes());
+
+    const auto keep_coefficients = [&](Norm& norm) {
+        if (settings_.norm == NormKind::none) return;
+        norm.coefficients =
+            memory.keep("statistics", "norm coefficients", static_cast<size_t>(kNormArrays * norm.channels) * size_of(device.real_type()));
+    };
+    for (Block& b : blocks_) {
+        keep_coefficients(b.norm1);
+        keep_coefficients(b.norm2);
+    }
+    keep_coefficients(tail_);
+
+    for (PassActivations& p : passes_) {
+        const int64_t n = p.settings.batch;
+        const auto activation = [&](const std::string& name, int64_t c, int64_t h, int64_t w, DType type, int64_t block) {
+            Activation a;
+            a.view = {.data = nullptr, .type = type, .n = n, .c = c, .h = h, .w = w, .block = block};
+            a.slot = memory.transient(p.settings.name + "/" + name, a.view.bytes());
+            return a;
+        };
+        const auto hidden = [&](const std::string& name, int64_t c, int64_t h, int64_t w) {
+            return activation(name, c, h, w, device.activation_type(), device.channel_block(c));
+        };
+        const auto flat = [&](const std::string& name, int64_t c) { return activation(name, c, 1, 1, device.real_type(), c); };
+        const auto input_of = [&](const std::string& name, const ConvShape& s) { return hidden(name, s.in_channels, s.height, s.width); };
+        const auto output_of = [&](const std::string& name, const ConvShape& s) {
+            return hidden(name, s.out_channels, s.out_height(), s.out_width());
+        };
+        p.stem = output_of("stem", stem_.shape);
+        for (const Block& b : blocks_)
+            p.blocks.push_back({.a1 = input_of(b.conv1.name + "/input", b.conv1.shape),
+                                .h = output_of(b.conv1.name, b.conv1.shape),
+                                .a2 = input_of(b.conv2.name + "/input", b.conv2.shape),
+                                .y = output_of(b.conv2.name, b.conv2.shape),
+                                .again1 = input_of(b.conv1.name + "/input again", b.conv1.shape),
+                                .again2 = input_of(b.conv2.name + "/input again", b.conv2.shape),
+                                .d_h = input_of(b.conv2.name + "/d_input", b.conv2.shape),
+                                .d_x = input_of(b.conv1.name + "/d_input", b.conv1.shape),
+                                .d_shortcut = input_of(b.conv1.name + "/d_shortcut", b.conv1.shape)});
+        const ConvShape& last = blocks_.back().conv2.shape;
+        p.tail = output_of("tail", last);
+        p.d_tail = output_of("d_tail", last);
+        p.features = flat("features", head_in_);
+        p.d_features = flat("d_features", head_in_);
+        p.logits = flat("logits", settings_.num_classes);
+        p.d_logits = flat("d_logits", settings_.num_classes);
+    }
+}
+
+void WideResNet::prepare(Array weights) {
+    for_each_conv([&](Conv& conv) {
+        conv.plan->prepare(memory_->at(conv.prepared), weights.slice(conv.weight, conv.shape.weight_count()), memory_->workspace());
+    });
+}
+
+// The network, forward and backward, side by side --------------------------------------------------------------------------
+
+void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images) {
+    PassActivations& p = passes_[static_cast<size_t>(pass)];
+    const NormMode mode = p.settings.norm;
+    convolve(stem_, m, at(p.stem), images);
+    const Activation* x = &p.stem;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        const Block& b = blocks_[i];
+        const BlockActivations& t = p.blocks[i];
+        statistics_of(b.norm1, m, mode, at(*x));
+        activate(b.norm1, m, at(t.a1), at(*x));
+        convolve(b.conv1, m, at(t.h), at(t.a1));
+        statistics_of(b.norm2, m, mode, at(t.h));
+        activate(b.norm2, m, at(t.a2), at(t.h));
+        if (b.shortcut) convolve(*b.shortcut, m, at(t.y), at(*x));
+        const Tensor residual = b.shortcut ? at(t.y) : at(*x);
+        convolve(b.conv2, m, at(t.y), at(t.a2), &residual);
+        x = &t.y;
+    }
+    statistics_of(tail_, m, mode, at(*x));
+    activate(tail_, m, at(p.tail), at(*x));
+    device_->ops().mean_pool(at(p.features), at(p.tail));
+    head_->forward(at(p.logits), at(p.features), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
+                   m.weights.slice(head_bias_, settings_.num_classes), memory_->workspace());
+}
+
+void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
+    PassActivations& p = passes_[static_cast<size_t>(pass)];
+    const bool weights = p.settings.gradients == Gradients::weights;
+    if (weights) {
+        head_->backward_weights(m.gradient.slice(head_weight_, settings_.num_classes * head_in_), at(p.features), at(p.d_logits),
+                                memory_->workspace());
+        device_->ops().bias_gradient(m.gradient.slice(head_bias_, settings_.num_classes), at(p.d_logits));
+    }
+    head_->backward_data(at(p.d_features), at(p.d_logits), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
+                         memory_->workspace());
+    device_->ops().mean_pool_backward(at(p.d_tail), at(p.d_features));
+    activate_backward(tail_, m, p.settings, at(p.d_tail), at(p.blocks.back().y), nullptr);
+    const Activation* d_y = &p.d_tail;
+    for (size_t i = blocks_.size(); i-- > 0;) {
+        const Block& b = blocks_[i];
+        const BlockActivations& t = p.blocks[i];
+        const Activation& x = i > 0 ? p.blocks[i - 1].y : p.stem;
+        if (weights) {
+            activate(b.norm2, m, at(t.again2), at(t.h));
+            convolve_weights(b.conv2, m, at(t.again2), at(*d_y));
+        }
+        convolve_data(b.conv2, at(t.d_h), at(*d_y));
+        activate_backward(b.norm2, m, p.settings, at(t.d_h), at(t.h), nullptr);
+        if (weights) {
+            activate(b.norm1, m, at(t.again1), at(x));
+            convolve_weights(b.conv1, m, at(t.again1), at(t.d_h));
+        }
+        convolve_data(b.conv1, at(t.d_x), at(t.d_h));
+        if (b.shortcut) {
+            if (weights) convolve_weights(*b.shortcut, m, at(x), at(*d_y));
+            convolve_data(*b.shortcut, at(t.d_shortcut), at(*d_y));
+        }
+        const Tensor residual = b.shortcut ? at(t.d_shortcut) : at(*d_y);
+        activate_backward(b.norm1, m, p.settings, at(t.d_x), at(x), &residual);
+        d_y = &t.d_x;
+    }
+    if (weights)
+        convolve_weights(stem_, m, images, at(*d_y));
+    else
+        convolve_data(stem_, *d_images, at(*d_y));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------
+
+Tensor WideResNet::at(const Activation& a) {
+    Tensor t = a.view;
+    t.data = memory_->at(a.slot);
+    return t;
+}
+
+Tensor WideResNet::logits(int pass) { return at(passes_[static_cast<size_t>(pass)].logits); }
+Tensor WideResNet::d_logits(int pass) { return at(passes_[static_cast<size_t>(pass)].d_logits); }
+
+Array WideResNet::coefficient(const Norm& norm, int64_t index) {
+    const Array all{memory_->at(norm.coefficients), device_->real_type(), kNormArrays * norm.channels};
+    return all.slice(index * norm.channels, norm.channels);
+}
+
+NormCoefficients WideResNet::coefficients(const Norm& norm, Array weights) {
+    return {.mean = coefficient(norm, 0),
+            .inv_std = coefficient(norm, 1),
+            .scale = coefficient(norm, 2),
+            .beta = weights.slice(norm.beta, norm.channels),
+            .a = coefficient(norm, 3),
+            .b = coefficient(norm, 4)};
+}
+
+void WideResNet::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Tensor* residual) {
+    conv.plan->forward(y, x, memory_->at(conv.prepared), m.weights.slice(conv.bias, conv.shape.out_channels), residual,
+                       memory_->workspace());
+}
+
+void WideResNet::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {
+    conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
+}
+
+void WideResNet::convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y) {
+    conv.plan->backward_weights(m.gradient.slice(conv.weight, conv.shape.weight_count()), x, d_y, memory_->workspace());
+    // With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of every
+    // convolution's bias is zero by construction, and what arithmetic would give is rounding noise.
+    if (settings_.norm == NormKind::none) device_->ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape.out_channels), d_y);
+}
+
+void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x) {
+    if (settings_.norm == NormKind::none) return;
+    const BatchNormParameters parameters{.gamma = m.weights.slice(norm.gamma, norm.channels),
+                                         .beta = m.weights.slice(norm.beta, norm.channels),
+                                         .running_mean = m.statistics.slice(norm.running_mean, norm.channels),
+                                         .running_var = m.statistics.slice(norm.running_var, norm.channels)};
+    if (mode == NormMode::running)
+        device_->ops().running_norm_coefficients(coefficients(norm, m.weights), parameters);
+    else
+        device_->ops().batch_norm_statistics(coefficients(norm, m.weights), x, parameters,
+                                             mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep, m.state);
+}
+
+void WideResNet::activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x) {
+    if (settings_.norm == NormKind::none)
+        device_->ops().leaky(y, x);
+    else
+        device_->ops().norm_leaky(y, x, coefficients(norm, m.weights));
+}
+
+// In place: d_x holds the gradient behind the activation and receives the one in front of the norm.
+void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
+                                   const Tensor* residual) {
+    if (settings_.norm == NormKind::none) return device_->ops().leaky_backward(d_x, d_x, x, residual);
+    const NormCoefficients norm_values = coefficients(norm, m.weights);
+    if (pass.norm != NormMode::running) {
+        const bool weights = pass.gradients == Gradients::weights;
+        device_->ops().norm_backward_sums(norm_values, weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{},
+                                          weights ? m.gradient.slice(norm.beta, norm.channels) : Array{}, d_x, x);
+    }
+    device_->ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+}
+
+std::vector<std::pair<std::string, ConvPlan::Choice>> WideResNet::convolution_choices() const {
+    std::vector<std::pair<std::string, ConvPlan::Choice>> out;
+    for (const auto& [shape, plan] : plans_)
+        for (const ConvPlan::Choice& choice : plan->choices()) out.emplace_back(shape.text(), choice);
+    return out;
+}
+
+}  // namespace jem
