@@ -25,6 +25,7 @@ enum class Stream : uint32_t {
     parameters = 11,
     buffer_fill_weights = 12,
     buffer_fill_pixels = 13,
+    held_out = 14,
 };
 
 struct Random4 {
@@ -40,8 +41,8 @@ JEM_HD inline Random4 random4(uint64_t seed, Stream stream, uint32_t iteration, 
     return {{out.v[0], out.v[1], out.v[2], out.v[3]}};
 }
 
-// In (0, 1), 24 bits: never 0, never 1.
-JEM_HD inline float uniform_of(uint32_t bits) { return (static_cast<float>(bits >> 8) + 0.5f) * 0x1p-24f; }
+// In (0, 1), 23 bits: never 0, never 1 (with 24 the half would be rounded away, and the largest would be 1).
+JEM_HD inline float uniform_of(uint32_t bits) { return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f; }
 
 // Below n (n > 0) by multiply and shift; the bias is n / 2^32, under 2e-5 relative for any data set.
 JEM_HD inline uint32_t index_of(uint32_t bits, uint32_t n) { return static_cast<uint32_t>((uint64_t{bits} * n) >> 32); }

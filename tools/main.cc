@@ -1,1 +1,48 @@
-int main() { return 0; }
+// jem_engine: one program, a subcommand a file.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "data/input_error.h"
+#include "tools/options.h"
+
+int main(int argc, char** argv) {
+    using namespace jem;
+    CLI::App app("Joint energy-based models: train a classifier that is also a generative model, measure it, sample from it.",
+                 "jem_engine");
+    app.require_subcommand(1);
+    app.set_version_flag("--version", JEM_VERSION);
+    Command chosen;
+    const auto add = [&](const char* name, const char* help, Command (*add_command)(CLI::App&)) {
+        CLI::App* sub = app.add_subcommand(name, help);
+        const Command command = add_command(*sub);
+        sub->callback([&chosen, command] { chosen = command; });
+    };
+    add("train", "Train, or resume", add_train);
+    add("step", "Exactly one training iteration on given tensors, everything dumped", add_step);
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::CallForHelp& e) {
+        return app.exit(e);
+    } catch (const CLI::CallForVersion& e) {
+        return app.exit(e);
+    } catch (const CLI::ParseError& e) {
+        std::string command = "jem_engine";
+        for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
+        std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", e.what(), command.c_str());
+        return kExitUsage;
+    }
+    try {
+        return chosen();
+    } catch (const InputError& e) {
+        std::fprintf(stderr, "error: %s\n", e.what());
+        return kExitUsage;
+    } catch (const std::bad_alloc&) {
+        std::fprintf(stderr, "error: out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.\n");
+        return kExitFailed;
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "error: %s\n", e.what());
+        return kExitFailed;
+    }
+}

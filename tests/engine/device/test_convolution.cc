@@ -1,0 +1,388 @@
+// Convolutions and the linear head: the CPU's plans against the definition in double, the reference's loops the same way.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "tests/check.h"
+#include "tests/on_device.h"
+
+namespace jem {
+namespace {
+
+// The roundings of a sum of K random terms walk: their error is about sqrt(K) roundings of the result's rms, times 4 for the largest of
+// many results. One rounding more for the bias, the residual and what is accumulated onto.
+constexpr double kDirect = 4;
+// Winograd's F(4x4, 3x3) multiplies by constants up to 8 and takes differences: measured up to 1.3e-5 of the tensor's rms.
+constexpr double kWinograd = 4e-5;
+
+double root_mean_square(const Values& values) {
+    double sum = 0;
+    for (const double v : values) sum += v * v;
+    return std::sqrt(sum / static_cast<double>(values.size()));
+}
+
+// One convolution in double on values in NCHW, outputs one by one from the definition. Weights are [O, H, W, I].
+struct Definition {
+    ConvShape s;
+    int64_t n;
+    const Values &x, &w, &b, &d_y;
+
+    double input(int64_t image, int64_t c, int64_t row, int64_t column) const {
+        if (row < 0 || row >= s.height || column < 0 || column >= s.width) return 0;
+        return x[static_cast<size_t>(((image * s.in_channels + c) * s.height + row) * s.width + column)];
+    }
+    double gradient(int64_t image, int64_t o, int64_t row, int64_t column) const {
+        return d_y[static_cast<size_t>(((image * s.out_channels + o) * s.out_height() + row) * s.out_width() + column)];
+    }
+    double weight(int64_t o, int64_t ky, int64_t kx, int64_t i) const {
+        return w[static_cast<size_t>(((o * s.kernel + ky) * s.kernel + kx) * s.in_channels + i)];
+    }
+    // y at position `at` of NCHW
+    double forward(int64_t at) const {
+        const int64_t column = at % s.out_width(), row = at / s.out_width() % s.out_height();
+        const int64_t o = at / (s.out_width() * s.out_height()) % s.out_channels,
+                      image = at / (s.out_width() * s.out_height() * s.out_channels);
+        double sum = b[static_cast<size_t>(o)];
+        for (int64_t ky = 0; ky < s.kernel; ++ky)
+            for (int64_t kx = 0; kx < s.kernel; ++kx)
+                for (int64_t i = 0; i < s.in_channels; ++i)
+                    sum +=
+                        weight(o, ky, kx, i) * input(image, i, row * s.stride + ky - s.kernel / 2, column * s.stride + kx - s.kernel / 2);
+        return sum;
+    }
+    double backward_data(int64_t at) const {
+        const int64_t column = at % s.width, row = at / s.width % s.height;
+        const int64_t i = at / (s.width * s.height) % s.in_channels, image = at / (s.width * s.height * s.in_channels);
+        double sum = 0;
+        for (int64_t ky = 0; ky < s.kernel; ++ky)
+            for (int64_t kx = 0; kx < s.kernel; ++kx) {
+                const int64_t down = row + s.kernel / 2 - ky, right = column + s.kernel / 2 - kx;
+                if (down % s.stride != 0 || right % s.stride != 0) continue;
+                const int64_t out_row = down / s.stride, out_column = right / s.stride;
+                if (down < 0 || right < 0 || out_row >= s.out_height() || out_column >= s.out_width()) continue;
+                for (int64_t o = 0; o < s.out_channels; ++o) sum += gradient(image, o, out_row, out_column) * weight(o, ky, kx, i);
+            }
+        return sum;
+    }
+    // d_w at position `at` of [O, H, W, I], without what it is added to
+    double backward_weights(int64_t at) const {
+        const int64_t i = at % s.in_channels, kx = at / s.in_channels % s.kernel, ky = at / (s.in_channels * s.kernel) % s.kernel;
+        const int64_t o = at / (s.in_channels * s.kernel * s.kernel);
+        double sum = 0;
+        for (int64_t image = 0; image < n; ++image)
+            for (int64_t row = 0; row < s.out_height(); ++row)
+                for (int64_t column = 0; column < s.out_width(); ++column)
+                    sum += gradient(image, o, row, column) *
+                           input(image, i, row * s.stride + ky - s.kernel / 2, column * s.stride + kx - s.kernel / 2);
+        return sum;
+    }
+};
+
+// All positions of a small tensor, some hundred of a large one: random, and both ends.
+std::vector<int64_t> positions(TestData& data, int64_t count) {
+    constexpr int64_t kLooked = 300;
+    std::vector<int64_t> out;
+    if (count <= kLooked) {
+        for (int64_t i = 0; i < count; ++i) out.push_back(i);
+        return out;
+    }
+    for (int64_t i = 0; i < kLooked; ++i) out.push_back(data.index(count));
+    out.push_back(0);
+    out.push_back(count - 1);
+    return out;
+}
+
+class ConvCase {
+public:
+    ConvCase(OnDevice& m, const ConvShape& shape, ConvAlgorithm algorithm, const std::vector<int64_t>& batches)
+        : m_(m),
+          shape_(shape),
+          algorithm_(algorithm),
+          plan_(m.device().plan_convolution(shape, {.batches = batches, .algorithm = algorithm})) {
+        TestData data(11);
+        w_ = data.normals(shape.weight_count());
+        b_ = data.normals(shape.out_channels);
+        weights_ = m.real(w_);
+        bias_ = m.real(b_);
+        // Neither scratch nor prepared weights may be expected to be zero.
+        prepared_ = garbage(plan_->prepared_bytes());
+        workspace_ = garbage(plan_->workspace_bytes());
+        plan_->prepare(prepared_, weights_, workspace_);
+    }
+
+    // All passes at one batch size.
+    void check(int64_t n) {
+        INFO(shape_.text() << ", batch " << n << ", " << (algorithm_ == ConvAlgorithm::direct ? "direct" : "automatic") << ": "
+                           << engines(n));
+        const Extent in = extent(n, shape_.in_channels, shape_.height, shape_.width);
+        const Extent out = extent(n, shape_.out_channels, shape_.out_height(), shape_.out_width());
+        TestData data(12);
+        const Values x = data.normals(in.count()), d_y = data.normals(out.count()), added = data.normals(out.count());
+        const Values held = data.normals(shape_.weight_count());
+        const Definition definition{shape_, n, x, w_, b_, d_y};
+        const Tensor tx = m_.tensor(in, x), ty = m_.unwritten(out), td_y = m_.tensor(out, d_y), residual = m_.tensor(out, added);
+        const double in_terms = static_cast<double>(shape_.kernel * shape_.kernel * shape_.in_channels);
+        const double out_terms = static_cast<double>(shape_.kernel * shape_.kernel * shape_.out_channels);
+        const double rows = static_cast<double>(n * shape_.out_height() * shape_.out_width());
+
+        const std::vector<int64_t> looked = positions(data, out.count());
+        Values want, want_with;
+        for (const int64_t at : looked) {
+            want.push_back(definition.forward(at));
+            want_with.push_back(want.back() + added[static_cast<size_t>(at)]);
+        }
+        plan_->forward(ty, tx, prepared_, bias_, nullptr, workspace_);
+        compare("forward", m_.read(ty), looked, want, in_terms + 1);
+        m_.write(ty, Values(static_cast<size_t>(out.count()), std::nan("")));
+        plan_->forward(ty, tx, prepared_, bias_, &residual, workspace_);
+        compare("forward + residual", m_.read(ty), looked, want_with, in_terms + 2);
+        check_equal("the residual stays", m_.read(residual), added);
+        plan_->forward(residual, tx, prepared_, bias_, &residual, workspace_);
+        check_equal("y == residual", m_.read(residual), m_.read(ty));
+
+        const std::vector<int64_t> looked_in = positions(data, in.count());
+        want.clear();
+        for (const int64_t at : looked_in) want.push_back(definition.backward_data(at));
+        const Tensor d_x = m_.unwritten(in);
+        plan_->backward_data(d_x, td_y, prepared_, workspace_);
+        compare("backward_data", m_.read(d_x), looked_in, want, out_terms);
+        check_equal("d_y stays", m_.read(td_y), d_y);
+
+        const std::vector<int64_t> looked_w = positions(data, shape_.weight_count());
+        want.clear();
+        for (const int64_t at : looked_w) want.push_back(held[static_cast<size_t>(at)] + definition.backward_weights(at));
+        const Array d_w = m_.real(held);
+        plan_->backward_weights(d_w, tx, td_y, workspace_);
+        compare("backward_weights, onto what is there", m_.read(d_w), looked_w, want, rows + 1);
+        check_equal("x stays", m_.read(tx), x);
+    }
+
+    const ConvPlan& plan() const { return *plan_; }
+
+private:
+    Extent extent(int64_t n, int64_t c, int64_t h, int64_t w) const {
+        return {.n = n, .c = c, .h = h, .w = w, .block = m_.device().channel_block(c)};
+    }
+    std::byte* garbage(size_t bytes) {
+        const std::vector<std::byte> nan(bytes, std::byte{0xFF});
+        return static_cast<std::byte*>(m_.raw(nan.data(), bytes));
+    }
+    std::string engines(int64_t n) const {
+        std::string out;
+        for (const ConvPlan::Choice& c : plan_->choices())
+            if (c.batch == n) out += c.pass + " " + c.engine + ", ";
+        return out;
+    }
+    void compare(const char* what, const Values& all, const std::vector<int64_t>& looked, const Values& want, double terms) {
+        Values got;
+        for (const int64_t at : looked) got.push_back(all[static_cast<size_t>(at)]);
+        for (const double v : all)
+            if (!std::isfinite(v)) {
+                FAIL_CHECK(what << ": something was not written");
+                break;
+            }
+        const bool winograd = algorithm_ == ConvAlgorithm::automatic && !m_.f64();
+        const double tolerance = winograd ? kWinograd : kDirect * std::sqrt(terms) * m_.rounding();
+        check_close(what, got, want, Tolerance{.absolute = tolerance * root_mean_square(want)});
+    }
+
+    OnDevice& m_;
+    ConvShape shape_;
+    ConvAlgorithm algorithm_;
+    std::unique_ptr<ConvPlan> plan_;
+    Values w_, b_;
+    Array weights_, bias_;
+    std::byte *prepared_ = nullptr, *workspace_ = nullptr;
+};
+
+// The distinct convolutions of a JEM Wide-ResNet at 32x32.
+std::set<ConvShape> shapes_of(int64_t depth, int64_t width) {
+    std::set<ConvShape> out = {{.in_channels = 3, .out_channels = 16, .height = 32, .width = 32}};
+    int64_t in = 16, size = 32;
+    for (int64_t group = 0; group < 3; ++group)
+        for (int64_t block = 0; block < (depth - 4) / 6; ++block) {
+            const int64_t channels = (16 << group) * width, stride = group > 0 && block == 0 ? 2 : 1;
+            out.insert({.in_channels = in, .out_channels = channels, .height = size, .width = size});
+            out.insert({.in_channels = channels, .out_channels = channels, .height = size, .width = size, .kernel = 3, .stride = stride});
+            if (stride == 2 || in != channels)
+                out.insert({.in_channels = in, .out_channels = channels, .height = size, .width = size, .kernel = 1, .stride = stride});
+            in = channels;
+            size /= stride;
+        }
+    return out;
+}
+
+void check_network(int64_t depth, int64_t width, ConvAlgorithm algorithm) {
+    const auto device = make_cpu_device({.threads = 2});
+    for (const ConvShape& shape : shapes_of(depth, width)) {
+        OnDevice m(*device);
+        ConvCase(m, shape, algorithm, {2}).check(2);
+    }
+}
+
+TEST_CASE("convolutions_of_wrn_10_1_match_the_definition") {
+    check_network(10, 1, ConvAlgorithm::direct);
+    check_network(10, 1, ConvAlgorithm::automatic);
+}
+
+TEST_CASE("convolutions_of_wrn_16_4_match_the_definition") {
+    check_network(16, 4, ConvAlgorithm::direct);
+    check_network(16, 4, ConvAlgorithm::automatic);
+}
+
+TEST_CASE("convolutions_of_wrn_28_10_match_the_definition_when_direct") { check_network(28, 10, ConvAlgorithm::direct); }
+
+TEST_CASE("convolutions_of_wrn_28_10_match_the_definition_by_winograd") { check_network(28, 10, ConvAlgorithm::automatic); }
+
+const ConvShape kOddShapes[] = {
+    {.in_channels = 1, .out_channels = 16, .height = 28, .width = 28},                            // the stem of one channel
+    {.in_channels = 3, .out_channels = 16, .height = 9, .width = 7},                              //
+    {.in_channels = 16, .out_channels = 16, .height = 7, .width = 7},                             //
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 9, .kernel = 3, .stride = 2},   // odd, halved
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 7, .kernel = 1, .stride = 2},   //
+    {.in_channels = 32, .out_channels = 32, .height = 28, .width = 12},                           //
+    {.in_channels = 32, .out_channels = 64, .height = 7, .width = 12, .kernel = 3, .stride = 2},  //
+    {.in_channels = 64, .out_channels = 32, .height = 9, .width = 28, .kernel = 1, .stride = 1},  //
+    {.in_channels = 32, .out_channels = 32, .height = 1, .width = 2},                             // smaller than the kernel
+};
+
+TEST_CASE("convolutions_of_odd_sizes_match_the_definition_for_several_batches_of_one_plan") {
+    const auto device = make_cpu_device({.threads = 2});
+    for (const ConvAlgorithm algorithm : {ConvAlgorithm::direct, ConvAlgorithm::automatic})
+        for (const ConvShape& shape : kOddShapes) {
+            OnDevice m(*device);
+            ConvCase conv(m, shape, algorithm, {3, 1, 5});
+            for (const int64_t n : {5, 1, 3}) conv.check(n);
+        }
+}
+
+TEST_CASE("reference_convolutions_match_the_definition") {
+    for (const DType type : {DType::f32, DType::f64}) {
+        const auto device = make_reference_device(type);
+        for (const ConvShape& shape : kOddShapes) {
+            OnDevice m(*device);
+            ConvCase(m, shape, ConvAlgorithm::direct, {}).check(2);
+        }
+    }
+}
+
+// Every value, not a sample of them, over a plan's whole life.
+TEST_CASE("direct_convolutions_of_cpu_and_reference_agree_everywhere") {
+    const auto cpu = make_cpu_device({.threads = 2}), reference = make_reference_device(DType::f64);
+    for (const ConvShape& shape : {ConvShape{.in_channels = 3, .out_channels = 16, .height = 12, .width = 12},
+                                   ConvShape{.in_channels = 16, .out_channels = 32, .height = 12, .width = 9, .kernel = 3, .stride = 2}}) {
+        INFO(shape.text());
+        const auto run = [&](Device& device) {
+            OnDevice m(device);
+            const auto extent = [&](int64_t c, int64_t h, int64_t w) {
+                return Extent{.n = 3, .c = c, .h = h, .w = w, .block = device.channel_block(c)};
+            };
+            const Extent in = extent(shape.in_channels, shape.height, shape.width);
+            const Extent out = extent(shape.out_channels, shape.out_height(), shape.out_width());
+            const auto plan = device.plan_convolution(shape, {.batches = {3}, .algorithm = ConvAlgorithm::direct});
+            auto* prepared = static_cast<std::byte*>(m.raw(nullptr, plan->prepared_bytes()));
+            auto* workspace = static_cast<std::byte*>(m.raw(nullptr, plan->workspace_bytes()));
+            TestData data(13);
+            const Array w = m.real(Values(static_cast<size_t>(shape.weight_count()))), d_w = m.real(Values(static_cast<size_t>(w.count)));
+            const Array b = m.real(data.normals(shape.out_channels));
+            const Tensor x = m.tensor(in, data.normals(in.count())), y = m.unwritten(out), d_x = m.unwritten(in);
+            plan->prepare(prepared, w, workspace);
+            // The weights change, and are prepared again.
+            m.write(w, data.normals(w.count));
+            plan->prepare(prepared, w, workspace);
+            plan->forward(y, x, prepared, b, nullptr, workspace);
+            plan->backward_data(d_x, y, prepared, workspace);
+            for (int twice = 0; twice < 2; ++twice) plan->backward_weights(d_w, x, y, workspace);
+            return std::vector<Values>{m.read(y), m.read(d_x), m.read(d_w)};
+        };
+        const auto got = run(*cpu), want = run(*reference);
+        // Terms a result: of y, of d_x (whose y carries y's error), of d_w.
+        const double terms[] = {9.0 * 16, 9.0 * 32 + 9 * 16, 2 * 3.0 * 144 + 9 * 16};
+        for (size_t i = 0; i < got.size(); ++i)
+            check_close(i == 0   ? "y"
+                        : i == 1 ? "d_x"
+                                 : "d_w",
+                        got[i], want[i], Tolerance{.absolute = 2 * kDirect * std::sqrt(terms[i]) * 0x1p-24 * root_mean_square(want[i])});
+    }
+}
+
+TEST_CASE("direct_never_chooses_winograd") {
+    const auto device = make_cpu_device({.threads = 2});
+    for (const ConvShape& shape : shapes_of(16, 4)) {
+        OnDevice m(*device);
+        for (const ConvPlan::Choice& c : ConvCase(m, shape, ConvAlgorithm::direct, {2}).plan().choices()) {
+            INFO(shape.text() << " " << c.pass << ": " << c.engine);
+            CHECK(c.engine.find("wino") == std::string::npos);
+            CHECK(c.batch == 2);
+        }
+    }
+}
+
+TEST_CASE("a_convolution_that_was_not_planned_or_cannot_be_laid_out_is_refused") {
+    const auto device = make_cpu_device({.threads = 1});
+    OnDevice m(*device);
+    const ConvShape shape{.in_channels = 16, .out_channels = 16, .height = 8, .width = 8};
+    const auto plan = device->plan_convolution(shape, {.batches = {2}});
+    const Tensor x = m.unwritten(Extent{.n = 3, .c = 16, .h = 8, .w = 8, .block = device->channel_block(16)});
+    CHECK_THROWS_AS(plan->forward(x, x, nullptr, {}, nullptr, nullptr), std::invalid_argument);
+    CHECK_THROWS_AS(plan->backward_data(x, x, nullptr, nullptr), std::invalid_argument);
+    CHECK_THROWS_AS(plan->backward_weights({}, x, x, nullptr), std::invalid_argument);
+    // oneDNN would pad 24 or 20 channels to whole blocks; the tensors of such a width have none.
+    CHECK_THROWS_AS(device->plan_convolution({.in_channels = 20, .out_channels = 16, .height = 8, .width = 8}, {.batches = {2}}),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(device->plan_convolution({.in_channels = 16, .out_channels = 20, .height = 8, .width = 8}, {.batches = {2}}),
+                    std::invalid_argument);
+    const auto linear = device->plan_linear(16, 10, {2});
+    const Tensor rows = m.unwritten(Extent{.n = 3, .c = 16, .block = 16});
+    CHECK_THROWS_AS(linear->forward(rows, rows, {}, {}, nullptr), std::invalid_argument);
+}
+
+TEST_CASE("linear_head_matches_the_definition_and_accumulates") {
+    on_every_device([](OnDevice& m) {
+        struct Size {
+            int64_t in, out;
+        };
+        for (const Size& s : {Size{64, 10}, Size{640, 100}, Size{33, 3}, Size{1, 1}}) {
+            const auto plan = m.device().plan_linear(s.in, s.out, {1, 7, 64});
+            auto* workspace = static_cast<std::byte*>(m.raw(nullptr, plan->workspace_bytes()));
+            for (const int64_t n : {64, 1, 7}) {
+                INFO(s.in << " -> " << s.out << ", batch " << n);
+                TestData data(14);
+                const Values x = data.normals(n * s.in), w = data.normals(s.in * s.out), b = data.normals(s.out),
+                             d_y = data.normals(n * s.out);
+                const Values held = data.normals(s.in * s.out);
+                Values y, d_x(x.size()), d_w = held;
+                for (int64_t i = 0; i < n; ++i)
+                    for (int64_t o = 0; o < s.out; ++o) {
+                        double sum = b[static_cast<size_t>(o)];
+                        for (int64_t k = 0; k < s.in; ++k) {
+                            const auto at_x = static_cast<size_t>(i * s.in + k), at_w = static_cast<size_t>(o * s.in + k);
+                            const double d = d_y[static_cast<size_t>(i * s.out + o)];
+                            sum += x[at_x] * w[at_w];
+                            d_x[at_x] += d * w[at_w];
+                            d_w[at_w] += d * x[at_x];
+                        }
+                        y.push_back(sum);
+                    }
+                const Extent in{.n = n, .c = s.in, .block = s.in}, out{.n = n, .c = s.out, .block = s.out};
+                const Tensor tx = m.tensor(in, x), ty = m.unwritten(out), td_y = m.tensor(out, d_y), td_x = m.unwritten(in);
+                const Array tw = m.real(w), td_w = m.real(held);
+                const auto tolerance = [&](int64_t terms, const Values& want) {
+                    return Tolerance{.absolute =
+                                         kDirect * std::sqrt(static_cast<double>(terms + 1)) * m.rounding() * (root_mean_square(want) + 1)};
+                };
+                plan->forward(ty, tx, tw, m.real(b), workspace);
+                check_close("forward", m.read(ty), y, tolerance(s.in, y));
+                plan->backward_data(td_x, td_y, tw, workspace);
+                check_close("backward_data", m.read(td_x), d_x, tolerance(s.out, d_x));
+                plan->backward_weights(td_w, tx, td_y, workspace);
+                check_close("backward_weights", m.read(td_w), d_w, tolerance(n, d_w));
+            }
+        }
+    });
+}
+
+}  // namespace
+}  // namespace jem

@@ -1,0 +1,143 @@
+// jem_engine train
+#include <fmt/format.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "data/input_error.h"
+#include "kernels/random.h"
+#include "tools/console.h"
+#include "tools/options.h"
+
+namespace jem {
+namespace {
+
+std::atomic<bool> interrupted{false};
+
+void on_signal(int) {
+    if (interrupted.exchange(true)) std::_Exit(kExitInterrupted);  // the second time: at once
+}
+
+struct TrainOptions {
+    CommonOptions common;
+    SettingsFlags flags;
+    std::string recipe, config, out;
+    bool resume = false;
+};
+
+// Moves n images, chosen by the seed, out of the set.
+ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
+    ImageSet rest = train, held = train;
+    for (ImageSet* set : {&rest, &held}) {
+        set->pixels.clear();
+        set->labels.clear();
+    }
+    const int64_t count = train.count(), pixels = int64_t{train.height} * train.width * train.channels;
+    std::vector<bool> chosen(static_cast<size_t>(count));
+    for (int64_t i = 0; i < n; ++i)
+        chosen[shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(count), seed, Stream::held_out, 0)] = true;
+    for (int64_t i = 0; i < count; ++i) {
+        ImageSet& to = chosen[static_cast<size_t>(i)] ? held : rest;
+        to.pixels.insert(to.pixels.end(), train.pixels.begin() + i * pixels, train.pixels.begin() + (i + 1) * pixels);
+        to.labels.push_back(train.labels[static_cast<size_t>(i)]);
+    }
+    train = std::move(rest);
+    return held;
+}
+
+Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
+    Settings s;
+    if (o.resume && std::filesystem::exists(folder.config())) {
+        if (!o.recipe.empty() && o.recipe != folder.read_config().recipe)
+            throw InputError("--recipe " + o.recipe + " is not the one that " + folder.root().string() +
+                             " was begun with. Leave it out to resume.");
+        s = folder.read_config();
+    } else if (!o.config.empty()) {
+        std::ifstream in(o.config);
+        if (!in) throw InputError("Cannot read " + o.config + " (there is no such file). Give the config.json of a run.");
+        const nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
+        if (json.is_discarded()) throw InputError(o.config + " is no JSON. Give the config.json of a run.");
+        if (!o.recipe.empty()) s = recipe(o.recipe);
+        merge_json(s, json);
+    } else {
+        if (o.recipe.empty()) throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
+        s = recipe(o.recipe);
+    }
+    o.flags.apply(s);
+    if (o.common.seed) s.seed = *o.common.seed;
+    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
+    fill_in_sizes(s);
+    validate(s);
+    return s;
+}
+
+int train(const TrainOptions& o) {
+    if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
+    const RunFolder folder{o.out};
+    if (!o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
+        throw InputError(o.out + " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
+    const Settings settings = settings_for(o, folder);
+    folder.create();
+    const auto device = make_device(o.common, settings.precision);
+    Console console(o.common.quiet);
+    console.message(fmt::format("jem_engine: {} on {} ({})", settings.recipe, device->name(), device->description()));
+
+    ImageSet train_images = load_images(settings, Split::train);
+    if (settings.n_valid >= train_images.count())
+        throw InputError(
+            fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", settings.n_valid, train_images.count()));
+    const bool valid = settings.n_valid > 0;
+    ImageSet held_out = valid ? hold_out(train_images, settings.n_valid, settings.seed) : load_images(settings, Split::test);
+    console.set_image_shape(train_images.height, train_images.width, train_images.channels);
+
+    const auto network = make_network(settings);
+    Trainer trainer(*device, *network, settings, std::move(train_images), std::move(held_out), valid ? "valid" : "test", folder, console);
+    console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
+                                network->parameter_count(), trainer.total_iterations(), trainer.iterations_per_epoch(),
+                                static_cast<double>(trainer.memory().arena_bytes()) / (1 << 20)));
+    std::signal(SIGINT, on_signal);
+    std::signal(SIGTERM, on_signal);
+    const TrainingResult result = trainer.run(o.resume, interrupted);
+
+    nlohmann::ordered_json json = {{"iterations", result.iterations}, {"seconds", result.seconds}, {"out", o.out}};
+    if (result.accuracy >= 0) {
+        json["accuracy"] = result.accuracy;
+        json["accuracy_on"] = result.accuracy_on;
+        json["best_accuracy"] = result.best_accuracy;
+    }
+    if (result.end == TrainingEnd::diverged) {
+        console.message(result.message);
+        json["diverged"] = true;
+        print_result(o.common, json);
+        return kExitDiverged;
+    }
+    if (result.end == TrainingEnd::interrupted) {
+        console.message(
+            fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations, o.out));
+        print_result(o.common, json);
+        return kExitInterrupted;
+    }
+    if (!o.common.json)
+        fmt::print("accuracy {:.4f} ({} set) after {} iterations, {:.0f} s; checkpoint {}\n", result.accuracy, result.accuracy_on,
+                   result.iterations, result.seconds, folder.last().string());
+    print_result(o.common, json);
+    return kExitDone;
+}
+
+}  // namespace
+
+Command add_train(CLI::App& app) {
+    auto o = std::make_shared<TrainOptions>();
+    std::string recipes;
+    for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
+    app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--config", o->config, "The config.json that a run wrote")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--out", o->out, "Folder of the run")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_flag("--resume", o->resume, "Go on from the folder's last checkpoint");
+    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->common.add_to(app);
+    return [o] { return train(*o); };
+}
+
+}  // namespace jem
