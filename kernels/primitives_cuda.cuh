@@ -1,0 +1,298 @@
+// The four primitives on CUDA: one generic kernel each, and a second stage for the two that sum. Every sum has a fixed order
+// that depends on the shape alone: within a thread, within a block, then the blocks one after another. No atomics.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/host_device.h"
+#include "kernels/operands.h"
+#include "kernels/tensor.h"
+
+namespace jem::cuda {
+
+inline constexpr uint32_t kBlock = 256, kWarp = 32, kWarps = kBlock / kWarp;
+inline constexpr uint32_t kSumBlocks = 1024;      // of stage one: fills the largest GPU
+inline constexpr uint32_t kElementsAThread = 16;  // at least, where stage one has fewer blocks than that
+inline constexpr uint32_t kRowsInFloat = 64;      // summed in the compute type before they are added to a double
+
+// Where element i of an operand lies: at data[i]; one value a channel, at data[c].
+template <class O>
+inline constexpr bool kDense = false;
+template <class T>
+inline constexpr bool kDense<In<T>> = true;
+template <class T>
+inline constexpr bool kDense<Out<T>> = true;
+template <class O>
+inline constexpr bool kOfChannel = false;
+template <class T>
+inline constexpr bool kOfChannel<PerChannel<T>> = true;
+
+// What an operand holds, what is computed in, and how many of its elements make 16 bytes.
+template <class O>
+using Element = std::decay_t<decltype(std::declval<O>().at(0, 0))>;
+template <class O>
+using Real = std::conditional_t<std::is_same_v<Element<O>, double>, double, float>;
+template <class O>
+inline constexpr int kPackOf = kDense<O> ? 16 / sizeof(Element<O>) : 1;
+
+// A Layout of less than 2^31 elements, so that a channel costs 32-bit divisions (64-bit ones would cost more than the memory).
+struct Shape {
+    uint32_t count, plane, rows, block, blocks, channels;
+
+    __device__ uint32_t channel(uint32_t i) const { return blocks == 1 ? i % block : i / plane % blocks * block + i % block; }
+    // Element of row r (counted over the images) and channel c.
+    __device__ uint32_t index(uint32_t r, uint32_t c) const {
+        return blocks == 1 ? r * block + c : (r / rows * blocks + c / block) * plane + r % rows * block + c % block;
+    }
+};
+
+// N neighbouring elements of an operand in registers, moved 16 bytes at a time.
+template <class T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
+    T v[N];
+};
+template <int N, class O>
+__device__ Pack<Element<O>, N> load(const O& o, uint32_t i, uint32_t c) {
+    using P = Pack<Element<O>, N>;
+    if constexpr (kDense<O>) {
+        return *reinterpret_cast<const P*>(o.data + i);  // an output's too: a functor may read it, else the load is dropped
+    } else if constexpr (kOfChannel<O>) {
+        return *reinterpret_cast<const P*>(o.data + c);
+    } else {
+        static_assert(std::is_same_v<O, Zero<Element<O>>>);
+        return P{};
+    }
+}
+template <int N, class O>
+__device__ void store(const O& o, uint32_t i, const Pack<Element<O>, N>& pack) {
+    if constexpr (std::is_same_v<O, Out<Element<O>>>) *reinterpret_cast<Pack<Element<O>, N>*>(o.data + i) = pack;
+}
+
+template <int N, class F, class... O>
+__device__ void apply(const F& f, uint32_t i, uint32_t c, const O&... operands) {
+    const auto run = [&](Pack<Element<O>, N>... packs) {
+        for (int k = 0; k < N; ++k) f(packs.v[k]...);
+        (store<N>(operands, i, packs), ...);
+    };
+    run(load<N>(operands, i, c)...);
+}
+
+template <class F>
+__global__ void __launch_bounds__(kBlock) for_each_item(F f, int64_t count) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+    if (i < count) f(i);
+}
+
+template <int N, class F, class... O>
+__global__ void __launch_bounds__(kBlock) for_each_element(F f, Shape s, O... operands) {
+    const uint32_t first = (blockIdx.x * kBlock + threadIdx.x) * N;
+    if (first + N <= s.count) {
+        apply<N>(f, first, s.channel(first), operands...);
+    } else if constexpr (N > 1) {
+        JEM_UNROLL(1)
+        for (uint32_t i = first; i < s.count; ++i) apply<1>(f, i, s.channel(i), operands...);
+    }
+}
+
+// Over the threads of one column of a block; the result is valid where threadIdx.y is 0.
+template <int K>
+__device__ void sum_column(double (&sums)[K]) {
+    __shared__ double of_thread[K][kBlock];
+    for (int k = 0; k < K; ++k) of_thread[k][threadIdx.y * blockDim.x + threadIdx.x] = sums[k];
+    __syncthreads();
+    if (threadIdx.y != 0) return;
+    for (uint32_t y = 1; y < blockDim.y; ++y)
+        for (int k = 0; k < K; ++k) sums[k] += of_thread[k][y * blockDim.x + threadIdx.x];
+}
+
+// Over the threads of a block; the result is valid in thread 0.
+template <int K>
+__device__ void sum_block(double (&sums)[K]) {
+    __shared__ double of_warp[K][kWarps];
+    for (int k = 0; k < K; ++k) {
+        for (uint32_t distance = kWarp / 2; distance > 0; distance /= 2) sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
+        if (threadIdx.x % kWarp == 0) of_warp[k][threadIdx.x / kWarp] = sums[k];
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int k = 0; k < K; ++k)
+        for (uint32_t w = 1; w < kWarps; ++w) sums[k] += of_warp[k][w];
+}
+
+// Stage one: a block sums a chunk of the rows for blockDim.x channels. partials: [chunks, kSums, channels]
+// Four blocks: room for 64 registers; left to itself ptxas spills for sm_80 to get by with 32.
+template <class R, class F, class... I>
+__global__ void __launch_bounds__(kBlock, 4) column_partials(F f, Shape s, uint32_t rows_a_chunk, double* partials, I... in) {
+    constexpr int K = F::kSums;
+    const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x, begin = blockIdx.y * rows_a_chunk, rows = s.count / s.channels;
+    const uint32_t end = begin + rows_a_chunk < rows ? begin + rows_a_chunk : rows;
+    double sums[K] = {};
+    for (uint32_t first = begin + threadIdx.y; first < end && c < s.channels; first += kRowsInFloat * blockDim.y) {
+        const uint32_t last = first + kRowsInFloat * blockDim.y < end ? first + kRowsInFloat * blockDim.y : end;
+        R partial[K] = {};
+        JEM_UNROLL(4)  // loads in flight
+        for (uint32_t r = first; r < last; r += blockDim.y) {
+            const uint32_t i = s.index(r, c);
+            R terms[K];
+            f.map(terms, in.at(i, c)...);
+            for (int k = 0; k < K; ++k) partial[k] += terms[k];
+        }
+        for (int k = 0; k < K; ++k) sums[k] += static_cast<double>(partial[k]);
+    }
+    sum_column(sums);
+    if (threadIdx.y != 0 || c >= s.channels) return;
+    for (int k = 0; k < K; ++k) partials[(blockIdx.y * K + k) * s.channels + c] = sums[k];
+}
+
+template <class F>
+__global__ void __launch_bounds__(kBlock) column_finish(F f, uint32_t channels, uint32_t chunks, const double* partials) {
+    constexpr int K = F::kSums;
+    const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x;
+    double sums[K] = {};
+    JEM_UNROLL(4)
+    for (uint32_t chunk = threadIdx.y; chunk < chunks && c < channels; chunk += blockDim.y)
+        for (int k = 0; k < K; ++k) sums[k] += partials[(chunk * K + k) * channels + c];
+    sum_column(sums);
+    if (threadIdx.y == 0 && c < channels) f.finish(c, sums);
+}
+
+// partials: [blocks, kSums]
+template <class F, class... I>
+__global__ void __launch_bounds__(kBlock) reduce_partials(F f, uint32_t count, double* partials, I... in) {
+    constexpr int K = F::kSums;
+    double sums[K] = {};
+    JEM_UNROLL(4)
+    for (uint32_t i = blockIdx.x * kBlock + threadIdx.x; i < count; i += gridDim.x * kBlock) {
+        double terms[K];
+        f.map(terms, in.at(i, 0)...);
+        for (int k = 0; k < K; ++k) sums[k] += terms[k];
+    }
+    sum_block(sums);
+    if (threadIdx.x != 0) return;
+    for (int k = 0; k < K; ++k) partials[blockIdx.x * K + k] = sums[k];
+}
+
+template <class F>
+__global__ void __launch_bounds__(kBlock) reduce_finish(F f, uint32_t blocks, const double* partials) {
+    constexpr int K = F::kSums;
+    double sums[K] = {};
+    for (uint32_t b = threadIdx.x; b < blocks; b += kBlock)
+        for (int k = 0; k < K; ++k) sums[k] += partials[b * K + k];
+    sum_block(sums);
+    if (threadIdx.x == 0) f.finish(sums);
+}
+
+}  // namespace jem::cuda
+
+namespace jem {
+
+class CudaExec {
+public:
+    static constexpr int kPixelsPerItem = 4;
+    // Doubles that suffice for two sums of up to 32768 channels.
+    static constexpr int64_t kPartials = 2 * int64_t{cuda::kSumBlocks} * cuda::kWarp;
+
+    // partials: scratch for sums, of partials_count doubles on the device; ops of one stream run one after another and share it.
+    CudaExec(cudaStream_t stream, double* partials, int64_t partials_count)
+        : stream_(stream), partials_(partials), partials_count_(partials_count) {}
+
+    template <class F>
+    void for_each(const char* label, int64_t count, F f) {
+        if (count == 0) return;
+        launch(label, cuda::for_each_item<F>, dim3(checked(label, divide_up(count, cuda::kBlock))), dim3(cuda::kBlock), f, count);
+    }
+
+    template <class F, class O, class... I>
+    void for_each(const char* label, Layout l, F f, O out, I... in) {
+        if (l.count() == 0) return;
+        constexpr int kPack = std::max({cuda::kPackOf<O>, cuda::kPackOf<I>...});
+        const bool packs = fits<kPack>(l, out) && (fits<kPack>(l, in) && ...);
+        const auto kernel = packs ? cuda::for_each_element<kPack, F, O, I...> : cuda::for_each_element<1, F, O, I...>;
+        const dim3 grid(divide_up(l.count(), (packs ? kPack : 1) * cuda::kBlock));
+        launch(label, kernel, grid, dim3(cuda::kBlock), f, shape(label, l), out, in...);
+    }
+
+    template <class F, class Head, class... I>
+    void column_reduce(const char* label, Layout l, F f, Head head, I... in) {
+        if (l.channels() == 0) return;
+        const cuda::Shape s = shape(label, l);
+        uint32_t lanes = cuda::kWarp;  // channels of a block
+        while (lanes / 2 >= s.channels) lanes /= 2;
+        const dim3 block(lanes, cuda::kBlock / lanes);
+        const int64_t tiles = divide_up(s.channels, lanes), rows = l.images() * l.rows;
+        const int64_t wanted = std::max<int64_t>(1, cuda::kSumBlocks / tiles);
+        const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), block.y * cuda::kElementsAThread);
+        const int64_t chunks = divide_up(rows, rows_a_chunk);
+        need(label, chunks * F::kSums * s.channels);
+        if (chunks > 0)
+            launch(label, cuda::column_partials<cuda::Real<Head>, F, Head, I...>, dim3(tiles, chunks), block, f, s, rows_a_chunk, partials_,
+                   head, in...);
+        launch(label, cuda::column_finish<F>, dim3(tiles), block, f, s.channels, chunks, partials_);
+    }
+
+    template <class F, class... I>
+    void reduce(const char* label, int64_t count, F f, I... in) {
+        const int64_t blocks = std::min<int64_t>(cuda::kSumBlocks, divide_up(count, cuda::kBlock * cuda::kElementsAThread));
+        need(label, blocks * F::kSums);
+        if (blocks > 0)
+            launch(label, cuda::reduce_partials<F, I...>, dim3(blocks), dim3(cuda::kBlock), f, checked(label, count), partials_, in...);
+        launch(label, cuda::reduce_finish<F>, dim3(1), dim3(cuda::kBlock), f, blocks, partials_);
+    }
+
+private:
+    static constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+    static uint32_t checked(const char* label, int64_t count) {
+        if (count < 0 || count > 0x7fffffff)
+            throw std::length_error(std::string(label) + " of " + std::to_string(count) + " elements (the kernels count to 2^31 - 1). " +
+                                    "Lower the batch size or --width.");
+        return static_cast<uint32_t>(count);
+    }
+    static cuda::Shape shape(const char* label, const Layout& l) {
+        const auto u32 = [label](int64_t value) { return checked(label, value); };
+        return {u32(l.count()), u32(l.rows * l.block), u32(l.rows), u32(l.block), u32(l.blocks), u32(l.channels())};
+    }
+    void need(const char* label, int64_t doubles) const {
+        if (doubles > partials_count_)
+            throw std::length_error(std::string(label) + " needs " + std::to_string(doubles) + " partial sums (there is room for " +
+                                    std::to_string(partials_count_) + "). Lower --width.");
+    }
+
+    // Whether an operand can be moved N elements at a time.
+    template <int N, class O>
+    static bool fits(const Layout& l, const O& o) {
+        if constexpr (cuda::kDense<O> || cuda::kOfChannel<O>)
+            return (cuda::kDense<O> || l.block % N == 0) &&
+                   reinterpret_cast<uintptr_t>(o.data) % alignof(cuda::Pack<cuda::Element<O>, N>) == 0;
+        else
+            return true;
+    }
+
+    // The only place that launches.
+    template <class... P, class... Args>
+    void launch(const char* label, void (*kernel)(P...), dim3 grid, dim3 block, Args... args) {
+        static_assert((std::is_trivially_copyable_v<P> && ...));
+        const cudaLaunchConfig_t config = {
+            .gridDim = grid, .blockDim = block, .dynamicSmemBytes = 0, .stream = stream_, .attrs = nullptr, .numAttrs = 0};
+        nvtxRangePushA(label);
+        const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+        nvtxRangePop();
+        if (status != cudaSuccess)
+            throw std::runtime_error(std::string("launch of ") + label + " failed (" + cudaGetErrorString(status) +
+                                     "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
+    }
+
+    cudaStream_t stream_;
+    double* partials_;
+    int64_t partials_count_;
+};
+
+}  // namespace jem
