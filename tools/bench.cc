@@ -1,0 +1,134 @@
+// jem_engine bench: time and memory of training iterations on made-up images, and what the time goes into.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/iteration.h"
+#include "kernels/random.h"
+#include "tools/console.h"
+#include "tools/options.h"
+
+namespace jem {
+namespace {
+
+struct BenchOptions {
+    CommonOptions common;
+    SettingsFlags flags;
+    std::string recipe = "sada-jem";
+    int64_t repeat = 5, warmup = 2;
+    bool profile = false;
+};
+
+double peak_resident_bytes() {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+void fill_randomly(Device& device, Array to, uint64_t seed, uint32_t what) {
+    std::vector<double> values(static_cast<size_t>(to.count));
+    for (size_t i = 0; i < values.size(); ++i)
+        values[i] = 2.0 * uniform_of(random4(seed, Stream::parameters, what, 1, i / 4).v[i % 4]) - 1.0;
+    upload_values(device, to, values);
+}
+
+int bench(const BenchOptions& o) {
+    Settings s = recipe(o.recipe);
+    s.sgld_steps = s.samples() ? 5 : 0;
+    o.flags.apply(s);
+    if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
+    fill_in_sizes(s);
+    validate(s);
+    const auto device = make_device(o.common, s.precision);
+    Console console(o.common.quiet);
+    const auto network = make_network(s);
+    Memory memory(*device);
+    TrainingIteration iteration(*device, memory, *network, s,
+                                TrainingIteration::GivenBatches{
+                                    .positive = s.gen_batch_size, .negative = s.gen_batch_size, .labelled = s.batch_size, .noise = false});
+    iteration.plan();
+    memory.allocate();
+    iteration.parameters().initialise(s.seed);
+    if (s.samples()) {
+        fill_randomly(*device, iteration.positive_images(), s.seed, 1);
+        fill_randomly(*device, iteration.sampler().samples(), s.seed, 2);
+    }
+    if (s.classifies()) fill_randomly(*device, iteration.labelled_images(), s.seed, 3);
+    iteration.record();
+    iteration.prepare_weights();
+
+    std::vector<double> seconds;
+    WorkReport profile;
+    for (int64_t i = 0; i < o.warmup + o.repeat; ++i) {
+        if (i == o.warmup && o.profile) device->begin_profile();
+        const auto start = std::chrono::steady_clock::now();
+        iteration.begin(i, s.lr, i);
+        iteration.run_all();
+        device->synchronize();
+        if (i >= o.warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        console.progress("Iterations", i + 1, o.warmup + o.repeat);
+    }
+    if (o.profile) profile = device->end_profile();
+
+    std::vector<double> sorted = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    const double median = sorted[sorted.size() / 2];
+    nlohmann::ordered_json json = {{"device", device->description()},
+                                   {"network", fmt::format("WRN-{}-{}", s.depth, s.width)},
+                                   {"seconds", seconds},
+                                   {"median_s", median},
+                                   {"peak_rss_bytes", peak_resident_bytes()},
+                                   {"arena_bytes", memory.arena_bytes()}};
+    if (!o.common.json)
+        fmt::print("{}\nWRN-{}-{}: median {:.3f} s an iteration ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
+                   device->description(), s.depth, s.width, median, sorted.front(), sorted.back(), peak_resident_bytes() / (1 << 20),
+                   static_cast<double>(memory.arena_bytes()) / (1 << 20));
+    if (o.profile) {
+        double total = 0;
+        for (const auto& [label, row] : profile) total += row.seconds;
+        std::vector<std::pair<std::string, WorkRow>> rows(profile.begin(), profile.end());
+        std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+        if (!o.common.json)
+            fmt::print("\n{:26} {:>9} {:>11} {:>7} {:>9} {:>8}\n", "op", "launches", "ms an iter.", "share", "GFLOP/s", "GB/s");
+        const double n = static_cast<double>(o.repeat);
+        for (const auto& [label, row] : rows) {
+            if (!o.common.json)
+                fmt::print("{:26} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8}\n", label, static_cast<double>(row.launches) / n,
+                           1e3 * row.seconds / n, 100 * row.seconds / total,
+                           row.flops > 0 ? fmt::format("{:.0f}", 1e-9 * row.flops / row.seconds) : "",
+                           row.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * row.bytes / row.seconds) : "");
+            json["ops"][label] = {{"launches", static_cast<double>(row.launches) / n},
+                                  {"seconds", row.seconds / n},
+                                  {"flops", row.flops / n},
+                                  {"bytes", row.bytes / n}};
+        }
+    }
+    print_result(o.common, json);
+    return kExitDone;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& app) {
+    auto o = std::make_shared<BenchOptions>();
+    constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
+    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives (K is 5 unless given)")
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--repeat", o->repeat, "Iterations timed")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--warmup", o->warmup, "Iterations before")
+        ->check(CLI::Range(0, 100000))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_flag("--profile", o->profile, "Time by kind of op");
+    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->common.add_to(app);
+    return [o] { return bench(*o); };
+}
+
+}  // namespace jem
