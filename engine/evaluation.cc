@@ -45,7 +45,8 @@ std::vector<CalibrationBin> calibration_bins(const Predictions& p, int bins) {
     std::vector<CalibrationBin> out(static_cast<size_t>(bins));
     for (int64_t n = 0; n < p.count(); ++n) {
         const Row row = row_of(p, n);
-        const int index = std::clamp(static_cast<int>(std::ceil(row.confidence * bins)) - 1, 0, bins - 1);
+        const double bin_above = std::ceil(row.confidence * bins);
+        const int index = bin_above > 1 ? std::min(static_cast<int>(bin_above), bins) - 1 : 0;  // a NaN belongs to the first
         CalibrationBin& bin = out[static_cast<size_t>(index)];
         ++bin.count;
         bin.confidence += row.confidence;

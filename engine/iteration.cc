@@ -152,7 +152,11 @@ void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_st
 }
 
 void TrainingIteration::run(Phase phase) {
-    if (repeats(phase) > 0) graphs_[static_cast<size_t>(phase)]->replay();
+    if (repeats(phase) == 0) return;
+    if (StepGraph* graph = graphs_[static_cast<size_t>(phase)].get())
+        graph->replay();
+    else
+        queue(phase);
 }
 
 void TrainingIteration::run_all() {

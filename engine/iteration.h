@@ -53,7 +53,7 @@ public:
     void record();
 
     void begin(int64_t iteration, double lr, int64_t optimizer_step);
-    void run(Phase phase);  // replays; sample: one step
+    void run(Phase phase);  // replays, or queues where record() has not been called; sample: one step
     void run_all();         // in order, sample K times
     // How often a phase runs in an iteration: 0 for those that the settings leave out.
     int64_t repeats(Phase phase) const;

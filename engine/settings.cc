@@ -18,10 +18,25 @@ struct Field {
     std::function<void(Settings&, const nlohmann::json&)> set;
 };
 
+// nlohmann's get() would cut 28.5 to 28 and wrap -1 around; a reference is to be had of an integer only.
+template <class T>
+T exactly(const nlohmann::json& j) {
+    if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, uint64_t>)
+        return j.get_ref<const T&>();
+    else
+        return j.get<T>();
+}
+template <>
+std::vector<int64_t> exactly(const nlohmann::json& j) {
+    std::vector<int64_t> values;
+    for (const nlohmann::json& element : j.get<nlohmann::json::array_t>()) values.push_back(exactly<int64_t>(element));
+    return values;
+}
+
 template <class T>
 Field plain(const std::string& key, T Settings::*member) {
     return {key, [member](const Settings& s) { return Json(s.*member); },
-            [member](Settings& s, const nlohmann::json& j) { s.*member = j.get<T>(); }};
+            [member](Settings& s, const nlohmann::json& j) { s.*member = exactly<T>(j); }};
 }
 
 template <class E>

@@ -10,14 +10,14 @@ namespace {
 
 constexpr int64_t kSheetImages = 100;
 
-ImageSetShape shape_of(const ImageSet& images, bool flip) {
+TrainingIteration::DataSource source_of(const ImageSet& images) {
     ImageSetShape shape = {};
     shape.channels = images.channels;
     shape.height = images.height;
     shape.width = images.width;
     shape.num_classes = images.num_classes;
-    shape.flip = flip;
-    return shape;
+    shape.flip = known_shape(images.name).flip;
+    return {shape, images.count(), largest_class_of(images)};
 }
 
 void check_sizes(const Settings& s, int64_t images) {
@@ -29,12 +29,29 @@ void check_sizes(const Settings& s, int64_t images) {
                          " training images). Give a smaller one.");
 }
 
-TrainingIteration::DataSource checked_source(const Settings& s, const ImageSet& train) {
-    check_sizes(s, train.count());
-    return {shape_of(train, known_shape(train.name).flip), train.count(), largest_class_of(train)};
+const TrainingIteration::DataSource& checked(const Settings& s, const TrainingIteration::DataSource& train) {
+    check_sizes(s, train.count);
+    return train;
 }
 
 }  // namespace
+
+TrainingParts::TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train,
+                             int64_t held_out)
+    : memory(device),
+      evaluator(device, memory, network, {held_out}, train.shape),
+      iteration(device, memory, network, settings, checked(settings, train)) {
+    work = iteration.plan();
+    memory.plan([&] { evaluator.plan(evaluation_memory()); });
+    memory.pack();
+}
+
+NetworkMemory TrainingParts::evaluation_memory() {
+    return {.weights = iteration.parameters().weights(),
+            .gradient = {},
+            .statistics = iteration.parameters().statistics(),
+            .state = iteration.state()};
+}
 
 Trainer::Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out,
                  const std::string& held_out_name, const RunFolder& folder, TrainingObserver& observer)
@@ -45,23 +62,12 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       held_out_name_(held_out_name),
       folder_(folder),
       observer_(observer),
-      memory_(device),
-      evaluator_(device, memory_, network, {held_out_.count()}, shape_of(held_out_, false)),
-      iteration_(device, memory_, network, settings, checked_source(settings, train)) {
+      parts_(device, network, settings, source_of(train), held_out_.count()) {
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
-    iteration_.plan();
-    memory_.plan([&] { evaluator_.plan(evaluation_memory()); });
-    memory_.allocate();
+    parts_.memory.allocate();
     iteration_.images().upload(train);
     iteration_.record();
-}
-
-NetworkMemory Trainer::evaluation_memory() {
-    return {.weights = iteration_.parameters().weights(),
-            .gradient = {},
-            .statistics = iteration_.parameters().statistics(),
-            .state = iteration_.state()};
 }
 
 void Trainer::start_or_resume(bool resume) {
@@ -75,6 +81,7 @@ void Trainer::start_or_resume(bool resume) {
         observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + ".");
     } else {
         if (resume) observer_.message("There is no checkpoint in " + folder_.root().string() + " yet: starting afresh.");
+        folder_.write_config(settings_);  // before what takes long: --resume needs no more than it
         iteration_.parameters().initialise(settings_.seed);
         iteration_.prepare_weights();
         if (buffer) {
@@ -90,7 +97,8 @@ void Trainer::start_or_resume(bool resume) {
 TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     start_or_resume(resume);
     seconds_before_ = progress_.seconds;
-    started_ = last_report_ = std::chrono::steady_clock::now();
+    started_ = std::chrono::steady_clock::now();
+    restart_rate(progress_.iteration);
     TrainingResult result;
     const auto finish = [&](TrainingEnd end) {
         result.end = end;
@@ -144,7 +152,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
                                       : "No checkpoint had been written yet. Start again with a lower --lr, or with more --sgld-steps.");
         return finish(TrainingEnd::diverged);
     }
-    if (total_ == progress_.iteration && last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
+    if (last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
     if (saved_at < 0) save_checkpoint();
     return finish(TrainingEnd::finished);
 }
@@ -158,15 +166,16 @@ void Trainer::report(const IterationState& state, int64_t done) {
     }
     const auto now = std::chrono::steady_clock::now();
     progress_.seconds = seconds_before_ + std::chrono::duration<double>(now - started_).count();
-    const double iteration_s = std::chrono::duration<double>(now - last_report_).count();
-    last_report_ = now;
-    const double images = static_cast<double>(settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size);
+    // Since the last log line or pause (evaluation, checkpoint): one iteration alone tells little.
+    const double images =
+        static_cast<double>((done - rate_from_) * (settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size));
+    const double images_per_s = images / std::max(1e-9, std::chrono::duration<double>(now - rate_since_).count());
     const double loss = settings_.p_x_weight * state.loss_gen[0] + settings_.p_y_given_x_weight * state.loss_clf[0];
     const int64_t epoch = (done - 1) / iterations_per_epoch_;
-    const double images_per_s = iteration_s > 0 ? images / iteration_s : 0;
     observer_.iteration(
         {done, total_, epoch, images_per_s, loss, state.loss_gen[0], state.loss_clf[0], state.accuracy, state.learning_rate});
     if (done % settings_.log_interval != 0 && done != total_ && done % iterations_per_epoch_ != 0) return;
+    restart_rate(done);
     nlohmann::ordered_json line = {{"iteration", done},           {"epoch", epoch},
                                    {"time_s", progress_.seconds}, {"images_per_s", images_per_s},
                                    {"lr", state.learning_rate},   {"loss", loss}};
@@ -188,10 +197,19 @@ void Trainer::report(const IterationState& state, int64_t done) {
         folder_.append_metrics(line);
 }
 
+void Trainer::restart_rate(int64_t done) {
+    rate_from_ = done;
+    rate_since_ = std::chrono::steady_clock::now();
+}
+
 double Trainer::evaluate() {
-    if (held_out_.count() == 0) return -1;
-    const Predictions p = evaluator_.predict(held_out_, evaluation_memory(),
-                                             [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
+    if (held_out_.count() == 0) {
+        if (!line_.is_null()) folder_.append_metrics(line_);
+        line_ = nullptr;
+        return -1;
+    }
+    const Predictions p = parts_.evaluator.predict(held_out_, parts_.evaluation_memory(),
+                                                   [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
     const double value = accuracy(p);
     if (!line_.is_null()) {
         line_[held_out_name_ + "_accuracy"] = value;
@@ -204,7 +222,7 @@ double Trainer::evaluate() {
         progress_.best_chosen_on = held_out_name_;
         weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
     }
-    last_report_ = std::chrono::steady_clock::now();  // the next iteration's rate is its own
+    restart_rate(progress_.iteration);
     return value;
 }
 
@@ -214,7 +232,7 @@ void Trainer::save_checkpoint() {
     // The state first: alone it is enough to resume, whatever happens before the second rename.
     state_file(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, progress_).write_atomically(folder_.state());
     weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
-    last_report_ = std::chrono::steady_clock::now();
+    restart_rate(progress_.iteration);
 }
 
 void Trainer::write_samples() {

@@ -28,6 +28,19 @@ public:
     virtual void samples(const std::filesystem::path& path, const std::vector<float>& images, int64_t count) = 0;
 };
 
+// All that a run has on the device: registered, planned and packed, not yet allocated. What Trainer runs and `plan` reports.
+struct TrainingParts {
+    // InputError for batches larger than the data set. held_out: images that are evaluated each epoch.
+    TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train, int64_t held_out);
+
+    NetworkMemory evaluation_memory();
+
+    Memory memory;
+    Evaluator evaluator;  // before the iteration, which builds the network
+    TrainingIteration iteration;
+    std::vector<std::pair<Phase, WorkReport>> work;  // of one iteration
+};
+
 enum class TrainingEnd { finished, interrupted, diverged };
 
 struct TrainingResult {
@@ -51,13 +64,13 @@ public:
 
     int64_t iterations_per_epoch() const { return iterations_per_epoch_; }
     int64_t total_iterations() const { return total_; }
-    const Memory& memory() const { return memory_; }
+    const Memory& memory() const { return parts_.memory; }
 
 private:
-    NetworkMemory evaluation_memory();
     void start_or_resume(bool resume);
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
     void report(const IterationState& state, int64_t done);
+    void restart_rate(int64_t done);
     double evaluate();
     void save_checkpoint();
     void write_samples();
@@ -69,16 +82,16 @@ private:
     std::string held_out_name_;
     const RunFolder& folder_;
     TrainingObserver& observer_;
-    Memory memory_;
-    Evaluator evaluator_;  // before the iteration, which builds the network
-    TrainingIteration iteration_;
+    TrainingParts parts_;
+    TrainingIteration& iteration_ = parts_.iteration;
     int64_t iterations_per_epoch_ = 0, total_ = 0;
     RunProgress progress_;
     double last_accuracy_ = -1;
     nlohmann::ordered_json line_;  // of the iteration reported last
     bool diverged_ = false;
     int64_t diverged_at_ = 0;
-    std::chrono::steady_clock::time_point started_, last_report_;
+    std::chrono::steady_clock::time_point started_, rate_since_;
+    int64_t rate_from_ = 0;  // iterations done at rate_since_
     double seconds_before_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// Operands of the element-wise primitive: how element i (of channel c) is read or written.
-// Compute is in float, or double where the storage is double.
+// Operands of the primitives: how element i (of channel c) is read or written. Compute is in float, or double where the storage is
+// double. within(c): an equivalent operand for the channels of one block, from c on, that is cheap to read in a loop.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +12,27 @@ template <class T>
 struct In {  // read
     const T* data;
     JEM_HD T at(int64_t i, int64_t) const { return data[i]; }
+    JEM_HD In within(int64_t) const { return *this; }
 };
 
 template <class T>
 struct Out {  // written, or read and written
     T* data;
     JEM_HD T& at(int64_t i, int64_t) const { return data[i]; }
+    JEM_HD Out within(int64_t) const { return *this; }
 };
 
 template <class T>
 struct PerChannel {  // read, one value a channel
     const T* data;
     JEM_HD T at(int64_t, int64_t c) const { return data[c]; }
+    JEM_HD PerChannel within(int64_t) const { return *this; }
 };
 
 template <class T>
 struct Zero {  // an operand that is not there
     JEM_HD T at(int64_t, int64_t) const { return T(0); }
+    JEM_HD Zero within(int64_t) const { return *this; }
 };
 
 // The channel's value of image 0, row 0, as BatchNormStatistics shifts by it.
@@ -36,7 +40,9 @@ template <class T>
 struct FirstOfChannel {
     const T* data;
     int64_t rows, block;
-    JEM_HD T at(int64_t, int64_t c) const { return data[c / block * rows * block + c % block]; }
+    JEM_HD T at(int64_t, int64_t c) const { return data[offset(c)]; }
+    JEM_HD PerChannel<T> within(int64_t c) const { return {data + (offset(c) - c)}; }
+    JEM_HD int64_t offset(int64_t c) const { return c / block * rows * block + c % block; }
 };
 
 }  // namespace jem

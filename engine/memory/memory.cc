@@ -9,20 +9,24 @@ namespace jem {
 namespace {
 
 constexpr size_t kAlignment = 256;  // widest vector access, and a cache line's multiple on every device
-#ifdef NDEBUG
-constexpr size_t kGuardBytes = 0;
-#else
 constexpr size_t kGuardBytes = 256;
+#ifdef NDEBUG
+constexpr bool kDebugBuild = false;
+#else
+constexpr bool kDebugBuild = true;
 #endif
 constexpr std::byte kGuardPattern{0xA5};
 // What at() answers while planning: no address that anyone could use by mistake.
 constexpr size_t kPlanningBase = size_t{1} << 46;
 
-size_t footprint(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment + kGuardBytes; }
-
 constexpr const char* kTransientRegion = "activations";
 
 }  // namespace
+
+Memory::Memory(Device& device, Sharing sharing, Guards guards)
+    : device_(device), sharing_(sharing), guard_bytes_(kDebugBuild || guards == Guards::always ? kGuardBytes : 0) {}
+
+size_t Memory::footprint(size_t bytes) const { return (bytes + kAlignment - 1) / kAlignment * kAlignment + guard_bytes_; }
 
 Slot Memory::add(Entry entry) {
     if (packed_) throw std::logic_error("Memory for " + entry.name + " was asked for after the plan was packed.");
@@ -85,10 +89,10 @@ void Memory::pack() {
 void Memory::allocate() {
     pack();
     arena_ = device_.allocate(arena_bytes_);
-    if (kGuardBytes == 0) return;
-    const std::vector<std::byte> pattern(kGuardBytes, kGuardPattern);
+    if (guard_bytes_ == 0) return;
+    const std::vector<std::byte> pattern(guard_bytes_ + kAlignment, kGuardPattern);
     for (const Entry& e : entries_)
-        if (!e.transient) device_.upload(arena_->data() + e.offset + footprint(e.bytes) - kGuardBytes, pattern.data(), kGuardBytes);
+        if (!shared(e)) device_.upload(arena_->data() + e.offset + e.bytes, pattern.data(), footprint(e.bytes) - e.bytes);
 }
 
 std::byte* Memory::at(Slot slot) {
@@ -109,8 +113,8 @@ std::vector<MemoryRegion> Memory::regions() const {
     std::vector<MemoryRegion> out;
     size_t first = SIZE_MAX, last = 0;
     for (const Entry& e : entries_) {
-        if (e.transient) {
-            if (e.first_use > e.last_use && sharing_ == Sharing::by_lifetime) continue;
+        if (e.transient && sharing_ == Sharing::by_lifetime) {
+            if (e.first_use > e.last_use) continue;
             first = std::min(first, e.offset);
             last = std::max(last, e.offset + footprint(e.bytes));
             continue;
@@ -135,11 +139,12 @@ std::vector<Memory::Placement> Memory::placements() const {
 }
 
 void Memory::check_guards() const {
-    if (kGuardBytes == 0 || arena_ == nullptr) return;
-    std::vector<std::byte> guard(kGuardBytes);
+    if (guard_bytes_ == 0 || arena_ == nullptr) return;
+    std::vector<std::byte> guard;
     for (const Entry& e : entries_) {
-        if (e.transient) continue;  // another slot may lie there at another time
-        device_.download(guard.data(), arena_->data() + e.offset + footprint(e.bytes) - kGuardBytes, kGuardBytes);
+        if (shared(e)) continue;  // another slot may lie there at another time
+        guard.resize(footprint(e.bytes) - e.bytes);
+        device_.download(guard.data(), arena_->data() + e.offset + e.bytes, guard.size());
         if (!std::all_of(guard.begin(), guard.end(), [](std::byte b) { return b == kGuardPattern; }))
             throw std::logic_error("Something wrote past the end of " + e.region + "/" + e.name + ".");
     }

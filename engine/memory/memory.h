@@ -32,7 +32,10 @@ public:
         none,  // every slot on its own: what by_lifetime is checked against
     };
 
-    explicit Memory(Device& device, Sharing sharing = Sharing::by_lifetime) : device_(device), sharing_(sharing) {}
+    // Guard bytes behind every slot, to be looked at by check_guards.
+    enum class Guards { in_debug_builds, always };
+
+    explicit Memory(Device& device, Sharing sharing = Sharing::by_lifetime, Guards guards = Guards::in_debug_builds);
 
     // Memory for good, accounted to a region; zeroed.
     Slot keep(const std::string& region, const std::string& name, size_t bytes);
@@ -68,7 +71,7 @@ public:
 
     std::vector<MemoryRegion> regions() const;
     size_t arena_bytes() const { return arena_bytes_; }
-    // Throws if the bytes between two slots were overwritten (debug builds put some there), naming the neighbours.
+    // Throws if the guard bytes behind a slot that has its memory for itself were overwritten, naming it.
     void check_guards() const;
 
     struct Placement {
@@ -87,9 +90,12 @@ private:
     };
 
     Slot add(Entry entry);
+    size_t footprint(size_t bytes) const;
+    bool shared(const Entry& e) const { return e.transient && sharing_ == Sharing::by_lifetime; }
 
     Device& device_;
     Sharing sharing_;
+    size_t guard_bytes_;
     std::vector<Entry> entries_;
     size_t workspace_bytes_ = 0;
     Slot workspace_;

@@ -45,6 +45,9 @@ public:
         if (staged() && padded_.in_channels != block_)
             throw std::invalid_argument("A convolution from " + std::to_string(shape.in_channels) + " channels (more than a block of " +
                                         std::to_string(block_) + " and no multiple of it). Choose another --width.");
+        if (shape.out_channels % block_ != 0)
+            throw std::invalid_argument("A convolution to " + std::to_string(shape.out_channels) + " channels (no multiple of a block of " +
+                                        std::to_string(block_) + "). Choose another --width.");
         const bool winograd = options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 && shape.stride == 1 &&
                               std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
         for (const int64_t batch : options.batches) {

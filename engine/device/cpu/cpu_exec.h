@@ -94,9 +94,9 @@ public:
                 for (int64_t n = chunk * images_a_chunk; n < last; ++n) {
                     const int64_t first = (n * l.blocks + block) * l.rows * l.block + lane;
                     if (l.block - lane >= kLanes)
-                        sum_tile<kLanes>(sums, f, first, l.rows, l.block, kLanes, c, in...);
+                        sum_tile<kLanes>(sums, f, first, l.rows, l.block, kLanes, c, in.within(c)...);
                     else
-                        sum_tile<0>(sums, f, first, l.rows, l.block, l.block - lane, c, in...);
+                        sum_tile<0>(sums, f, first, l.rows, l.block, l.block - lane, c, in.within(c)...);
                 }
                 for (int k = 0; k < F::kSums; ++k)
                     for (int64_t b = 0; b < std::min(kLanes, l.block - lane); ++b)
