@@ -14,13 +14,11 @@
 namespace jem {
 namespace {
 
-#ifdef NDEBUG
-constexpr bool kGuarded = false;
-#else
-constexpr bool kGuarded = true;
-#endif
+constexpr size_t kGuard = 256;  // behind each slot, where there are guards
 
 using Placement = Memory::Placement;
+
+std::string text(Memory::Sharing sharing) { return sharing == Memory::Sharing::none ? ", nothing shared" : ", shared"; }
 
 bool used(const Placement& p) { return p.first_use <= p.last_use; }
 bool live_together(const Placement& a, const Placement& b) {
@@ -63,9 +61,11 @@ std::vector<Planned> random_plan(Device& device, Memory& memory, uint64_t seed) 
     memory.plan([&] {
         for (int64_t now = 0; now < launches; ++now) {
             // In some other order than they were registered in; in the middle of their lives slots are used now and then.
-            for (size_t i = slots.size(); i-- > 0;)
-                if (now == lives[i].first || now == lives[i].last || (now > lives[i].first && now < lives[i].last && data.index(2) == 0))
-                    memory.at(slots[i]);
+            for (size_t i = slots.size(); i-- > 0;) {
+                const Planned& p = lives[i];
+                const bool alive = now >= p.first && now <= p.last;
+                if (alive && (now == p.first || now == p.last || data.index(2) == 0)) memory.at(slots[i]);
+            }
             launch(device);
         }
     });
@@ -78,7 +78,7 @@ TEST_CASE("slots_that_live_at_the_same_time_never_overlap") {
     const auto device = make_reference_device(DType::f32);
     for (const Memory::Sharing sharing : {Memory::Sharing::by_lifetime, Memory::Sharing::none})
         for (uint64_t seed = 1; seed <= 300; ++seed) {
-            INFO("seed " << seed << (sharing == Memory::Sharing::none ? ", nothing shared" : ""));
+            INFO("seed " << seed << text(sharing));
             Memory memory(*device, sharing);
             const std::vector<Planned> lives = random_plan(*device, memory, seed);
             memory.pack();
@@ -107,27 +107,27 @@ TEST_CASE("slots_that_live_at_the_same_time_never_overlap") {
 TEST_CASE("regions_add_up_to_the_arena") {
     const auto device = make_reference_device(DType::f32);
     for (const Memory::Sharing sharing : {Memory::Sharing::by_lifetime, Memory::Sharing::none})
-        for (uint64_t seed = 1; seed <= 100; ++seed) {
-            INFO("seed " << seed << (sharing == Memory::Sharing::none ? ", nothing shared" : ""));
-            Memory memory(*device, sharing);
-            random_plan(*device, memory, seed);
-            memory.pack();
-            size_t sum = 0;
-            for (const MemoryRegion& r : memory.regions()) sum += r.bytes;
-            CHECK(sum == memory.arena_bytes());
-        }
+        for (const Memory::Guards guards : {Memory::Guards::in_debug_builds, Memory::Guards::always})
+            for (uint64_t seed = 1; seed <= 100; ++seed) {
+                INFO("seed " << seed << text(sharing));
+                Memory memory(*device, sharing, guards);
+                random_plan(*device, memory, seed);
+                memory.pack();
+                size_t sum = 0;
+                for (const MemoryRegion& r : memory.regions()) sum += r.bytes;
+                CHECK(sum == memory.arena_bytes());
+            }
 }
 
 TEST_CASE("regions_are_named_and_count_each_slot_once") {
     const auto device = make_reference_device(DType::f32);
-    Memory memory(*device);
+    Memory memory(*device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     memory.keep("parameters", "a", 1000);
     memory.keep("gradients", "b", 1);
     memory.keep("parameters", "c", 256);
     memory.need_workspace(700);
     memory.need_workspace(300);
     memory.pack();
-    constexpr size_t kGuard = kGuarded ? 256 : 0;
     const auto regions = memory.regions();
     const auto bytes_of = [&](const std::string& name) {
         for (const MemoryRegion& r : regions)
@@ -168,7 +168,7 @@ TEST_CASE("transient_slots_that_never_live_together_share_memory") {
 
 TEST_CASE("a_chain_of_layers_needs_no_more_than_its_largest_neighbours") {
     const auto device = make_reference_device(DType::f32);
-    Memory memory(*device);
+    Memory memory(*device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     std::vector<Slot> slots;
     for (int i = 0; i < 50; ++i) slots.push_back(memory.transient("layer " + std::to_string(i), 4096));
     memory.plan([&] {
@@ -178,8 +178,7 @@ TEST_CASE("a_chain_of_layers_needs_no_more_than_its_largest_neighbours") {
         }
     });
     memory.pack();
-    constexpr size_t kSlot = 4096 + (kGuarded ? 256 : 0);
-    CHECK(memory.arena_bytes() <= 2 * kSlot + (kGuarded ? 256 : 0));  // two layers, and the empty workspace's guard
+    CHECK(memory.arena_bytes() == 2 * (4096 + kGuard) + kGuard);  // two layers, and the empty workspace's guard
 }
 
 TEST_CASE("use_of_memory_that_was_not_planned_throws") {
@@ -236,31 +235,53 @@ TEST_CASE("kept_memory_is_zero_and_every_slot_can_be_written_to_its_end") {
 }
 
 TEST_CASE("guard_bytes_catch_an_overrun_and_name_the_slot") {
-    if (!kGuarded) return;  // a release build puts none
     const auto device = make_reference_device(DType::f32);
-    for (const size_t bytes : {size_t{256}, size_t{1000}}) {
-        Memory memory(*device);
+    for (const size_t bytes : {size_t{256}, size_t{1000}, size_t{0}}) {
+        Memory memory(*device, Memory::Sharing::none, Memory::Guards::always);
         memory.keep("parameters", "before", 100);
-        const Slot slot = memory.keep("gradients", "conv1", bytes);
+        const Slot slots[] = {memory.keep("gradients", "conv1", bytes), memory.transient("activation", bytes)};
         memory.keep("parameters", "behind", 100);
         memory.allocate();
         memory.check_guards();
-        // The first byte behind the slot's aligned end, and the last of its guard.
-        for (const size_t beyond : {(bytes + 255) / 256 * 256, (bytes + 255) / 256 * 256 + 255}) {
-            std::byte* at = memory.at(slot) + beyond;
-            const std::byte held = *at;
-            *at = std::byte{0};
-            std::string message;
-            try {
-                memory.check_guards();
-            } catch (const std::logic_error& e) {
-                message = e.what();
+        for (const Slot slot : slots)
+            // The byte behind the slot, the one behind its aligned end, and the last of its guard.
+            for (const size_t beyond : {bytes, (bytes + 255) / 256 * 256, (bytes + 255) / 256 * 256 + 255}) {
+                INFO(bytes << " bytes, written at " << beyond);
+                std::byte* at = memory.at(slot) + beyond;
+                const std::byte held = *at;
+                *at = std::byte{0};
+                std::string message;
+                try {
+                    memory.check_guards();
+                } catch (const std::logic_error& e) {
+                    message = e.what();
+                }
+                CHECK(message.find(slot.id == slots[0].id ? "gradients/conv1" : "activation") != std::string::npos);
+                *at = held;
+                CHECK_NOTHROW(memory.check_guards());
             }
-            CHECK(message.find("gradients/conv1") != std::string::npos);
-            *at = held;
-            CHECK_NOTHROW(memory.check_guards());
-        }
     }
+}
+
+TEST_CASE("guard_bytes_of_kept_slots_survive_what_shared_slots_write") {
+    const auto device = make_reference_device(DType::f32);
+    Memory memory(*device, Memory::Sharing::by_lifetime, Memory::Guards::always);
+    const Slot kept = memory.keep("parameters", "kept", 100);
+    const Slot a = memory.transient("a", 300), b = memory.transient("b", 700);
+    memory.need_workspace(77);
+    memory.plan([&] {
+        memory.at(a);
+        launch(*device);
+        memory.at(b);
+    });
+    memory.allocate();
+    std::memset(memory.at(kept), 1, 100);
+    std::memset(memory.workspace(), 2, 77);
+    std::memset(memory.at(a), 3, 300);
+    std::memset(memory.at(b), 4, 700);
+    CHECK_NOTHROW(memory.check_guards());
+    memory.at(kept)[100] = std::byte{0};
+    CHECK_THROWS_AS(memory.check_guards(), std::logic_error);
 }
 
 }  // namespace

@@ -1,0 +1,226 @@
+// From resident bytes to a batch: the order of an epoch, crop, flip, noise, labels.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "tests/check.h"
+#include "tests/draws.h"
+#include "tests/on_device.h"
+
+namespace jem {
+namespace {
+
+ResidentImages images_of(OnDevice& m, int64_t count, const std::array<int64_t, 3>& size, const std::vector<uint8_t>& pixels) {
+    std::vector<int32_t> labels;
+    for (int64_t i = 0; i < count; ++i) labels.push_back(static_cast<int32_t>((i * 7 + 3) % 11));
+    return {.pixels = m.bytes(pixels),
+            .labels = m.integers(labels),
+            .class_order = {},
+            .class_begin = {},
+            .count = count,
+            .height = size[0],
+            .width = size[1],
+            .channels = size[2]};
+}
+
+Array room_for_draws(OnDevice& m, int64_t batch) {
+    return m.bytes(std::vector<uint8_t>(static_cast<size_t>(batch) * sizeof(ImageDraw), 0xEE));
+}
+
+std::vector<ImageDraw> draws_of(OnDevice& m, int64_t batch, int64_t count, uint32_t iteration, const BatchDraw& how) {
+    const Array draws = room_for_draws(m, batch);
+    IterationState start;
+    start.iteration = iteration, start.step = 5;
+    m.ops().draw_images(draws, images_of(m, count, {1, 1, 1}, std::vector<uint8_t>(static_cast<size_t>(count))), m.state(start), how);
+    return m.read_as<ImageDraw>(draws.data, batch);
+}
+
+BatchDraw labelled(bool crop, bool flip) {
+    return {.order = Stream::labelled_order, .augment = Stream::labelled_augment, .crop = crop, .flip = flip, .seed = 13};
+}
+
+TEST_CASE("draw_images_visits_each_image_at_most_once_in_an_epoch") {
+    on_every_device([](OnDevice& m) {
+        struct Size {
+            int64_t count, batch;
+        };
+        for (const Size& s : {Size{50, 7}, Size{64, 64}, Size{5, 5}, Size{9, 2}, Size{3, 1}}) {
+            const auto iterations = static_cast<uint32_t>(s.count / s.batch);
+            std::set<std::vector<int32_t>> orders;
+            for (uint32_t epoch = 0; epoch < 4; ++epoch) {
+                INFO(s.count << " images, batch " << s.batch << ", epoch " << epoch);
+                std::vector<int32_t> order;
+                for (uint32_t i = 0; i < iterations; ++i)
+                    for (const ImageDraw& d : draws_of(m, s.batch, s.count, epoch * iterations + i, labelled(false, false))) {
+                        CHECK(d.index >= 0);
+                        CHECK(d.index < s.count);
+                        CHECK((d.dy == 0 && d.dx == 0 && d.flip == 0));
+                        order.push_back(d.index);
+                    }
+                CHECK(std::set<int32_t>(order.begin(), order.end()).size() == order.size());
+                for (size_t i = 0; i < order.size(); ++i)
+                    CHECK(order[i] == static_cast<int32_t>(shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(s.count), 13,
+                                                                    Stream::labelled_order, epoch)));
+                orders.insert(order);
+            }
+            if (s.count >= 9) CHECK(orders.size() == 4);
+        }
+    });
+}
+
+TEST_CASE("draw_images_streams_have_orders_and_crops_of_their_own") {
+    on_every_device([](OnDevice& m) {
+        BatchDraw generative = labelled(true, true);
+        generative.order = Stream::generative_order;
+        const auto a = draws_of(m, 64, 1000, 3, labelled(true, true)), b = draws_of(m, 64, 1000, 3, generative);
+        generative.augment = Stream::generative_augment;
+        const auto c = draws_of(m, 64, 1000, 3, generative);
+        int same_index = 0, same_crop = 0;
+        for (size_t i = 0; i < a.size(); ++i) {
+            same_index += a[i].index == b[i].index ? 1 : 0;
+            CHECK((a[i].dy == b[i].dy && a[i].dx == b[i].dx && a[i].flip == b[i].flip));
+            CHECK(b[i].index == c[i].index);
+            same_crop += b[i].dy == c[i].dy && b[i].dx == c[i].dx ? 1 : 0;
+        }
+        CHECK(same_index <= 4);  // 64 / 1000 on average
+        CHECK(same_crop <= 8);   // 64 / 81 on average
+    });
+}
+
+TEST_CASE("draw_images_crops_within_4_pixels_and_flips_half_each_equally_often") {
+    on_every_device([](OnDevice& m) {
+        constexpr int kBatch = 9000;
+        constexpr double kDeviations = 5;
+        const auto draws = draws_of(m, kBatch, kBatch, 2, labelled(true, true));
+        std::array<int, 9> dy = {}, dx = {};
+        std::array<std::array<int, 9>, 2> both = {};
+        for (const ImageDraw& d : draws) {
+            REQUIRE((d.dy >= -4 && d.dy <= 4 && d.dx >= -4 && d.dx <= 4));
+            REQUIRE((d.flip == 0 || d.flip == 1));
+            ++dy[static_cast<size_t>(d.dy + 4)], ++dx[static_cast<size_t>(d.dx + 4)];
+            ++both[static_cast<size_t>(d.flip)][static_cast<size_t>((d.dy + d.dx + 9) % 9)];
+        }
+        const auto check_count = [&](int got, double p) {
+            CHECK(std::abs(got - kBatch * p) <= kDeviations * std::sqrt(kBatch * p * (1 - p)));
+        };
+        for (size_t i = 0; i < 9; ++i) {
+            check_count(dy[i], 1.0 / 9);
+            check_count(dx[i], 1.0 / 9);
+            // dy, dx and flip are independent
+            check_count(both[0][i], 1.0 / 18);
+            check_count(both[1][i], 1.0 / 18);
+        }
+        for (const ImageDraw& d : draws_of(m, 500, 500, 2, labelled(true, false))) CHECK(d.flip == 0);
+        for (const ImageDraw& d : draws_of(m, 500, 500, 2, labelled(false, true))) CHECK((d.dy == 0 && d.dx == 0));
+        // Another iteration, other crops.
+        const auto later = draws_of(m, kBatch, kBatch, 3, labelled(true, true));
+        int same = 0;
+        for (size_t i = 0; i < draws.size(); ++i) same += draws[i].dy == later[i].dy && draws[i].dx == later[i].dx ? 1 : 0;
+        check_count(same, 1.0 / 81);
+    });
+}
+
+// Pads by reflection without repeating the border, as the data pipelines of the scripts do, then crops, then flips.
+Values pad_crop_flip(const std::vector<uint8_t>& pixels, const std::array<int64_t, 3>& size, const ImageDraw& draw) {
+    const int64_t height = size[0], width = size[1], channels = size[2], wide = width + 8;
+    std::vector<double> padded(static_cast<size_t>((height + 8) * wide * channels), -100);
+    const auto at = [&](int64_t row, int64_t column, int64_t c) -> double& {
+        return padded[static_cast<size_t>((row * wide + column) * channels + c)];
+    };
+    for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t row = 0; row < height; ++row)
+            for (int64_t column = 0; column < width; ++column)
+                at(row + 4, column + 4, c) = pixels[static_cast<size_t>(((draw.index * height + row) * width + column) * channels + c)];
+        for (int64_t row = 4; row < height + 4; ++row)
+            for (int64_t k = 1; k <= 4; ++k) {
+                at(row, 4 - k, c) = at(row, 4 + k, c);
+                at(row, width + 3 + k, c) = at(row, width + 3 - k, c);
+            }
+        for (int64_t column = 0; column < wide; ++column)
+            for (int64_t k = 1; k <= 4; ++k) {
+                at(4 - k, column, c) = at(4 + k, column, c);
+                at(height + 3 + k, column, c) = at(height + 3 - k, column, c);
+            }
+    }
+    Values out;
+    for (int64_t row = 0; row < height; ++row)
+        for (int64_t column = 0; column < width; ++column)
+            for (int64_t c = 0; c < channels; ++c) {
+                const int64_t from = draw.flip != 0 ? width - 1 - column : column;
+                out.push_back(2 * (at(row + 4 + draw.dy, from + 4 + draw.dx, c) / 255) - 1);
+            }
+    return out;
+}
+
+TEST_CASE("crop_flip_is_reflect_pad_crop_flip_and_noise") {
+    on_every_device([](OnDevice& m) {
+        constexpr int64_t kCount = 6;
+        for (const std::array<int64_t, 3>& size : {std::array<int64_t, 3>{5, 5, 1}, {7, 9, 1}, {8, 6, 3}, {32, 32, 3}})
+            for (const double noise : {0.0, 0.03}) {
+                INFO(size[0] << "x" << size[1] << "x" << size[2] << ", noise " << noise);
+                const int64_t pixels = size[0] * size[1] * size[2];
+                TestData data(1);
+                std::vector<uint8_t> bytes(static_cast<size_t>(kCount * pixels));
+                for (uint8_t& b : bytes) b = static_cast<uint8_t>(data.index(256));
+                // The extremes, a plain image, and some in between; image 4 twice.
+                const std::vector<ImageDraw> draws = {{0, 0, 0, 0}, {5, -4, -4, 0}, {4, 4, 4, 0},  {4, 4, -4, 1}, {3, -4, 4, 1},
+                                                      {2, 1, 3, 1}, {1, -2, 0, 0},  {0, 0, -3, 1}, {1, 3, 2, 0}};
+                const int64_t batch = static_cast<int64_t>(draws.size());
+                const Array held{m.raw(draws.data(), draws.size() * sizeof(ImageDraw)), DType::u8,
+                                 static_cast<int64_t>(draws.size() * sizeof(ImageDraw))};
+                const ResidentImages images = images_of(m, kCount, size, bytes);
+                Values want;
+                for (const ImageDraw& d : draws)
+                    for (const double v : pad_crop_flip(bytes, size, d)) want.push_back(v);
+                IterationState start;
+                start.iteration = 8, start.step = 1;
+                for (size_t i = 0; i < want.size(); ++i)
+                    if (noise > 0)
+                        want[i] += noise * expected_normal(random4(13, Stream::input_noise, 8, 2, i / 4), static_cast<int>(i % 4));
+                const Array x = m.unwritten(batch * pixels);
+                BatchDraw how = labelled(true, true);
+                how.noise = noise, how.noise_salt = 2;
+                m.ops().crop_flip(x, held, images, m.state(start), how);
+                Tolerance tolerance = m.roundings(3, 2);
+                tolerance.absolute += noise * kNormalError;
+                check_close("x", m.read(x), want, tolerance);
+                const Array labels = m.integers(std::vector<int32_t>(draws.size(), -1));
+                m.ops().gather_labels(labels, held, images);
+                Values want_labels;
+                for (const ImageDraw& d : draws) want_labels.push_back((d.index * 7 + 3) % 11);
+                check_equal("labels", m.read(labels), want_labels);
+            }
+    });
+}
+
+TEST_CASE("bytes_0_and_255_become_minus_1_and_1_exactly") {
+    on_every_device([](OnDevice& m) {
+        const ResidentImages images = images_of(m, 1, {1, 2, 1}, {0, 255});
+        const ImageDraw plain = {0, 0, 0, 0};
+        const Array x = m.unwritten(2);
+        m.ops().crop_flip(x, {m.raw(&plain, sizeof plain), DType::u8, sizeof plain}, images, m.state(), labelled(false, false));
+        check_equal("x", m.read(x), {-1, 1});
+    });
+}
+
+TEST_CASE("input_noise_of_an_iteration_s_batches_differs_by_its_salt") {
+    on_every_device([](OnDevice& m) {
+        const ResidentImages images = images_of(m, 1, {8, 8, 1}, std::vector<uint8_t>(64, 100));
+        const ImageDraw plain = {0, 0, 0, 0};
+        const Array held{m.raw(&plain, sizeof plain), DType::u8, sizeof plain}, x = m.unwritten(64);
+        std::set<Values> seen;
+        for (const uint32_t salt : {0u, 1u, 2u}) {
+            BatchDraw how = labelled(false, false);
+            how.noise = 0.1, how.noise_salt = salt;
+            m.ops().crop_flip(x, held, images, m.state(), how);
+            seen.insert(m.read(x));
+        }
+        CHECK(seen.size() == 3);
+    });
+}
+
+}  // namespace
+}  // namespace jem

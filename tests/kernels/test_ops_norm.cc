@@ -1,0 +1,434 @@
+// Normalisation, LeakyReLU, bias gradient and mean pooling against loops in double.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <optional>
+
+#include "kernels/norm.h"
+#include "tests/check.h"
+#include "tests/on_device.h"
+
+namespace jem {
+namespace {
+
+constexpr double kSlope = 0.2, kEpsilon = 1e-5;
+
+// Roundings of an element-wise expression of at most seven operations on values below 8.
+constexpr double kElementwise = 8, kMagnitude = 8;
+// A sum of K terms, each rounded, in pieces of 64 (f32) or at once (f64): the error is a random walk, far below K roundings, and 16
+// roundings of the sum of magnitudes were never reached.
+constexpr double kSum = 16;
+// Mean and variance are sums, too; the variance is of values shifted by one that lies up to 4 deviations off, so that its error is
+// magnified by up to 16.
+constexpr double kStatistics = 200;
+
+const Extent kExtents[] = {
+    {.n = 1, .c = 1, .h = 1, .w = 1, .block = 1},      // one element
+    {.n = 2, .c = 3, .h = 5, .w = 7, .block = 3},      // odd
+    {.n = 7, .c = 10, .h = 1, .w = 1, .block = 10},    // one row
+    {.n = 3, .c = 33, .h = 3, .w = 3, .block = 33},    // lanes left over behind two vectors
+    {.n = 2, .c = 16, .h = 7, .w = 5, .block = 16},    //
+    {.n = 2, .c = 32, .h = 9, .w = 3, .block = 16},    // two blocks
+    {.n = 2, .c = 160, .h = 4, .w = 4, .block = 16},   // ten
+    {.n = 3, .c = 160, .h = 4, .w = 5, .block = 160},  //
+    {.n = 5, .c = 3, .h = 6, .w = 6, .block = 1},      // NCHW
+    {.n = 70, .c = 16, .h = 3, .w = 3, .block = 16},   // more images than chunks of partial sums
+    {.n = 2, .c = 16, .h = 36, .w = 33, .block = 16},  // rows of more than one tile
+    {.n = 1, .c = 1, .h = 131, .w = 127, .block = 1},  // one channel of more than one tile
+    {.n = 2, .c = 33, .h = 23, .w = 25, .block = 33},  // tiles that end within a row's multiple
+    {.n = 130, .c = 8, .h = 2, .w = 2, .block = 8},    // three images a chunk, the last chunk short
+};
+
+double leaky(double z) { return z > 0 ? z : kSlope * z; }
+double leaky_slope(double z) { return z > 0 ? 1 : kSlope; }
+
+struct Coefficients {
+    Values mean, inv_std, scale, beta, a, b;
+};
+
+Coefficients random_coefficients(TestData& data, int64_t channels) {
+    Coefficients k{.mean = data.uniforms(channels, -1, 1),
+                   .inv_std = data.uniforms(channels, 0.5, 2),
+                   .scale = data.uniforms(channels, -2, 2),
+                   .beta = data.uniforms(channels, -1, 1),
+                   .a = data.uniforms(channels, -0.5, 0.5),
+                   .b = data.uniforms(channels, -0.5, 0.5)};
+    k.beta[0] = 0;  // there x = mean lies exactly on the kink
+    return k;
+}
+
+NormCoefficients upload(OnDevice& m, const Coefficients& k) {
+    return {.mean = m.real(k.mean),
+            .inv_std = m.real(k.inv_std),
+            .scale = m.real(k.scale),
+            .beta = m.real(k.beta),
+            .a = m.real(k.a),
+            .b = m.real(k.b)};
+}
+
+// Normal x, no input of the LeakyReLU so near to 0 that rounding could decide its side; the first is exactly 0.
+Values away_from_the_kink(TestData& data, const Extent& e, const Coefficients& k) {
+    constexpr double kAway = 1e-4;
+    Values x(static_cast<size_t>(e.count()));
+    for (size_t i = 0; i < x.size(); ++i) {
+        const size_t c = channel_of(e, i);
+        do x[i] = data.normal();
+        while (std::abs(k.scale[c] * (x[i] - k.mean[c]) + k.beta[c]) < kAway && std::abs(k.scale[c]) > 10 * kAway);
+    }
+    x[0] = k.mean[0];
+    return x;
+}
+
+double normalised(const Coefficients& k, size_t c, double x) { return k.scale[c] * (x - k.mean[c]) + k.beta[c]; }
+
+TEST_CASE("leaky_is_leaky_relu_of_slope_0_2") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            Values x = TestData(1).normals(e.count());
+            x[0] = 0;
+            Values want;
+            for (const double v : x) want.push_back(leaky(v));
+            const Tensor in = m.tensor(e, x), out = m.unwritten(e);
+            m.ops().leaky(out, in);
+            check_close("y", m.read(out), want, m.roundings(1));
+            m.ops().leaky(in, in);
+            check_equal("y == x", m.read(in), m.read(out));
+        }
+    });
+}
+
+TEST_CASE("leaky_backward_has_the_small_slope_at_0_and_adds_the_residual") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(2);
+            Values x = data.normals(e.count());
+            x[0] = 0;
+            const Values d_y = data.normals(e.count()), added = data.normals(e.count());
+            Values plain, with;
+            for (size_t i = 0; i < x.size(); ++i) {
+                plain.push_back(leaky_slope(x[i]) * d_y[i]);
+                with.push_back(plain[i] + added[i]);
+            }
+            const Tensor in = m.tensor(e, x), gradient = m.tensor(e, d_y), residual = m.tensor(e, added), out = m.unwritten(e);
+            m.ops().leaky_backward(out, gradient, in, nullptr);
+            check_close("no residual", m.read(out), plain, m.roundings(1));
+            m.ops().leaky_backward(out, gradient, in, &residual);
+            check_close("residual", m.read(out), with, m.roundings(2, kMagnitude));
+            const Values got = m.read(out);
+            m.ops().leaky_backward(residual, gradient, in, &residual);
+            check_equal("d_x == residual", m.read(residual), got);
+            m.write(residual, added);
+            m.ops().leaky_backward(gradient, gradient, in, &residual);
+            check_equal("d_x == d_y", m.read(gradient), got);
+            m.write(gradient, d_y);
+            m.ops().leaky_backward(in, gradient, in, &residual);
+            check_equal("d_x == x", m.read(in), got);
+        }
+    });
+}
+
+struct Moments {
+    Values mean, var;  // biased
+};
+
+Moments moments(const Extent& e, const Values& x) {
+    Moments out{Values(static_cast<size_t>(e.c)), Values(static_cast<size_t>(e.c))};
+    const double count = static_cast<double>(e.n * e.rows());
+    for (size_t i = 0; i < x.size(); ++i) out.mean[channel_of(e, i)] += x[i] / count;
+    for (size_t i = 0; i < x.size(); ++i) out.var[channel_of(e, i)] += std::pow(x[i] - out.mean[channel_of(e, i)], 2) / count;
+    return out;
+}
+
+struct NormLayer {
+    NormCoefficients out;
+    BatchNormParameters parameters;
+    Values gamma, running_mean, running_var;
+};
+
+NormLayer norm_layer(OnDevice& m, TestData& data, int64_t channels) {
+    NormLayer l;
+    l.gamma = data.uniforms(channels, -2, 2);
+    l.running_mean = data.uniforms(channels, -1, 1);
+    l.running_var = data.uniforms(channels, 0.1, 3);
+    l.out = {.mean = m.unwritten(channels),
+             .inv_std = m.unwritten(channels),
+             .scale = m.unwritten(channels),
+             .beta = m.unwritten(channels),
+             .a = m.unwritten(channels),
+             .b = m.unwritten(channels)};
+    l.parameters = {.gamma = m.real(l.gamma),
+                    .beta = m.real(data.uniforms(channels, -1, 1)),
+                    .running_mean = m.real(l.running_mean),
+                    .running_var = m.real(l.running_var)};
+    return l;
+}
+
+// mean, inv_std and scale against two passes in double
+void check_statistics(OnDevice& m, const NormLayer& l, const Moments& want, Tolerance mean, Tolerance inverse) {
+    Values inv_std, scale;
+    for (size_t c = 0; c < want.var.size(); ++c) {
+        inv_std.push_back(1 / std::sqrt(want.var[c] + kEpsilon));
+        scale.push_back(l.gamma[c] * inv_std[c]);
+    }
+    check_close("mean", m.read(l.out.mean), want.mean, mean);
+    check_close("inv_std", m.read(l.out.inv_std), inv_std, inverse);
+    check_close("scale", m.read(l.out.scale), scale, inverse);
+}
+
+TEST_CASE("batch_norm_statistics_are_mean_and_inverse_deviation_of_each_channel") {
+    on_every_device([](OnDevice& m) {
+        IterationState* state = m.state();
+        for (const Extent& e : kExtents)
+            // Small variances show the epsilon.
+            for (const double deviation : {1.5, 0.004}) {
+                INFO(e.text() << ", deviation " << deviation);
+                TestData data(3);
+                const Values x = data.normals(e.count(), 0.3, deviation);
+                NormLayer l = norm_layer(m, data, e.c);
+                m.ops().batch_norm_statistics(l.out, m.tensor(e, x), l.parameters, RunningStatistics::update, state);
+                const Moments want = moments(e, x);
+                check_statistics(m, l, want, m.roundings(kSum), {.relative = kStatistics * m.rounding()});
+                const double count = static_cast<double>(e.n * e.rows());
+                Values mean, var;
+                for (size_t c = 0; c < want.mean.size(); ++c) {
+                    const double unbiased = count > 1 ? want.var[c] * count / (count - 1) : want.var[c];
+                    mean.push_back(0.1 * l.running_mean[c] + 0.9 * want.mean[c]);
+                    var.push_back(0.1 * l.running_var[c] + 0.9 * unbiased);
+                }
+                check_close("running mean", m.read(l.parameters.running_mean), mean, m.roundings(kSum));
+                check_close("running variance", m.read(l.parameters.running_var), var, {.relative = kStatistics * m.rounding()});
+            }
+    });
+}
+
+TEST_CASE("batch_norm_statistics_do_not_cancel_where_the_mean_is_large") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e :
+             {Extent{.n = 3, .c = 33, .h = 8, .w = 8, .block = 33}, Extent{.n = 3, .c = 32, .h = 12, .w = 12, .block = 16}}) {
+            INFO(e.text());
+            TestData data(4);
+            // Deviation 0.01 around 300: the squares agree in their first nine digits, an f32 has seven.
+            Values x;
+            for (int64_t i = 0; i < e.count(); ++i) x.push_back(static_cast<float>(300 + 0.01 * data.normal()));
+            NormLayer l = norm_layer(m, data, e.c);
+            m.ops().batch_norm_statistics(l.out, m.tensor(e, x), l.parameters, RunningStatistics::keep, m.state());
+            check_statistics(m, l, moments(e, x), m.roundings(kSum), {.relative = kStatistics * m.rounding()});
+        }
+    });
+}
+
+TEST_CASE("running_statistics_are_kept_where_asked_or_diverged_or_not_finite") {
+    on_every_device([](OnDevice& m) {
+        const Extent e{.n = 3, .c = 32, .h = 3, .w = 5, .block = 16};
+        TestData data(5);
+        const Values x = data.normals(e.count());
+        const auto check_kept = [&](const char* what, const Values& input, RunningStatistics running, bool diverged) {
+            INFO(what);
+            IterationState state;
+            state.diverged = diverged ? 1 : 0;
+            NormLayer l = norm_layer(m, data, e.c);
+            m.ops().batch_norm_statistics(l.out, m.tensor(e, input), l.parameters, running, m.state(state));
+            check_equal("running mean", m.read(l.parameters.running_mean), l.running_mean);
+            check_equal("running variance", m.read(l.parameters.running_var), l.running_var);
+            if (input == x) check_statistics(m, l, moments(e, x), m.roundings(kSum), {.relative = kStatistics * m.rounding()});
+        };
+        check_kept("keep", x, RunningStatistics::keep, false);
+        check_kept("diverged", x, RunningStatistics::update, true);
+        for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+            // One bad value in every channel, the first (by which the others are shifted) or a later one.
+            for (const int64_t row : {0, 14}) {
+                Values input = x;
+                for (int64_t c = 0; c < e.c; ++c) input[static_cast<size_t>((0 * e.c + c) * e.rows() + row)] = bad;
+                check_kept("not finite", input, RunningStatistics::update, false);
+            }
+        }
+        // The variance alone overflows: squares of 1e25 in f32, of 1e200 in f64.
+        Values input = x;
+        for (size_t i = 0; i < input.size(); i += 2) input[i] = m.f64() ? 1e200 : 1e25;
+        check_kept("variance overflows", input, RunningStatistics::update, false);
+    });
+}
+
+// What rounding can make of a channel of equal values; no tensor of a reasonable size gets there.
+TEST_CASE("a_variance_that_rounding_made_negative_counts_as_0") {
+    double mean = 0, inv_std = 0, scale = 0;
+    const double gamma = 2, first = 0.5;
+    const BatchNormStatistics<double, double> statistics{.mean = &mean,
+                                                         .inv_std = &inv_std,
+                                                         .scale = &scale,
+                                                         .gamma = &gamma,
+                                                         .first = &first,
+                                                         .running_mean = nullptr,
+                                                         .running_var = nullptr,
+                                                         .state = nullptr,
+                                                         .rows = 1,
+                                                         .block = 1,
+                                                         .count = 4};
+    // 4 values that lie 1 above the first, their squares rounded down
+    statistics.finish(0, {4, 3.9999});
+    check_close("mean, inv_std, scale", {mean, inv_std, scale}, {1.5, 1 / std::sqrt(kEpsilon), 2 / std::sqrt(kEpsilon)},
+                Tolerance{.relative = 1e-14});
+}
+
+TEST_CASE("running_norm_coefficients_come_from_the_running_statistics") {
+    on_every_device([](OnDevice& m) {
+        for (const int64_t channels : {1, 16, 33, 160}) {
+            TestData data(6);
+            NormLayer l = norm_layer(m, data, channels);
+            Values tiny = l.running_var;
+            tiny[0] = static_cast<float>(2e-5);  // shows the epsilon
+            m.write(l.parameters.running_var, tiny);
+            m.ops().running_norm_coefficients(l.out, l.parameters);
+            check_statistics(m, l, {l.running_mean, tiny}, {}, m.roundings(4));
+            check_equal("a", m.read(l.out.a), Values(static_cast<size_t>(channels)));
+            check_equal("b", m.read(l.out.b), Values(static_cast<size_t>(channels)));
+            check_equal("running variance", m.read(l.parameters.running_var), tiny);
+        }
+    });
+}
+
+TEST_CASE("norm_leaky_normalises_then_activates") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(7);
+            const Coefficients k = random_coefficients(data, e.c);
+            const Values x = away_from_the_kink(data, e, k);
+            Values want;
+            for (size_t i = 0; i < x.size(); ++i) want.push_back(leaky(normalised(k, channel_of(e, i), x[i])));
+            const Tensor in = m.tensor(e, x), out = m.unwritten(e);
+            const NormCoefficients norm = upload(m, k);
+            m.ops().norm_leaky(out, in, norm);
+            check_close("y", m.read(out), want, m.roundings(kElementwise, kMagnitude));
+            m.ops().norm_leaky(in, in, norm);
+            check_equal("y == x", m.read(in), m.read(out));
+        }
+    });
+}
+
+TEST_CASE("norm_leaky_backward_passes_leaky_scale_mean_and_variance") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(8);
+            const Coefficients k = random_coefficients(data, e.c);
+            const Values x = away_from_the_kink(data, e, k), d_y = data.normals(e.count()), added = data.normals(e.count());
+            Values plain, with;
+            for (size_t i = 0; i < x.size(); ++i) {
+                const size_t c = channel_of(e, i);
+                const double dz = leaky_slope(normalised(k, c, x[i])) * d_y[i];
+                plain.push_back(k.scale[c] * dz + k.a[c] * (x[i] - k.mean[c]) + k.b[c]);
+                with.push_back(plain[i] + added[i]);
+            }
+            const Tolerance tolerance = m.roundings(kElementwise, kMagnitude);
+            const NormCoefficients norm = upload(m, k);
+            const Tensor in = m.tensor(e, x), gradient = m.tensor(e, d_y), residual = m.tensor(e, added), out = m.unwritten(e);
+            m.ops().norm_leaky_backward(out, gradient, in, norm, nullptr);
+            check_close("no residual", m.read(out), plain, tolerance);
+            m.ops().norm_leaky_backward(out, gradient, in, norm, &residual);
+            check_close("residual", m.read(out), with, tolerance);
+            const Values got = m.read(out);
+            m.ops().norm_leaky_backward(residual, gradient, in, norm, &residual);
+            check_equal("d_x == residual", m.read(residual), got);
+            m.write(residual, added);
+            m.ops().norm_leaky_backward(gradient, gradient, in, norm, &residual);
+            check_equal("d_x == d_y", m.read(gradient), got);
+            m.write(gradient, d_y);
+            m.ops().norm_leaky_backward(in, gradient, in, norm, &residual);
+            check_equal("d_x == x", m.read(in), got);
+        }
+    });
+}
+
+TEST_CASE("norm_backward_sums_give_a_b_and_add_to_the_parameters_gradients") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(9);
+            const Coefficients k = random_coefficients(data, e.c);
+            const Values x = away_from_the_kink(data, e, k), d_y = data.normals(e.count());
+            const Values d_gamma = data.normals(e.c), d_beta = data.normals(e.c);
+            const size_t channels = static_cast<size_t>(e.c);
+            Values s0(channels), s1(channels), m0(channels), m1(channels);  // the sums, and the sums of magnitudes
+            for (size_t i = 0; i < x.size(); ++i) {
+                const size_t c = channel_of(e, i);
+                const double dz = leaky_slope(normalised(k, c, x[i])) * d_y[i];
+                s0[c] += dz, s1[c] += dz * (x[i] - k.mean[c]);
+                m0[c] += std::abs(dz), m1[c] += std::abs(dz * (x[i] - k.mean[c]));
+            }
+            Values a, b, gamma, beta, a_limit, b_limit, gamma_limit, beta_limit;
+            const double count = static_cast<double>(e.n * e.rows()), u = kSum * m.rounding();
+            for (size_t c = 0; c < channels; ++c) {
+                const double to_a = k.scale[c] * k.inv_std[c] * k.inv_std[c] / count, to_b = k.scale[c] / count;
+                a.push_back(-to_a * s1[c]), a_limit.push_back(u * std::abs(to_a) * m1[c]);
+                b.push_back(-to_b * s0[c]), b_limit.push_back(u * std::abs(to_b) * m0[c]);
+                gamma.push_back(d_gamma[c] + k.inv_std[c] * s1[c]);
+                gamma_limit.push_back(u * (std::abs(d_gamma[c]) + k.inv_std[c] * m1[c]));
+                beta.push_back(d_beta[c] + s0[c]), beta_limit.push_back(u * (std::abs(d_beta[c]) + m0[c]));
+            }
+            const NormCoefficients norm = upload(m, k);
+            const Array got_gamma = m.real(d_gamma), got_beta = m.real(d_beta);
+            const Tensor gradient = m.tensor(e, d_y), in = m.tensor(e, x);
+            m.ops().norm_backward_sums(norm, got_gamma, got_beta, gradient, in);
+            check_within("a", m.read(norm.a), a, a_limit);
+            check_within("b", m.read(norm.b), b, b_limit);
+            check_within("d_gamma", m.read(got_gamma), gamma, gamma_limit);
+            check_within("d_beta", m.read(got_beta), beta, beta_limit);
+            const NormCoefficients again = upload(m, k);
+            m.ops().norm_backward_sums(again, {}, {}, gradient, in);
+            check_equal("a without d_gamma", m.read(again.a), m.read(norm.a));
+            check_equal("b without d_beta", m.read(again.b), m.read(norm.b));
+        }
+    });
+}
+
+TEST_CASE("bias_gradient_adds_the_sum_of_each_channel") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(10);
+            const Values d_y = data.normals(e.count(), 0.1);
+            Values want = data.normals(e.c), limits;
+            const Array got = m.real(want);
+            for (const double v : want) limits.push_back(std::abs(v));
+            for (size_t i = 0; i < d_y.size(); ++i) {
+                want[channel_of(e, i)] += d_y[i];
+                limits[channel_of(e, i)] += std::abs(d_y[i]);
+            }
+            for (double& v : limits) v *= kSum * m.rounding();
+            m.ops().bias_gradient(got, m.tensor(e, d_y));
+            check_within("d_bias", m.read(got), want, limits);
+        }
+    });
+}
+
+TEST_CASE("mean_pool_is_the_mean_over_the_positions_and_its_backward_spreads_it") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(11);
+            const Values x = data.normals(e.count()), d_y = data.normals(e.n * e.c);
+            Values y(d_y.size()), d_x(x.size());
+            const double rows = static_cast<double>(e.rows());
+            for (size_t i = 0; i < x.size(); ++i) {
+                y[i / static_cast<size_t>(e.rows())] += x[i] / rows;
+                d_x[i] = d_y[i / static_cast<size_t>(e.rows())] / rows;
+            }
+            const Extent pooled{.n = e.n, .c = e.c, .block = e.c};
+            const Tensor in = m.tensor(e, x), out = m.unwritten(pooled), back = m.unwritten(e);
+            m.ops().mean_pool(out, in);
+            // One running sum over all positions: its partial sums walk up to sqrt(rows), its roundings another sqrt(rows).
+            check_close("y", m.read(out), y, m.roundings(kSum));
+            m.ops().mean_pool_backward(back, m.tensor(pooled, d_y));
+            check_close("d_x", m.read(back), d_x, m.roundings(2));
+            if (e.rows() > 1) continue;
+            m.ops().mean_pool(in, in);
+            check_equal("y == x", m.read(in), m.read(out));
+        }
+    });
+}
+
+}  // namespace
+}  // namespace jem
