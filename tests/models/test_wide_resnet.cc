@@ -1,0 +1,430 @@
+// The Wide-ResNet: its tensors by name and size, what it refuses, its initialisation, and its gradients against differences.
+#include "models/wide_resnet.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/parameters.h"
+#include "tests/check.h"
+
+namespace jem {
+namespace {
+
+struct Named {
+    std::string name;
+    std::vector<int64_t> shape;
+    bool operator==(const Named&) const = default;
+};
+
+std::string text(const Named& t) {
+    std::string s = t.name + " [";
+    for (const int64_t d : t.shape) s += std::to_string(d) + " ";
+    return s + "]";
+}
+
+struct Expected {
+    std::vector<Named> parameters, statistics;
+};
+
+// The list of names.md, written out once more.
+Expected expected_tensors(const WideResNetSettings& s) {
+    Expected e;
+    const auto conv = [&](const std::string& name, int64_t in, int64_t out, int64_t kernel) {
+        e.parameters.push_back({name + ".weight", {out, in, kernel, kernel}});
+        e.parameters.push_back({name + ".bias", {out}});
+    };
+    const auto norm = [&](const std::string& name, int64_t channels) {
+        if (s.norm == NormKind::none) return;
+        e.parameters.push_back({name + ".weight", {channels}});
+        e.parameters.push_back({name + ".bias", {channels}});
+        e.statistics.push_back({name + ".running_mean", {channels}});
+        e.statistics.push_back({name + ".running_var", {channels}});
+    };
+    conv("f.conv1", s.in_channels, 16, 3);
+    int64_t channels = 16;
+    for (int64_t group = 1; group <= (s.image_size >= 64 ? 4 : 3); ++group) {
+        const int64_t width = std::vector<int64_t>{16, 32, 64, 128}[static_cast<size_t>(group - 1)] * s.width;
+        for (int64_t block = 0; block < (s.depth - 4) / 6; ++block) {
+            const std::string name = "f.layer" + std::to_string(group) + "." + std::to_string(block);
+            norm(name + ".bn1", channels);
+            conv(name + ".conv1", channels, width, 3);
+            norm(name + ".bn2", width);
+            conv(name + ".conv2", width, width, 3);
+            if (block == 0 && (group > 1 || width != 16)) conv(name + ".shortcut.0", channels, width, 1);
+            channels = width;
+        }
+    }
+    norm("f.bn1", channels);
+    e.parameters.push_back({"class_output.weight", {s.num_classes, channels}});
+    e.parameters.push_back({"class_output.bias", {s.num_classes}});
+    return e;
+}
+
+void check_tensors(const std::vector<TensorInfo>& got, const std::vector<Named>& want) {
+    REQUIRE(got.size() == want.size());
+    int64_t offset = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        const Named named{got[i].name, got[i].shape};
+        CHECK_MESSAGE(named == want[i], "tensor ", i, ": got ", text(named), ", want ", text(want[i]));
+        CHECK(got[i].offset == offset);  // side by side, without gaps
+        offset += got[i].count();
+    }
+}
+
+// A network with one pass that has weight gradients and one that has the input's, on a device.
+class NetworkOnDevice {
+public:
+    NetworkOnDevice(const WideResNetSettings& settings, int64_t batch, NormMode mode,
+                    std::unique_ptr<Device> device = make_reference_device(DType::f64))
+        : device_(std::move(device)), settings_(settings), batch_(batch), network_(settings), memory_(*device_) {
+        weights_pass_ = network_.add_pass({"weights", batch, mode, Gradients::weights});
+        input_pass_ = network_.add_pass({"input", batch, mode, Gradients::input});
+        parameters_ = std::make_unique<Parameters>(*device_, memory_, network_, Parameters::Options{.gradient = true});
+        const size_t bytes = static_cast<size_t>(pixels()) * size_of(device_->real_type());
+        images_ = memory_.keep("images", "images", bytes);
+        d_images_ = memory_.keep("images", "d_images", bytes);
+        state_ = memory_.keep("scalars", "state", sizeof(IterationState));
+        network_.build(*device_, memory_, ConvAlgorithm::direct);
+        memory_.plan([&] {
+            network_.prepare(parameters_->weights());
+            for (const int pass : {weights_pass_, input_pass_}) {
+                network_.forward(pass, view(), tensor(images_));
+                const Tensor d_images = tensor(d_images_);
+                network_.d_logits(pass);
+                network_.backward(pass, view(), tensor(images_), pass == input_pass_ ? &d_images : nullptr);
+            }
+        });
+        memory_.allocate();
+        parameters_->initialise(11);
+    }
+
+    const WideResNet& network() const { return network_; }
+    Parameters& parameters() { return *parameters_; }
+    int64_t pixels() const { return batch_ * settings_.in_channels * settings_.image_size * settings_.image_size; }
+    Values weights() { return download_values(*device_, parameters_->weights()); }
+    Values statistics() { return download_values(*device_, parameters_->statistics()); }
+    void set_statistics(const Values& v) { upload_values(*device_, parameters_->statistics(), v); }
+
+    Values logits(const Values& weights, const Values& images, bool input = true) {
+        upload_values(*device_, parameters_->weights(), weights);
+        upload_values(*device_, array(images_), images);
+        network_.prepare(parameters_->weights());
+        const int pass = input ? input_pass_ : weights_pass_;
+        network_.forward(pass, view(), tensor(images_));
+        const Tensor t = network_.logits(pass);
+        return download_values(*device_, {t.data, t.type, t.count()});
+    }
+    // The gradient of the sum of d_logits * logits.
+    Values weight_gradient(const Values& weights, const Values& images, const Values& d_logits) {
+        logits(weights, images, false);
+        upload_values(*device_, parameters_->gradient(), Values(weights.size()));
+        backward(weights_pass_, d_logits, nullptr);
+        return download_values(*device_, parameters_->gradient());
+    }
+    Values input_gradient(const Values& weights, const Values& images, const Values& d_logits) {
+        logits(weights, images);
+        const Tensor d_images = tensor(d_images_);
+        backward(input_pass_, d_logits, &d_images);
+        return download_values(*device_, array(d_images_));
+    }
+
+private:
+    NetworkMemory view() {
+        return {.weights = parameters_->weights(),
+                .gradient = parameters_->gradient(),
+                .statistics = parameters_->statistics(),
+                .state = reinterpret_cast<IterationState*>(memory_.at(state_))};
+    }
+    Tensor tensor(Slot slot) {
+        return {memory_.at(slot),     device_->real_type(), batch_, settings_.in_channels, settings_.image_size,
+                settings_.image_size, settings_.in_channels};
+    }
+    Array array(Slot slot) { return {memory_.at(slot), device_->real_type(), pixels()}; }
+    void backward(int pass, const Values& d_logits, const Tensor* d_images) {
+        const Tensor t = network_.d_logits(pass);
+        upload_values(*device_, {t.data, t.type, t.count()}, d_logits);
+        network_.backward(pass, view(), tensor(images_), d_images);
+    }
+
+    std::unique_ptr<Device> device_;
+    WideResNetSettings settings_;
+    int64_t batch_;
+    WideResNet network_;
+    Memory memory_;
+    std::unique_ptr<Parameters> parameters_;
+    int weights_pass_ = 0, input_pass_ = 0;
+    Slot images_, d_images_, state_;
+};
+
+double dot(const Values& a, const Values& b) {
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+Values moved(const Values& from, const Values& direction, double by) {
+    Values to = from;
+    for (size_t i = 0; i < to.size(); ++i) to[i] += by * direction[i];
+    return to;
+}
+
+// Weights as in the middle of training: norms that differ from 1 and 0.
+Values random_weights(NetworkOnDevice& on, uint64_t seed) {
+    TestData data(seed);
+    Values w = on.weights();
+    for (const TensorInfo& info : on.network().parameters()) {
+        if (info.fan_in > 0) continue;
+        for (int64_t i = 0; i < info.count(); ++i)
+            w[static_cast<size_t>(info.offset + i)] = info.initial == 1 ? data.uniform(0.5, 1.5) : data.uniform(-0.3, 0.3);
+    }
+    return w;
+}
+
+// Central differences with f64's rounding err by some 1e-15 of the loss / h. Where a LeakyReLU input lies within h of its kink,
+// they err by a part of what that one input contributes: h is so small that of these 15,000 inputs none lies there in any of the directions
+// (with 1e-6 about one in twenty directions met one), and the data stay the same from run to run.
+constexpr double kStep = 1e-8, kGradientError = 2e-6;
+
+void check_gradients(const WideResNetSettings& settings, NormMode mode) {
+    NetworkOnDevice on(settings, 2, mode);
+    TestData data(17);
+    const Values w = random_weights(on, 5), x = data.uniforms(on.pixels(), -1, 1);
+    const Values d_logits = data.normals(2 * settings.num_classes);
+    Values statistics = on.statistics();
+    for (const TensorInfo& info : on.network().statistics())
+        for (int64_t i = 0; i < info.count(); ++i)
+            statistics[static_cast<size_t>(info.offset + i)] = info.initial == 1 ? data.uniform(0.5, 1.5) : data.uniform(-0.2, 0.2);
+    on.set_statistics(statistics);
+    const Values d_w = on.weight_gradient(w, x, d_logits), d_x = on.input_gradient(w, x, d_logits);
+    const auto loss = [&](const Values& weights, const Values& images) { return dot(d_logits, on.logits(weights, images)); };
+    const auto along = [&](const std::string& what, const Values& gradient, const Values& direction, bool of_weights) {
+        const double want = of_weights ? (loss(moved(w, direction, kStep), x) - loss(moved(w, direction, -kStep), x)) / (2 * kStep)
+                                       : (loss(w, moved(x, direction, kStep)) - loss(w, moved(x, direction, -kStep))) / (2 * kStep);
+        const double got = dot(gradient, direction), scale = 1 + std::fabs(want);
+        CHECK_MESSAGE(std::fabs(got - want) <= kGradientError * scale, what, ": got ", got, ", want ", want, ", tolerance ",
+                      kGradientError * scale);
+        return want;
+    };
+    for (int i = 0; i < 3; ++i) {
+        along("all weights", d_w, data.normals(static_cast<int64_t>(w.size()), 0, 0.1), true);
+        along("images", d_x, data.normals(static_cast<int64_t>(x.size())), false);
+    }
+    // Each tensor for itself: no error hides behind larger gradients.
+    for (const TensorInfo& info : on.network().parameters()) {
+        Values direction(w.size());
+        for (int64_t i = 0; i < info.count(); ++i) direction[static_cast<size_t>(info.offset + i)] = data.normal();
+        const double want = along(info.name, d_w, direction, true);
+        const bool conv_bias = info.shape.size() == 1 && info.fan_in > 0 && info.name != "class_output.bias";
+        if (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias) {
+            CHECK_MESSAGE(std::fabs(want) < kGradientError, info.name, " has a gradient of ", want);
+            for (int64_t i = 0; i < info.count(); ++i) CHECK(d_w[static_cast<size_t>(info.offset + i)] == 0);
+        } else {
+            CHECK_MESSAGE(std::fabs(want) > 1e-6, info.name, " has no gradient");
+        }
+    }
+    check_equal("statistics", on.statistics(), statistics);
+}
+
+}  // namespace
+
+TEST_CASE("parameters_have_the_published_names_shapes_and_order") {
+    for (const NormKind norm : {NormKind::batch, NormKind::none})
+        for (const auto& [depth, width] : {std::pair<int64_t, int64_t>{10, 1}, {10, 2}, {16, 1}, {28, 10}, {40, 2}})
+            for (const auto& [channels, size] : {std::pair<int64_t, int64_t>{1, 28}, {3, 32}, {3, 64}}) {
+                const WideResNetSettings s = {
+                    .depth = depth, .width = width, .norm = norm, .in_channels = channels, .image_size = size, .num_classes = 100};
+                CAPTURE(depth);
+                CAPTURE(width);
+                CAPTURE(size);
+                const WideResNet network(s);
+                const Expected e = expected_tensors(s);
+                check_tensors(network.parameters(), e.parameters);
+                check_tensors(network.statistics(), e.statistics);
+            }
+}
+
+TEST_CASE("some_names_in_full") {
+    const WideResNet network({.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 3, .image_size = 32, .num_classes = 10});
+    std::vector<std::string> names;
+    for (const TensorInfo& info : network.parameters()) names.push_back(info.name);
+    const std::vector<std::string> first = {
+        "f.conv1.weight",          "f.conv1.bias",          "f.layer1.0.bn1.weight", "f.layer1.0.bn1.bias",
+        "f.layer1.0.conv1.weight", "f.layer1.0.conv1.bias", "f.layer1.0.bn2.weight", "f.layer1.0.bn2.bias",
+        "f.layer1.0.conv2.weight", "f.layer1.0.conv2.bias", "f.layer2.0.bn1.weight"};  // width 1: no shortcut in layer1
+    REQUIRE(names.size() > first.size());
+    CHECK(std::vector<std::string>(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(first.size())) == first);
+    const std::vector<std::string> last = {"f.layer3.0.shortcut.0.weight", "f.layer3.0.shortcut.0.bias", "f.bn1.weight", "f.bn1.bias",
+                                           "class_output.weight",          "class_output.bias"};
+    CHECK(std::vector<std::string>(names.end() - 6, names.end()) == last);
+}
+
+TEST_CASE("parameter_counts_are_the_published_ones") {
+    const auto count = [](int64_t depth, int64_t width, NormKind norm, int64_t channels, int64_t size, int64_t classes) {
+        return WideResNet(
+                   {.depth = depth, .width = width, .norm = norm, .in_channels = channels, .image_size = size, .num_classes = classes})
+            .parameter_count();
+    };
+    CHECK(count(28, 10, NormKind::batch, 3, 32, 10) == 36489290);
+    CHECK(count(28, 10, NormKind::batch, 3, 32, 100) == 36489290 + 90 * 641);
+    // Without norms: gamma and beta of 16 + 160 * 8 in group 1, 160 + 320 * 7 in group 2 ... are gone.
+    const int64_t normed = (16 + 160 * 7) + (160 + 320 * 7) + (320 + 640 * 7) + 640;
+    CHECK(count(28, 10, NormKind::none, 3, 32, 10) == 36489290 - 2 * normed);
+    CHECK(count(28, 10, NormKind::batch, 1, 28, 10) == 36489290 - 2 * 16 * 9);
+}
+
+TEST_CASE("sizes_that_no_such_network_has_are_refused") {
+    const WideResNetSettings good = {
+        .depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 3, .image_size = 32, .num_classes = 10};
+    CHECK_NOTHROW(WideResNet{good});
+    const auto refuses = [&](auto change, const std::string& flag) {
+        WideResNetSettings s = good;
+        change(s);
+        std::string message;
+        try {
+            const WideResNet network(s);
+        } catch (const std::invalid_argument& e) {
+            message = e.what();
+        }
+        CHECK_MESSAGE(message.find(flag) != std::string::npos, flag, " expected in \"", message, "\"");
+    };
+    for (const int64_t depth : {-2, 0, 4, 9, 11, 12, 27, 29})
+        refuses([=](WideResNetSettings& s) { s.depth = depth; }, "--depth " + std::to_string(depth));
+    for (const int64_t width : {-1, 0, 33}) refuses([=](WideResNetSettings& s) { s.width = width; }, "--width");
+    for (const int64_t channels : {0, 2, 4}) refuses([=](WideResNetSettings& s) { s.in_channels = channels; }, "--in-channels");
+    for (const int64_t size : {0, 7, 65}) refuses([=](WideResNetSettings& s) { s.image_size = size; }, "--image-size");
+    for (const int64_t classes : {-1, 0, 1, 10001}) refuses([=](WideResNetSettings& s) { s.num_classes = classes; }, "--num-classes");
+}
+
+TEST_CASE("a_pass_cannot_be_added_to_a_built_network") {
+    const auto device = make_reference_device(DType::f32);
+    WideResNet network({.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 8, .num_classes = 2});
+    Memory memory(*device);
+    network.add_pass({"one", 1, NormMode::running, Gradients::none});
+    network.build(*device, memory, ConvAlgorithm::direct);
+    CHECK_THROWS_AS(network.add_pass({"late", 1, NormMode::running, Gradients::none}), std::logic_error);
+}
+
+TEST_CASE("initialisation_is_uniform_within_one_over_root_fan_in") {
+    NetworkOnDevice on({.depth = 16, .width = 4, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 10}, 1,
+                       NormMode::batch_keep, make_reference_device(DType::f32));
+    const Values w = on.weights();
+    for (const TensorInfo& info : on.network().parameters()) {
+        CAPTURE(info.name);
+        const Values v(w.begin() + info.offset, w.begin() + info.offset + info.count());
+        if (info.fan_in == 0) {
+            const double want = info.name.ends_with(".weight") ? 1 : 0;
+            CHECK(std::all_of(v.begin(), v.end(), [&](double x) { return x == want; }));
+            continue;
+        }
+        // fan_in: inputs of one output, of the weight and of its bias.
+        const std::string weight = info.name.substr(0, info.name.rfind('.')) + ".weight";
+        const auto& all = on.network().parameters();
+        const auto found = std::find_if(all.begin(), all.end(), [&](const TensorInfo& t) { return t.name == weight; });
+        REQUIRE(found != all.end());
+        const double bound = 1 / std::sqrt(static_cast<double>(found->count() / found->shape[0]));
+        double largest = 0, sum = 0, square = 0;
+        for (const double x : v) {
+            largest = std::max(largest, std::fabs(x));
+            sum += x;
+            square += x * x;
+        }
+        const double n = static_cast<double>(v.size());
+        CHECK(largest <= bound * (1 + 1e-6));
+        CHECK(largest > bound * (1 - 12 / n));                     // e^-12 of one that has none so near
+        CHECK(std::fabs(sum / n) < 5 * bound / std::sqrt(3 * n));  // five standard errors
+        CHECK(std::fabs(square / n - bound * bound / 3) < 5 * bound * bound * std::sqrt(4.0 / 45 / n));
+    }
+    const Values statistics = on.statistics();
+    for (const TensorInfo& info : on.network().statistics())
+        for (int64_t i = 0; i < info.count(); ++i)
+            CHECK(statistics[static_cast<size_t>(info.offset + i)] == (info.name.ends_with("running_var") ? 1 : 0));
+}
+
+TEST_CASE("initialisation_depends_on_the_seed_and_on_nothing_else") {
+    const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
+    NetworkOnDevice reference(s, 1, NormMode::batch_keep), cpu(s, 1, NormMode::batch_keep, make_cpu_device({.threads = 1}));
+    check_equal("weights", cpu.weights(), reference.weights());
+    const Values before = reference.weights();
+    reference.parameters().initialise(12);
+    CHECK(reference.weights() != before);
+    reference.parameters().initialise(11);
+    check_equal("weights", reference.weights(), before);
+}
+
+TEST_CASE("gradients_are_those_of_differences_without_norms") {
+    check_gradients({.depth = 10, .width = 2, .norm = NormKind::none, .in_channels = 3, .image_size = 8, .num_classes = 4},
+                    NormMode::batch_keep);
+}
+
+TEST_CASE("gradients_are_those_of_differences_with_batch_statistics") {
+    check_gradients({.depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4},
+                    NormMode::batch_keep);
+}
+
+TEST_CASE("gradients_are_those_of_differences_for_an_odd_size_and_two_blocks_a_group") {
+    check_gradients({.depth = 16, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 9, .num_classes = 2},
+                    NormMode::batch_keep);
+}
+
+TEST_CASE("input_gradients_with_running_statistics_are_those_of_differences") {
+    const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
+    NetworkOnDevice on(s, 2, NormMode::running);
+    TestData data(19);
+    const Values w = random_weights(on, 6), x = data.uniforms(on.pixels(), -1, 1), d_logits = data.normals(6);
+    const Values d_x = on.input_gradient(w, x, d_logits);
+    for (int i = 0; i < 3; ++i) {
+        const Values direction = data.normals(static_cast<int64_t>(x.size()));
+        const double want =
+            (dot(d_logits, on.logits(w, moved(x, direction, kStep))) - dot(d_logits, on.logits(w, moved(x, direction, -kStep)))) /
+            (2 * kStep);
+        CHECK(dot(d_x, direction) == doctest::Approx(want).epsilon(kGradientError));
+    }
+    // The images of a batch do not see each other.
+    Values other = x;
+    for (size_t i = 0; i < other.size() / 2; ++i) other[i] = -other[i];
+    const Values a = on.logits(w, x), b = on.logits(w, other);
+    check_equal("second image", Values(b.begin() + 3, b.end()), Values(a.begin() + 3, a.end()));
+    CHECK(a[0] != b[0]);
+}
+
+TEST_CASE("weight_gradients_accumulate") {
+    const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 8, .num_classes = 3};
+    NetworkOnDevice on(s, 2, NormMode::batch_keep);
+    TestData data(23);
+    const Values w = on.weights(), x = data.uniforms(on.pixels(), -1, 1), d_logits = data.normals(6);
+    const Values once = on.weight_gradient(w, x, d_logits);
+    Values twice = d_logits;
+    for (double& v : twice) v *= 2;
+    const Values doubled = on.weight_gradient(w, x, twice);
+    Values want = once;
+    for (double& v : want) v *= 2;
+    check_close("gradient of twice the loss", doubled, want, {1e-12, 1e-12});
+}
+
+TEST_CASE("images_of_64_pixels_get_a_fourth_group") {
+    const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 3, .image_size = 64, .num_classes = 5};
+    const WideResNet network(s);
+    const auto& all = network.parameters();
+    const auto shape = [&](const std::string& name) {
+        const auto found = std::find_if(all.begin(), all.end(), [&](const TensorInfo& t) { return t.name == name; });
+        return found == all.end() ? std::vector<int64_t>{} : found->shape;
+    };
+    CHECK(shape("f.layer4.0.conv1.weight") == std::vector<int64_t>{128, 64, 3, 3});
+    CHECK(shape("f.layer4.0.shortcut.0.weight") == std::vector<int64_t>{128, 64, 1, 1});
+    CHECK(shape("f.bn1.weight") == std::vector<int64_t>{128});
+    CHECK(shape("class_output.weight") == std::vector<int64_t>{5, 128});
+    // It computes: the reference and the CPU agree.
+    NetworkOnDevice reference(s, 1, NormMode::running), cpu(s, 1, NormMode::running, make_cpu_device({.threads = 2}));
+    const Values x = TestData(29).uniforms(3 * 64 * 64, -1, 1), w = reference.weights();
+    const Values want = reference.logits(w, x);
+    check_close("logits", cpu.logits(w, x), want, {1e-5, 1e-5});
+    CHECK(*std::max_element(want.begin(), want.end()) != *std::min_element(want.begin(), want.end()));
+}
+
+}  // namespace jem
