@@ -57,7 +57,7 @@ GoldenCase load_golden(const std::string& name) {
     g.name = name;
     g.expected = SafetensorsFile::read(std::string(JEM_GOLDEN_DIR) + "/" + name + ".safetensors");
     g.config = nlohmann::json::parse(g.expected.metadata.at("config"));
-    nlohmann::json settings; // those keys that are the engine's
+    nlohmann::json settings;  // those keys that are the engine's
     const auto known = to_json(g.settings);
     for (const auto& [key, value] : known.items())
         if (g.config.contains(key) && key != "seed" && key != "iterations") settings[key] = g.config.at(key);
