@@ -19,7 +19,13 @@ int main(int argc, char** argv) {
         sub->callback([&chosen, command] { chosen = command; });
     };
     add("train", "Train, or resume", add_train);
+    add("bench", "Time and memory of iterations, by kind of op", add_bench);
+    add("sample", "SGLD from the prior, the replay buffer or noise; sheets and tensors", add_sample);
+    add("evaluate", "Accuracy, likelihood and calibration of a checkpoint", add_evaluate);
+    add("plan", "Memory, work and convolution engines of a run, without running it", add_plan);
     add("step", "Exactly one training iteration on given tensors, everything dumped", add_step);
+    add("selftest", "Every op and one iteration on this device against the reference", add_selftest);
+    add("info", "Version, libraries, devices, recipes, data sets", add_info);
 
     try {
         app.parse(argc, argv);

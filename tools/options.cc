@@ -1,16 +1,52 @@
 #include "tools/options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 
 #include "data/input_error.h"
 #include "engine/run_folder.h"
+#include "kernels/random.h"
 #include "models/wide_resnet.h"
 
 namespace jem {
 namespace {
 
 constexpr auto kLastCounts = CLI::MultiOptionPolicy::TakeLast;
+
+// CLI11 would take -1 for 2^64 - 1, and so whatever is larger.
+std::string whole_number(const std::string& text) {
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size() ? "" : text + " is no whole number from 0 to 2^64 - 1";
+}
+
+// Moves n images, chosen by the seed, out of the set.
+ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
+    const auto empty_like = [&](int64_t count) {
+        ImageSet set;
+        set.name = train.name;
+        set.channels = train.channels;
+        set.height = train.height;
+        set.width = train.width;
+        set.num_classes = train.num_classes;
+        set.class_names = train.class_names;
+        set.pixels.reserve(static_cast<size_t>(count * train.height * train.width * train.channels));
+        return set;
+    };
+    ImageSet rest = empty_like(train.count() - n), held = empty_like(n);
+    const int64_t count = train.count(), pixels = int64_t{train.height} * train.width * train.channels;
+    std::vector<bool> chosen(static_cast<size_t>(count));
+    for (int64_t i = 0; i < n; ++i)
+        chosen[shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(count), seed, Stream::held_out, 0)] = true;
+    for (int64_t i = 0; i < count; ++i) {
+        ImageSet& to = chosen[static_cast<size_t>(i)] ? held : rest;
+        to.pixels.insert(to.pixels.end(), train.pixels.begin() + i * pixels, train.pixels.begin() + (i + 1) * pixels);
+        to.labels.push_back(train.labels[static_cast<size_t>(i)]);
+    }
+    train = std::move(rest);
+    return held;
+}
 
 }  // namespace
 
@@ -28,6 +64,7 @@ void CommonOptions::add_to(CLI::App& app) {
         ->group(group);
     app.add_option_function<uint64_t>(
            "--seed", [this](uint64_t v) { seed = v; }, "Seed of every random number")
+        ->check(whole_number)
         ->multi_option_policy(kLastCounts)
         ->group(group);
     app.add_flag("--quiet", quiet, "No progress on stderr")->group(group);
@@ -211,6 +248,16 @@ ImageSet load_images(const Settings& s, Split split) {
     return load_image_set(s.data, s.data_dir, split);
 }
 
+TrainingImages load_training_images(const Settings& s, uint64_t seed) {
+    TrainingImages images;
+    images.train = load_images(s, Split::train);
+    if (s.n_valid >= images.train.count())
+        throw InputError("--n-valid is " + std::to_string(s.n_valid) + " (there are " + std::to_string(images.train.count()) +
+                         " training images). Give a smaller one.");
+    if (s.n_valid > 0) images.held_out = hold_out(images.train, s.n_valid, seed);
+    return images;
+}
+
 Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common) {
     Checkpoint c;
     c.path = path;
@@ -218,16 +265,27 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     const std::optional<Settings> own = settings_of(c.file);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});
+    c.run_seed = c.settings.seed;
     flags.apply(c.settings);
     if (common.seed) c.settings.seed = *common.seed;
+    if (own && own->data != c.settings.data) c.settings.n_valid = 0;
     // A data set other than the run's must not bring its own folder along.
     if (flags.given("--data") && !flags.given("--data-dir") && own && own->data != c.settings.data) c.settings.data_dir.clear();
     fill_in_sizes(c.settings);
+    validate(c.settings);
     return c;
 }
 
+void load_weights(Parameters& parameters, Network& network, const Checkpoint& c, const std::string& which) {
+    parameters.load(c.file, c.path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
+    if (which == "ema" && !parameters.load_array(parameters.weights(), c.file, "ema."))
+        throw InputError("--weights ema: " + c.path +
+                         " holds no ema.* (the run kept no average of its weights). Use --weights last, or train with --ema 0.999.");
+    network.prepare(parameters.weights());
+}
+
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json) {
-    if (common.json) std::printf("%s\n", json.dump().c_str());
+    if (common.json) std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     std::fflush(stdout);
 }
 

@@ -14,6 +14,7 @@
 #include "data/load.h"
 #include "engine/device/device.h"
 #include "engine/network.h"
+#include "engine/parameters.h"
 #include "engine/safetensors.h"
 #include "engine/settings.h"
 
@@ -66,14 +67,24 @@ void fill_in_sizes(Settings& settings);
 // The images, after checking that they have the network's size. verbose: says on stderr how long it took.
 ImageSet load_images(const Settings& settings, Split split);
 
+// The training set, without the images that --n-valid holds out (the seed chooses them), and these.
+struct TrainingImages {
+    ImageSet train, held_out;
+};
+TrainingImages load_training_images(const Settings& settings, uint64_t seed);
+
 // A checkpoint and the settings it was made with (defaults for a bare one), with the flags on top.
 struct Checkpoint {
     std::string path;
     SafetensorsFile file;
-    Settings settings;
+    Settings settings;      // n_valid is 0 where --data names another set than the run's
+    uint64_t run_seed = 0;  // that chose the run's held-out images, whatever --seed says
     bool bare = false;
 };
 Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common);
+
+// Weights (--weights last|ema) and running statistics of a checkpoint, ready for the network to run.
+void load_weights(Parameters& parameters, Network& network, const Checkpoint& checkpoint, const std::string& which);
 
 // --json: the result as one line, the last of stdout.
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json);

@@ -5,7 +5,6 @@
 #include <fstream>
 
 #include "data/input_error.h"
-#include "kernels/random.h"
 #include "tools/console.h"
 #include "tools/options.h"
 
@@ -24,26 +23,6 @@ struct TrainOptions {
     std::string recipe, config, out;
     bool resume = false;
 };
-
-// Moves n images, chosen by the seed, out of the set.
-ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
-    ImageSet rest = train, held = train;
-    for (ImageSet* set : {&rest, &held}) {
-        set->pixels.clear();
-        set->labels.clear();
-    }
-    const int64_t count = train.count(), pixels = int64_t{train.height} * train.width * train.channels;
-    std::vector<bool> chosen(static_cast<size_t>(count));
-    for (int64_t i = 0; i < n; ++i)
-        chosen[shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(count), seed, Stream::held_out, 0)] = true;
-    for (int64_t i = 0; i < count; ++i) {
-        ImageSet& to = chosen[static_cast<size_t>(i)] ? held : rest;
-        to.pixels.insert(to.pixels.end(), train.pixels.begin() + i * pixels, train.pixels.begin() + (i + 1) * pixels);
-        to.labels.push_back(train.labels[static_cast<size_t>(i)]);
-    }
-    train = std::move(rest);
-    return held;
-}
 
 Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     Settings s;
@@ -77,21 +56,18 @@ int train(const TrainOptions& o) {
     if (!o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
         throw InputError(o.out + " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
     const Settings settings = settings_for(o, folder);
-    folder.create();
     const auto device = make_device(o.common, settings.precision);
+    folder.create();
     Console console(o.common.quiet);
     console.message(fmt::format("jem_engine: {} on {} ({})", settings.recipe, device->name(), device->description()));
 
-    ImageSet train_images = load_images(settings, Split::train);
-    if (settings.n_valid >= train_images.count())
-        throw InputError(
-            fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", settings.n_valid, train_images.count()));
+    TrainingImages images = load_training_images(settings, settings.seed);
     const bool valid = settings.n_valid > 0;
-    ImageSet held_out = valid ? hold_out(train_images, settings.n_valid, settings.seed) : load_images(settings, Split::test);
-    console.set_image_shape(train_images.height, train_images.width, train_images.channels);
+    ImageSet held_out = valid ? std::move(images.held_out) : load_images(settings, Split::test);
+    console.set_image_shape(held_out.height, held_out.width, held_out.channels);
 
     const auto network = make_network(settings);
-    Trainer trainer(*device, *network, settings, std::move(train_images), std::move(held_out), valid ? "valid" : "test", folder, console);
+    Trainer trainer(*device, *network, settings, std::move(images.train), std::move(held_out), valid ? "valid" : "test", folder, console);
     console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
                                 network->parameter_count(), trainer.total_iterations(), trainer.iterations_per_epoch(),
                                 static_cast<double>(trainer.memory().arena_bytes()) / (1 << 20)));

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Kills training at random moments, resumes it, and compares what is left with a run that was never disturbed: tensors byte for
+# byte, the log but for its times. Also: an interrupt ends with exit code 130 and a checkpoint. Usage: test_kill.sh PROGRAM
+set -euo pipefail
+
+program=$1
+data=/usr/share/datasets/fashion-mnist
+if [[ ! -d $data ]]; then
+    echo "no Fashion-MNIST in $data (tools/setup installs it)"
+    exit 77
+fi
+RANDOM=${JEM_TEST_SEED:-$$}
+echo "seed $RANDOM"
+fail() {
+    printf 'FAILED: %s\n' "$1"
+    exit 1
+}
+
+options=(--recipe sada-jem --data fashion-mnist --depth 10 --width 1 --batch-size 16 --gen-batch-size 8 --sgld-steps 1
+    --buffer-size 50 --n-valid 100 --checkpoint-interval 3 --iterations 40 --log-interval 1 --warmup-iterations 5 --threads 1 --quiet)
+start() { # FOLDER FLAGS...; sets pid, the program's own: a function in the background would be a shell's
+    "$program" train --out "$1" "${options[@]}" "${@:2}" >>"$1.out" 2>>"$1.err" </dev/null &
+    pid=$!
+}
+train() {
+    start "$@"
+    wait "$pid"
+}
+lines() { # FOLDER: log lines so far
+    if [[ -e $1/metrics.jsonl ]]; then wc -l <"$1/metrics.jsonl"; else echo 0; fi
+}
+
+# The iteration, then every tensor's bytes and the metadata without the time spent, as text.
+cat >show.py <<'PYTHON'
+import hashlib, json, sys
+with open(sys.argv[1], "rb") as f:
+    size = int.from_bytes(f.read(8), "little")
+    header, data = json.loads(f.read(size)), f.read()
+metadata = header.pop("__metadata__")
+progress = json.loads(metadata["progress"])
+progress.pop("seconds")
+if len(sys.argv) > 2:
+    print(progress["iteration"])
+    sys.exit()
+print("progress", progress)
+config = json.loads(metadata["config"])
+print("config", sorted(config.items()))
+for name in sorted(header):
+    begin, end = header[name]["data_offsets"]
+    assert 0 <= begin <= end <= len(data)
+    print(name, header[name]["dtype"], header[name]["shape"], hashlib.sha256(data[begin:end]).hexdigest())
+PYTHON
+cat >log.py <<'PYTHON'
+import json, sys
+for line in open(sys.argv[1]):
+    values = json.loads(line)
+    assert values.pop("time_s") >= 0 and values.pop("images_per_s") >= 0
+    print(values)
+PYTHON
+show_run() { # FOLDER: everything that must not depend on kills
+    local file
+    for file in last.state last best; do
+        echo "== $file"
+        python3 show.py "$1/checkpoints/$file.safetensors"
+    done
+    echo "== log"
+    python3 log.py "$1/metrics.jsonl"
+}
+
+train whole || fail "the undisturbed run ended with exit code $?: $(tail -n 3 whole.err)"
+show_run whole >whole.txt
+[[ $(lines whole) == 40 ]] || fail "the undisturbed run logged $(lines whole) lines, 40 expected"
+
+# Each time the run may get a random number of lines further, then it is killed a random moment later.
+kills=0
+for ((attempt = 0; attempt < 8; ++attempt)); do
+    before=$(lines killed)
+    further=$((RANDOM % 12))
+    start killed --resume
+    for ((poll = 0; poll < 3000 && $(lines killed) < before + further; ++poll)); do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.005
+    done
+    # without a line to wait for: anywhere in the start, where data are read and the buffer is filled
+    if ((further == 0)); then sleep "0.$((RANDOM % 10))"; fi
+    sleep "0.0$((RANDOM % 100))"
+    if kill -KILL "$pid" 2>/dev/null; then kills=$((kills + 1)); fi
+    status=0
+    wait "$pid" 2>/dev/null || status=$?
+    if ((status == 0)); then break; fi
+    ((status == 137)) || fail "a resumed run ended with exit code $status: $(tail -n 3 killed.err)"
+    # Whatever is there is whole.
+    for file in killed/checkpoints/*.safetensors; do
+        [[ ! -e $file ]] || python3 show.py "$file" >/dev/null || fail "$file is damaged after a kill"
+    done
+done
+train killed --resume || fail "the last run ended with exit code $?: $(tail -n 3 killed.err)"
+echo "killed $kills times"
+((kills > 0)) || fail "no run lived long enough to be killed"
+show_run killed >killed.txt
+diff whole.txt killed.txt >difference.txt || fail "the killed run differs: $(head -n 10 difference.txt)"
+
+# An interrupt: the iteration is finished, a checkpoint left, exit code 130; then as before. No job control here, so a
+# background process ignores SIGINT from its start; the program sets its own handler.
+interrupted() { # FOLDER SIGNAL
+    local status=0 poll
+    start "$1"
+    for ((poll = 0; poll < 3000 && $(lines "$1") < 2; ++poll)); do sleep 0.005; done
+    kill "-$2" "$pid" || fail "the run ended before it could be interrupted"
+    wait "$pid" || status=$?
+    ((status == 130)) || fail "SIG$2 ended with exit code $status, 130 expected"
+    [[ -e $1/checkpoints/last.state.safetensors && -e $1/checkpoints/last.safetensors ]] || fail "SIG$2 left no checkpoint"
+    echo "SIG$2 after iteration $(python3 show.py "$1/checkpoints/last.safetensors" iteration)"
+    train "$1" --resume || fail "the run could not be resumed after SIG$2: $(tail -n 3 "$1.err")"
+    show_run "$1" >"$1.txt"
+    diff whole.txt "$1.txt" >difference.txt || fail "the run interrupted by SIG$2 differs: $(head -n 10 difference.txt)"
+}
+interrupted by_int INT
+interrupted by_term TERM
+echo "all equal"
