@@ -144,7 +144,7 @@ run 0 evaluate --checkpoint run/checkpoints/last.state.safetensors --metrics nll
     expect 'evaluate prints a table' grep -q '^nll ' out
 [[ $(grep -c accuracy out) == 0 ]] || fail '--metrics nll prints an accuracy' out
 run 0 evaluate --checkpoint $weights --weights ema --json --quiet && nll=$(value nll) &&
-    run 0 evaluate --checkpoint $weights --json --quiet && ! same "$(value nll)" "$nll" || fail 'the average is not the last weights' out
+    run 0 evaluate --checkpoint $weights --json --quiet && same "$(value nll)" "$nll" && fail 'the average is the last weights' out
 refused 'no metric "fid".*accuracy, nll, ece' evaluate --checkpoint $weights --metrics accuracy,fid
 refused 'no metric ""' evaluate --checkpoint $weights --metrics accuracy,
 refused '--checkpoint is needed' evaluate
@@ -230,7 +230,7 @@ from=$(($(od -An -t u8 -N 8 one.safetensors) + 8 + 1))
     tail -c +$from one.safetensors | head -c $((12 * image))
     head -c 32 /dev/zero
 } >batch.safetensors
-small=(step --checkpoint $weights --batch batch.safetensors --depth 10 --width 1 --sgld-steps 1 --quiet)
+small=(step --checkpoint "$weights" --batch batch.safetensors --depth 10 --width 1 --sgld-steps 1 --quiet)
 run 0 "${small[@]}" --dump a.safetensors && run 0 "${small[@]}" --dump b.safetensors && expect 'a step is the same again' cmp a.safetensors b.safetensors
 refused 'file/d' "${small[@]}" --dump file/d.safetensors
 refused '--dump is needed' "${small[@]}"
