@@ -80,8 +80,8 @@ Settings RunFolder::read_config() const {
     Settings settings;
     try {
         merge_json(settings, nlohmann::json::parse(in));
-    } catch (const nlohmann::json::exception& e) {
-        throw InputError(config().string() + " is damaged (" + e.what() + "). Restore it, or start anew in another folder.");
+    } catch (const nlohmann::json::exception&) {
+        throw InputError(config().string() + " is damaged (it is no JSON). Restore it, or start anew in another folder.");
     }
     return settings;
 }

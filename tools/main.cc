@@ -34,6 +34,12 @@ int main(int argc, char** argv) {
     } catch (const CLI::CallForVersion& e) {
         return app.exit(e);
     } catch (const CLI::ParseError& e) {
+        if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+            std::string known;
+            for (const CLI::App* sub : app.get_subcommands({})) known += " " + sub->get_name();
+            std::fprintf(stderr, "error: There is no command \"%s\" (known:%s). Choose one of these.\n", argv[1], known.c_str());
+            return kExitUsage;
+        }
         std::string command = "jem_engine";
         for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
         std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", e.what(), command.c_str());

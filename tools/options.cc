@@ -21,6 +21,22 @@ std::string whole_number(const std::string& text) {
     return error == std::errc() && end == text.data() + text.size() ? "" : text + " is no whole number from 0 to 2^64 - 1";
 }
 
+// "60,120,180"
+std::vector<int64_t> milestones(const std::string& text) {
+    std::vector<int64_t> epochs;
+    const char* at = text.data();
+    const char* const end = at + text.size();
+    while (at < end) {
+        int64_t epoch = 0;
+        const auto [stopped, error] = std::from_chars(at, end, epoch);
+        if (error != std::errc() || (stopped < end && *stopped != ','))
+            throw InputError("--lr-milestones is \"" + text + "\" (whole numbers with commas between them are expected). Give 60,120,180.");
+        epochs.push_back(epoch);
+        at = stopped < end ? stopped + 1 : end;
+    }
+    return epochs;
+}
+
 // Moves n images, chosen by the seed, out of the set.
 ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
     const auto empty_like = [&](int64_t count) {
@@ -166,11 +182,11 @@ void SettingsFlags::add_to(CLI::App& app, Kind kind) {
     number("--weight-decay", &Settings::weight_decay, "Weight decay, on all parameters");
     number("--warmup-iterations,--warmup_iters", &Settings::warmup_iterations, "Iterations of linear warm-up");
     choice("--lr-schedule", &Settings::lr_schedule, "Learning rate over time");
-    app.add_option_function<std::vector<int64_t>>(
+    app.add_option_function<std::string>(
            "--lr-milestones",
-           [this](const std::vector<int64_t>& v) { remember("--lr-milestones", [v](Settings& s) { s.lr_milestones = v; }); },
+           [this](const std::string& v) { remember("--lr-milestones", [v](Settings& s) { s.lr_milestones = milestones(v); }); },
            "Epochs at which the step schedule decays, such as 60,120,180")
-        ->delimiter(',')
+        ->multi_option_policy(kLastCounts)
         ->group(group_);
     number("--lr-decay", &Settings::lr_decay, "Factor at each milestone");
     number("--ema", &Settings::ema, "Decay of the moving average of the weights; 0: none");

@@ -57,13 +57,13 @@ int train(const TrainOptions& o) {
         throw InputError(o.out + " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
     const Settings settings = settings_for(o, folder);
     const auto device = make_device(o.common, settings.precision);
-    folder.create();
     Console console(o.common.quiet);
     console.message(fmt::format("jem_engine: {} on {} ({})", settings.recipe, device->name(), device->description()));
 
     TrainingImages images = load_training_images(settings, settings.seed);
     const bool valid = settings.n_valid > 0;
     ImageSet held_out = valid ? std::move(images.held_out) : load_images(settings, Split::test);
+    folder.create();
     console.set_image_shape(held_out.height, held_out.width, held_out.channels);
 
     const auto network = make_network(settings);

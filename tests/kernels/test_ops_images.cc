@@ -92,27 +92,24 @@ TEST_CASE("draw_images_streams_have_orders_and_crops_of_their_own") {
 
 TEST_CASE("draw_images_crops_within_4_pixels_and_flips_half_each_equally_often") {
     on_every_device([](OnDevice& m) {
-        constexpr int kBatch = 9000;
+        constexpr int kBatch = 16200;
         constexpr double kDeviations = 5;
         const auto draws = draws_of(m, kBatch, kBatch, 2, labelled(true, true));
-        std::array<int, 9> dy = {}, dx = {};
-        std::array<std::array<int, 9>, 2> both = {};
+        // times[flip][dy + 4][dx + 4]: the three are independent, each place has one half of a ninth of a ninth.
+        std::array<std::array<std::array<int, 9>, 9>, 2> times = {};
         for (const ImageDraw& d : draws) {
             REQUIRE((d.dy >= -4 && d.dy <= 4 && d.dx >= -4 && d.dx <= 4));
             REQUIRE((d.flip == 0 || d.flip == 1));
-            ++dy[static_cast<size_t>(d.dy + 4)], ++dx[static_cast<size_t>(d.dx + 4)];
-            ++both[static_cast<size_t>(d.flip)][static_cast<size_t>((d.dy + d.dx + 9) % 9)];
+            const int32_t down = d.dy + 4, right = d.dx + 4;
+            ++times.at(static_cast<size_t>(d.flip)).at(static_cast<size_t>(down)).at(static_cast<size_t>(right));
         }
         const auto check_count = [&](int got, double p) {
+            INFO(got << " times, " << kBatch * p << " expected");
             CHECK(std::abs(got - kBatch * p) <= kDeviations * std::sqrt(kBatch * p * (1 - p)));
         };
-        for (size_t i = 0; i < 9; ++i) {
-            check_count(dy[i], 1.0 / 9);
-            check_count(dx[i], 1.0 / 9);
-            // dy, dx and flip are independent
-            check_count(both[0][i], 1.0 / 18);
-            check_count(both[1][i], 1.0 / 18);
-        }
+        for (size_t flip = 0; flip < 2; ++flip)
+            for (size_t dy = 0; dy < 9; ++dy)
+                for (size_t dx = 0; dx < 9; ++dx) check_count(times[flip][dy][dx], 1.0 / 162);
         for (const ImageDraw& d : draws_of(m, 500, 500, 2, labelled(true, false))) CHECK(d.flip == 0);
         for (const ImageDraw& d : draws_of(m, 500, 500, 2, labelled(false, true))) CHECK((d.dy == 0 && d.dx == 0));
         // Another iteration, other crops.

@@ -169,8 +169,8 @@ TEST_CASE("transient_slots_that_never_live_together_share_memory") {
 TEST_CASE("a_chain_of_layers_needs_no_more_than_its_largest_neighbours") {
     const auto device = make_reference_device(DType::f32);
     Memory memory(*device, Memory::Sharing::by_lifetime, Memory::Guards::always);
-    std::vector<Slot> slots;
-    for (int i = 0; i < 50; ++i) slots.push_back(memory.transient("layer " + std::to_string(i), 4096));
+    std::vector<Slot> slots(50);
+    for (size_t i = 0; i < slots.size(); ++i) slots[i] = memory.transient("layer " + std::to_string(i), 4096);
     memory.plan([&] {
         for (size_t i = 0; i + 1 < slots.size(); ++i) {
             memory.at(slots[i]), memory.at(slots[i + 1]);
