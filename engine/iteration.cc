@@ -166,7 +166,7 @@ void TrainingIteration::run_all() {
 
 void TrainingIteration::prepare_weights() { network_.prepare(parameters_->weights()); }
 
-void TrainingIteration::read_state(IterationState& to) { device_.read_back(&to, state(), sizeof(IterationState)); }
+int64_t TrainingIteration::read_state(IterationState& to) { return device_.read_back(&to, state(), sizeof(IterationState)); }
 
 IterationState* TrainingIteration::state() { return reinterpret_cast<IterationState*>(memory_.at(state_)); }
 

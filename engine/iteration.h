@@ -60,8 +60,8 @@ public:
 
     // The weights into the form that convolutions read: after loading or initialising them.
     void prepare_weights();
-    // Scalars of the iteration just queued, valid after synchronize (or one iteration later).
-    void read_state(IterationState& to);
+    // Scalars of the iteration just queued, valid after Device::wait on what it returns, or synchronize.
+    int64_t read_state(IterationState& to);
 
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }

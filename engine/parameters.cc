@@ -122,7 +122,8 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
             known.push_back(info.name);
         }
     std::sort(known.begin(), known.end());
-    for (const auto& [name, tensor] : file.tensors) {
+    for (const auto& entry : file.tensors) {
+        const std::string& name = entry.first;
         const bool allowed =
             name.ends_with(kIgnoredCounter) || name.starts_with(kUnusedHead) ||
             std::any_of(allowed_prefixes.begin(), allowed_prefixes.end(), [&](const auto& p) { return name.starts_with(p); });

@@ -44,9 +44,13 @@ void write_text_atomically(const std::filesystem::path& path, const std::string&
         if (ok) written += static_cast<size_t>(n);
     }
     ok = ok && fsync(file) == 0;
-    const int error = errno;
+    int error = errno;
     close(file);
-    if (!ok || rename(temporary.c_str(), path.c_str()) != 0) {
+    if (ok && rename(temporary.c_str(), path.c_str()) != 0) {
+        ok = false;
+        error = errno;
+    }
+    if (!ok) {
         unlink(temporary.c_str());
         throw std::runtime_error("Cannot write " + path.string() + " (" + std::strerror(error) + "). Make room, or choose another --out.");
     }
@@ -91,7 +95,8 @@ void RunFolder::cut_metrics(int64_t last_iteration) const {
     std::ostringstream kept;
     for (std::string line; std::getline(in, line);) {
         const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-        if (json.is_object() && json.contains("iteration") && json["iteration"].get<int64_t>() <= last_iteration) kept << line << "\n";
+        const auto iteration = json.is_object() ? json.find("iteration") : json.end();
+        if (iteration != json.end() && iteration->is_number_integer() && iteration->get<int64_t>() <= last_iteration) kept << line << "\n";
     }
     write_text_atomically(metrics(), kept.str());
 }

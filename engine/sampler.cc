@@ -69,20 +69,16 @@ Array ReplayBuffer::weights(int64_t chains) {
 
 void ReplayBuffer::draw(Array chains, const ResidentImages& images, const IterationState* state) {
     device_.ops().draw_chains(index(), fresh(), state, options_.size, images.classes, options_.reinit_freq, options_.seed);
-    device_.ops().start_images(
-        chains, this->images(), index(), fresh(), weights(options_.chains), images, state,
-        {.form = options_.form, .first_chain = 0, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = options_.seed});
+    device_.ops().start_images(chains, this->images(), index(), fresh(), weights(options_.chains), images, state,
+                               {.first_chain = 0, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = options_.seed});
 }
 
 void ReplayBuffer::store(Array chains, const IterationState* state) { device_.ops().store_chains(images(), chains, index(), state); }
 
 void ReplayBuffer::start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state) {
-    device_.ops().start_images(x, Array{nullptr, device_.real_type(), 0}, classes, classes, weights(classes.count), images, state,
-                               {.form = options_.form,
-                                .first_chain = first_chain,
-                                .weights = Stream::buffer_fill_weights,
-                                .pixels = Stream::buffer_fill_pixels,
-                                .seed = options_.seed});
+    device_.ops().start_images(
+        x, Array{nullptr, device_.real_type(), 0}, classes, classes, weights(classes.count), images, state,
+        {.first_chain = first_chain, .weights = Stream::buffer_fill_weights, .pixels = Stream::buffer_fill_pixels, .seed = options_.seed});
 }
 
 void ReplayBuffer::fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress) {

@@ -135,6 +135,7 @@ const std::vector<std::pair<std::string, std::function<Settings()>>>& recipes() 
 void in_range(const char* flag, double value, double low, double high) {
     if (value >= low && value <= high) return;  // false for NaN
     const auto text = [](double v) {
+        if (std::isnan(v)) return std::string("not a number");
         std::string s = Json(v).dump();
         return s.ends_with(".0") ? s.substr(0, s.size() - 2) : s;
     };

@@ -112,16 +112,21 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
 
     // The scalars of an iteration are read while the next one runs: two places, by turns.
     std::array<IterationState, 2> states;
+    std::array<int64_t, 2> tickets = {};
     int64_t reported = progress_.iteration;
     const auto report_up_to = [&](int64_t done) {
-        for (; reported < done; ++reported) report(states[static_cast<size_t>(reported % 2)], reported + 1);
+        for (; reported < done; ++reported) {
+            const auto place = static_cast<size_t>(reported % 2);
+            device_.wait(tickets[place]);
+            report(states[place], reported + 1);
+        }
     };
     int64_t saved_at = -1;
     while (progress_.iteration < total_ && !diverged_) {
         const int64_t i = progress_.iteration;
         iteration_.begin(i, learning_rate(settings_, i, iterations_per_epoch_, total_), i);
         iteration_.run_all();
-        iteration_.read_state(states[static_cast<size_t>(i % 2)]);
+        tickets[static_cast<size_t>(i % 2)] = iteration_.read_state(states[static_cast<size_t>(i % 2)]);
         report_up_to(i);  // all but the one just queued
         progress_.iteration = i + 1;
         const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;

@@ -58,7 +58,6 @@ struct BatchDraw {
 };
 
 struct ChainStart {
-    StartForm form;
     int64_t first_chain;  // global number of the first one: draws depend on it
     Stream weights, pixels;
     uint64_t seed;

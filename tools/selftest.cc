@@ -605,24 +605,23 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                          s.ops().draw_chains(index, fresh, s.state(in_iteration(9)), 10007, 11, 0.3, kSeed);
                          return {{"index", s.read(index), kExact}, {"fresh", s.read(fresh), kExact}};
                      }});
-    cases.push_back(
-        {"start_images", [=](Side& s) {
-             Outputs out;
-             const ResidentImages images = resident(s, 3);
-             const int64_t pixels = images.pixels_per_image();
-             const Integers fresh = {-1, 0, 2, 1, -1, 0}, index = {3, 0, 0, 0, 1, 0};
-             const auto chains = static_cast<int64_t>(fresh.size());
-             const Array buffer = s.real(Numbers(33).many(5 * pixels, -1, 1));
-             for (const StartForm form : {StartForm::informative, StartForm::uniform}) {
-                 const Array x = s.unwritten(chains * pixels);
-                 const Array weights = form == StartForm::uniform ? Array{} : s.unwritten(chains * images.largest_class);
-                 s.ops().start_images(
-                     x, buffer, s.integers(index), s.integers(fresh), weights, images, s.state(in_iteration(4)),
-                     {.form = form, .first_chain = 3, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kSeed});
-                 out.push_back({name_of(form), s.read(x), {0, 5e-5}});  // sums of up to 8 images of 255
-             }
-             return out;
-         }});
+    cases.push_back({"start_images", [=](Side& s) {
+                         Outputs out;
+                         const ResidentImages images = resident(s, 3);
+                         const int64_t pixels = images.pixels_per_image();
+                         const Integers fresh = {-1, 0, 2, 1, -1, 0}, index = {3, 0, 0, 0, 1, 0};
+                         const auto chains = static_cast<int64_t>(fresh.size());
+                         const Array buffer = s.real(Numbers(33).many(5 * pixels, -1, 1));
+                         for (const StartForm form : {StartForm::informative, StartForm::uniform}) {
+                             const Array x = s.unwritten(chains * pixels);
+                             const Array weights = form == StartForm::uniform ? Array{} : s.unwritten(chains * images.largest_class);
+                             s.ops().start_images(
+                                 x, buffer, s.integers(index), s.integers(fresh), weights, images, s.state(in_iteration(4)),
+                                 {.first_chain = 3, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kSeed});
+                             out.push_back({name_of(form), s.read(x), {0, 5e-5}});  // sums of up to 8 images of 255
+                         }
+                         return out;
+                     }});
     cases.push_back({"store_chains", [=](Side& s) {
                          Outputs out;
                          constexpr int64_t kPixels = 45;

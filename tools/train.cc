@@ -14,7 +14,7 @@ namespace {
 std::atomic<bool> interrupted{false};
 
 void on_signal(int) {
-    if (interrupted.exchange(true)) std::_Exit(kExitInterrupted);  // the second time: at once
+    if (interrupted.exchange(true)) std::_Exit(kExitFailed);  // the second time: at once, without a checkpoint
 }
 
 struct TrainOptions {

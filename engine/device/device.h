@@ -139,10 +139,12 @@ public:
     virtual void begin_profile() = 0;
     virtual WorkReport end_profile() = 0;
 
-    virtual void upload(void* to, const void* from, size_t bytes) = 0;     // waits
-    virtual void download(void* to, const void* from, size_t bytes) = 0;   // waits
-    virtual void read_back(void* to, const void* from, size_t bytes) = 0;  // queued; `to` is valid after synchronize
-    virtual void copy(void* to, const void* from, size_t bytes) = 0;       // on the device, queued
+    virtual void upload(void* to, const void* from, size_t bytes) = 0;    // waits
+    virtual void download(void* to, const void* from, size_t bytes) = 0;  // waits
+    // Queued; `to` is valid after wait(the ticket it returns), or synchronize.
+    virtual int64_t read_back(void* to, const void* from, size_t bytes) = 0;
+    virtual void wait(int64_t ticket) = 0;  // what was queued later may still run  // queued; `to` is valid after synchronize
+    virtual void copy(void* to, const void* from, size_t bytes) = 0;  // on the device, queued
     virtual void synchronize() = 0;
 };
 

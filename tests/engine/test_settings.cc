@@ -140,7 +140,7 @@ TEST_CASE("sada_jem_has_the_numbers_of_the_paper") {
 
 TEST_CASE("softmax_recipes_train_the_classifier_alone") {
     for (const char* name : {"softmax", "softmax+sam"}) {
-        CAPTURE(name);
+        CAPTURE(std::string(name));
         const Settings s = recipe(name);
         CHECK(s.recipe == name);
         CHECK(s.p_x_weight == 0);
@@ -363,7 +363,7 @@ TEST_CASE("values_out_of_range_are_refused_with_their_flag") {
          {-1, 0}},
     };
     for (const Range& range : ranges) {
-        CAPTURE(range.flag);
+        CAPTURE(std::string(range.flag));
         for (const double value : range.good) {
             CAPTURE(value);
             Settings s = complete();

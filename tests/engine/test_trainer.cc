@@ -68,7 +68,7 @@ Settings small() {
 }
 
 struct Variant {
-    const char* name;
+    std::string name;
     Settings settings;
 };
 
@@ -200,7 +200,7 @@ const char* const kFiles[] = {"checkpoints/last.state.safetensors", "checkpoints
 
 void check_same_run(const path& got, const path& want) {
     for (const char* file : kFiles) {
-        CAPTURE(file);
+        CAPTURE(std::string(file));
         const std::vector<std::string> different = differences(without_time(got / file), without_time(want / file));
         CHECK_MESSAGE(different.empty(), different.size(), " differ, first ", different.empty() ? "" : different[0]);
     }
@@ -408,7 +408,7 @@ TEST_CASE("the_log_has_its_lines_and_the_last_one_always") {
         CHECK(line.at("lr").get<double>() == learning_rate(s, i - 1, kEpoch, kIterations));
         CHECK(line.contains("test_accuracy") == (i % kEpoch == 0 || i == kIterations));
         for (const char* key : {"loss", "loss_gen", "loss_clf", "f_pos", "f_neg", "grad_norm", "accuracy", "sgld_grad_norm"}) {
-            CAPTURE(key);
+            CAPTURE(std::string(key));
             CHECK(line.at(key).is_number());
         }
         CHECK(line.at("loss").get<double>() ==

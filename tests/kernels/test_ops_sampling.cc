@@ -240,13 +240,9 @@ TEST_CASE("start_images_takes_the_buffer_or_draws_from_the_class_s_gaussian") {
                         want.push_back(fresh[n] < 0 ? buffer[static_cast<size_t>(index[n] * pixels + p)]
                                                     : expected_start(set, fresh[n], first_chain + static_cast<int64_t>(n), p));
                 const Array x = m.unwritten(chains * pixels), held = m.real(buffer);
-                m.ops().start_images(x, held, m.integers(index), m.integers(fresh), m.unwritten(chains * set.resident.largest_class),
-                                     set.resident, state,
-                                     {.form = StartForm::informative,
-                                      .first_chain = first_chain,
-                                      .weights = Stream::init_weights,
-                                      .pixels = Stream::init_pixels,
-                                      .seed = kStartSeed});
+                m.ops().start_images(
+                    x, held, m.integers(index), m.integers(fresh), m.unwritten(chains * set.resident.largest_class), set.resident, state,
+                    {.first_chain = first_chain, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kStartSeed});
                 Tolerance tolerance{.absolute = kNormalError + kStart * m.rounding()};
                 check_close("x", m.read(x), want, tolerance);
                 check_equal("the buffer stays", m.read(held), buffer);
@@ -264,11 +260,7 @@ TEST_CASE("start_images_samples_have_the_class_s_mean_and_covariance") {
         const Array x = m.unwritten(kChains * kPixels);
         m.ops().start_images(x, {nullptr, m.device().real_type(), 0}, m.integers(fresh), m.integers(fresh),
                              m.unwritten(kChains * set.resident.largest_class), set.resident, m.state(),
-                             {.form = StartForm::informative,
-                              .first_chain = 0,
-                              .weights = Stream::buffer_fill_weights,
-                              .pixels = Stream::buffer_fill_pixels,
-                              .seed = 3});
+                             {.first_chain = 0, .weights = Stream::buffer_fill_weights, .pixels = Stream::buffer_fill_pixels, .seed = 3});
         const Values got = m.read(x);
         const auto covariance = [&](int64_t count, const std::function<double(int64_t, int64_t)>& value, Values& mean) {
             Values out;
@@ -317,11 +309,7 @@ TEST_CASE("start_images_without_weights_is_uniform_in_minus_1_to_1") {
         const Array x = m.unwritten(kChains * kPixels);
         m.ops().start_images(x, m.real(buffer), m.integers(std::vector<int32_t>(kChains, 0)), m.integers(fresh),
                              {nullptr, m.device().real_type(), 0}, set.resident, m.state(start),
-                             {.form = StartForm::uniform,
-                              .first_chain = 8,
-                              .weights = Stream::init_weights,
-                              .pixels = Stream::init_pixels,
-                              .seed = kStartSeed});
+                             {.first_chain = 8, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kStartSeed});
         Values want;
         for (int64_t n = 0; n < kChains; ++n)
             for (int64_t p = 0; p < kPixels; ++p) {
@@ -343,11 +331,7 @@ TEST_CASE("start_images_does_not_depend_on_how_chains_are_split") {
             const Array marks = m.integers({fresh.begin() + first, fresh.begin() + first + count});
             m.ops().start_images(x, {nullptr, m.device().real_type(), 0}, marks, marks, m.unwritten(count * set.resident.largest_class),
                                  set.resident, m.state(),
-                                 {.form = StartForm::informative,
-                                  .first_chain = first,
-                                  .weights = Stream::init_weights,
-                                  .pixels = Stream::init_pixels,
-                                  .seed = 1});
+                                 {.first_chain = first, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = 1});
             return m.read(x);
         };
         const Values all = run(0, 4);

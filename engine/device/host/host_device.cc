@@ -113,14 +113,18 @@ void HostDevice::download(void* to, const void* from, size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-void HostDevice::read_back(void* to, const void* from, size_t bytes) {
+int64_t HostDevice::read_back(void* to, const void* from, size_t bytes) {
     refuse_under_capture("read back");
     stream_.submit("read_back", {}, [=] { std::memcpy(to, from, bytes); });
+    return stream_.launches();
 }
 
 void HostDevice::copy(void* to, const void* from, size_t bytes) {
     stream_.submit("copy", {.bytes = 2.0 * static_cast<double>(bytes)}, [=] { std::memcpy(to, from, bytes); });
 }
+
+// Every call has run by the time it returns.
+void HostDevice::wait(int64_t) { refuse_under_capture("wait"); }
 
 void HostDevice::synchronize() { refuse_under_capture("synchronise"); }
 

@@ -19,7 +19,8 @@ public:
     WorkReport end_profile() override;
     void upload(void* to, const void* from, size_t bytes) override;
     void download(void* to, const void* from, size_t bytes) override;
-    void read_back(void* to, const void* from, size_t bytes) override;
+    int64_t read_back(void* to, const void* from, size_t bytes) override;
+    void wait(int64_t ticket) override;
     void copy(void* to, const void* from, size_t bytes) override;
     void synchronize() override;
 

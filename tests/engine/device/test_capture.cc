@@ -92,9 +92,8 @@ public:
         ops.crop_flip(pixels, draws_, images_, state_, draw);
         ops.gather_labels(labels_, draws_, images_);
         ops.draw_chains(index_, fresh_, state_, 30, 1, 0.5, 5);
-        ops.start_images(
-            gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
-            {.form = StartForm::informative, .first_chain = 0, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = 5});
+        ops.start_images(gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
+                         {.first_chain = 0, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = 5});
         ops.sgld_gradient_norm(state_, gradient, kBatch);
         ops.sgld_step(pixels, gradient, {}, state_, {.noise = 0.01, .seed = 5});
         ops.advance_step(state_);
@@ -293,7 +292,7 @@ TEST_CASE("a_recorded_step_counter_advances_at_each_replay") {
 TEST_CASE("nothing_is_allocated_planned_synchronised_or_read_back_under_capture") {
     on_every_device([](OnDevice& m) {
         Device& device = m.device();
-        const Array a = m.real({1, 2, 3});
+        const Array a = m.real({1, 2, 3}), b = m.real({4, 5});
         const auto graph = capture(device, [&] { m.ops().fill_zero(a); });
         float host[3] = {};
         const std::function<void()> forbidden[] = {
@@ -310,9 +309,17 @@ TEST_CASE("nothing_is_allocated_planned_synchronised_or_read_back_under_capture"
         };
         for (size_t i = 0; i < std::size(forbidden); ++i) {
             INFO("call " << i);
-            CHECK_THROWS_AS(capture(device, forbidden[i]), CaptureError);
-            // The device is usable again, and nothing of it has happened.
+            CHECK_THROWS_AS(capture(device,
+                                    [&] {
+                                        CHECK_THROWS_AS(forbidden[i](), CaptureError);
+                                        throw std::runtime_error("out of the capture");
+                                    }),
+                            std::runtime_error);
+            // Nothing of it has happened, and the device runs ops again.
             check_equal("a", m.read(a), {1, 2, 3});
+            m.write(b, {4, 5});
+            m.ops().fill_zero(b);
+            check_equal("b", m.read(b), {0, 0});
         }
         CHECK_THROWS_AS(device.end_capture(), CaptureError);
     });
