@@ -69,7 +69,7 @@ refused 'batch-size is 60000' plan --recipe sada-jem --data cifar10 --batch-size
 # --- wrong usage, before anything is read -------------------------------------------------------------------------------------------
 base=(train --recipe sada-jem --data fashion-mnist --out never)
 refused 'subcommand' --json
-refused 'subcommand' nonsense
+refused 'no command "nonsense"' nonsense
 refused 'no-such-flag' "${base[@]}" --no-such-flag 1
 refused 'no recipe "jemm"' train --recipe jemm --data fashion-mnist --out never
 refused '--recipe is needed' train --data fashion-mnist --out never
