@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "data/input_error.h"
 #include "kernels/random.h"
@@ -24,6 +25,13 @@ int64_t file_index(const TensorInfo& info, int64_t i) {
 }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
+// Published checkpoints hold these besides: JEM's unused layer, JEM++'s second names of the same tensors.
+constexpr const char* kPublishedExtras[] = {"f.linear.", "f.layer_one.", "f.other_layers."};
+
+bool is_published_extra(const std::string& name) {
+    return std::any_of(std::begin(kPublishedExtras), std::end(kPublishedExtras), [&](const char* p) { return name.starts_with(p); });
+}
+
 constexpr const char* kUnusedHead = "energy_output.";  // in every published checkpoint; takes no part in conditional models
 
 }  // namespace
@@ -57,6 +65,13 @@ std::vector<double> to_channels_last(std::span<const double> nchw, int64_t n, in
 
 std::vector<double> to_channels_first(std::span<const double> nhwc, int64_t n, int64_t c, int64_t hw) {
     return to_channels_last(nhwc, n, hw, c);  // the same transposition with the roles exchanged
+}
+
+std::string skipped_tensors(const SafetensorsFile& file) {
+    std::string names;
+    for (const auto& entry : file.tensors)
+        if (is_published_extra(entry.first)) names += " " + entry.first;
+    return names;
 }
 
 Parameters::Parameters(Device& device, Memory& memory, const Network& network, const Options& options)
@@ -125,7 +140,7 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
     for (const auto& entry : file.tensors) {
         const std::string& name = entry.first;
         const bool allowed =
-            name.ends_with(kIgnoredCounter) || name.starts_with(kUnusedHead) ||
+            name.ends_with(kIgnoredCounter) || name.starts_with(kUnusedHead) || is_published_extra(name) ||
             std::any_of(allowed_prefixes.begin(), allowed_prefixes.end(), [&](const auto& p) { return name.starts_with(p); });
         if (!allowed && !std::binary_search(known.begin(), known.end(), name)) differences += "\n  superfluous: " + name;
     }

@@ -12,6 +12,9 @@
 
 namespace jem {
 
+// Tensors of a published checkpoint that no network reads, each with a space in front; load() skips them.
+std::string skipped_tensors(const SafetensorsFile& file);
+
 class Parameters {
 public:
     struct Options {

@@ -56,7 +56,6 @@ NetworkMemory TrainingParts::evaluation_memory() {
 Trainer::Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out,
                  const std::string& held_out_name, const RunFolder& folder, TrainingObserver& observer)
     : device_(device),
-      network_(network),
       settings_(settings),
       held_out_(std::move(held_out)),
       held_out_name_(held_out_name),

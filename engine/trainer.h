@@ -76,7 +76,6 @@ private:
     void write_samples();
 
     Device& device_;
-    Network& network_;
     Settings settings_;
     ImageSet held_out_;
     std::string held_out_name_;

@@ -278,6 +278,7 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     Checkpoint c;
     c.path = path;
     c.file = SafetensorsFile::read(path);
+    say_what_is_skipped(c.file, path);
     const std::optional<Settings> own = settings_of(c.file);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});
@@ -298,6 +299,11 @@ void load_weights(Parameters& parameters, Network& network, const Checkpoint& c,
         throw InputError("--weights ema: " + c.path +
                          " holds no ema.* (the run kept no average of its weights). Use --weights last, or train with --ema 0.999.");
     network.prepare(parameters.weights());
+}
+
+void say_what_is_skipped(const SafetensorsFile& file, const std::string& path) {
+    const std::string names = skipped_tensors(file);
+    if (!names.empty()) std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), names.c_str());
 }
 
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json) {

@@ -118,7 +118,6 @@ private:
     std::vector<Sample> describe(const std::vector<double>& pixels);
 
     const SampleOptions& o_;
-    const Checkpoint& checkpoint_;
     Settings s_;
     Console& console_;
     int64_t pixels_ = 0, wanted_ = 0, limit_ = 0, chains_ = 0, steps_ = 0;
@@ -140,7 +139,7 @@ private:
 };
 
 SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint, Console& console)
-    : o_(options), checkpoint_(checkpoint), s_(checkpoint.settings), console_(console) {
+    : o_(options), s_(checkpoint.settings), console_(console) {
     const bool buffer = o_.from == "buffer";
     if (o_.from == "noise") s_.init = StartForm::uniform;
     steps_ = o_.steps ? *o_.steps : o_.flags.given("--sgld-steps") ? s_.sgld_steps : buffer ? 0 : kDefaultSteps;

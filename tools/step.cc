@@ -36,6 +36,7 @@ int step(const StepOptions& o) {
          {std::pair{&o.checkpoint, "--checkpoint"}, std::pair{&o.batch, "--batch"}, std::pair{&o.dump, "--dump"}})
         if (value->empty()) throw InputError(std::string(flag) + " is needed (a safetensors file). Give it.");
     const SafetensorsFile checkpoint = SafetensorsFile::read(o.checkpoint);
+    say_what_is_skipped(checkpoint, o.checkpoint);
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
     Settings s = recipe(o.recipe);
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error

@@ -71,7 +71,8 @@ void compare_case(Device& device, const std::string& name, const Tolerance& t) {
     const GoldenCase g = load_golden(name);
     const SafetensorsFile got = run(device, g);
     size_t compared = 0;
-    for (const auto& [key, tensor] : g.expected.tensors) {
+    for (const auto& entry : g.expected.tensors) {
+        const std::string& key = entry.first;
         CAPTURE(key);
         ++compared;
         const std::vector<double> want = g.expected.doubles(key);

@@ -175,7 +175,9 @@ TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
     CHECK(json.size() == 46);  // a new setting belongs into unusual() and into this number
-    for (const auto& [key, value] : json.items()) {
+    for (const auto& entry : json.items()) {
+        const std::string key = entry.key();
+        const auto& value = entry.value();
         CAPTURE(key);
         CHECK(value != defaults.at(key));
     }
@@ -194,7 +196,9 @@ TEST_CASE("settings_survive_json_field_by_field") {
 
 TEST_CASE("each_key_of_the_json_is_a_setting_of_its_own") {
     const auto changed = to_json(unusual()), defaults = to_json(Settings{});
-    for (const auto& [key, value] : changed.items()) {
+    for (const auto& entry : changed.items()) {
+        const std::string key = entry.key();
+        const auto& value = entry.value();
         CAPTURE(key);
         Settings s;
         merge_json(s, nlohmann::json{{key, value}});

@@ -208,8 +208,9 @@ void check_same_run(const path& got, const path& want) {
 }
 
 void check_finite(const SafetensorsFile& file) {
-    for (const auto& [name, tensor] : file.tensors) {
-        if (tensor.type == FileType::i64) continue;
+    for (const auto& entry : file.tensors) {
+        const std::string& name = entry.first;
+        if (entry.second.type == FileType::i64) continue;
         const std::vector<float> values = file.floats(name);
         CHECK_MESSAGE(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }), name, " is not finite");
     }
@@ -501,8 +502,9 @@ TEST_CASE("batches_larger_than_the_data_are_an_error_that_names_the_flag") {
 }
 
 TEST_CASE("the_replay_buffer_stays_full_of_pixels") {
-    for (const auto& [size, chains] : {std::pair<int64_t, int64_t>{10, 6}, {4, 9}, {1, 5}, {2, 2}}) {  // more chains than images, too
-        CAPTURE(size);
+    for (const auto& sizes : {std::pair<int64_t, int64_t>{10, 6}, {4, 9}, {1, 5}, {2, 2}}) {  // more chains than images, too
+        const auto [size, chains] = sizes;
+        CAPTURE(sizes.first);
         for (const StartForm init : {StartForm::informative, StartForm::uniform, StartForm::gaussian}) {
             Settings s = small();
             s.buffer_size = size;
@@ -686,8 +688,9 @@ TEST_CASE("another_number_of_threads_gives_nearly_the_same") {
     train(two_again.path(), s, {.threads = 2});
     check_same_run(two_again.path(), two.path());  // the same threads: the same bits
     const SafetensorsFile a = SafetensorsFile::read(one.path() / kFiles[0]), b = SafetensorsFile::read(two.path() / kFiles[0]);
-    for (const auto& [name, tensor] : a.tensors) {
-        if (tensor.type == FileType::i64) continue;
+    for (const auto& entry : a.tensors) {
+        const std::string& name = entry.first;
+        if (entry.second.type == FileType::i64) continue;
         const std::vector<double> x = a.doubles(name), y = b.doubles(name);
         double difference = 0, norm = 0;
         for (size_t i = 0; i < x.size(); ++i) {

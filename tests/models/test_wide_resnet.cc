@@ -239,9 +239,9 @@ TEST_CASE("parameters_have_the_published_names_shapes_and_order") {
             for (const auto& [channels, size] : {std::pair<int64_t, int64_t>{1, 28}, {3, 32}, {3, 64}}) {
                 const WideResNetSettings s = {
                     .depth = depth, .width = width, .norm = norm, .in_channels = channels, .image_size = size, .num_classes = 100};
-                CAPTURE(depth);
-                CAPTURE(width);
-                CAPTURE(size);
+                CAPTURE(s.depth);
+                CAPTURE(s.width);
+                CAPTURE(s.image_size);
                 const WideResNet network(s);
                 const Expected e = expected_tensors(s);
                 check_tensors(network.parameters(), e.parameters);
