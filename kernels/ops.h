@@ -84,6 +84,8 @@ public:
     virtual void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) = 0;
     // d_bias[c] += sum of d_y over N, H, W
     virtual void bias_gradient(Array d_bias, const Tensor& d_y) = 0;
+    // y = x + bias[c] (R), + residual unless that is null
+    virtual void add_bias(const Tensor& y, const Tensor& x, Array bias, const Tensor* residual) = 0;
     // [N, C, H, W] -> [N, C, 1, 1] of R, and back
     virtual void mean_pool(const Tensor& y, const Tensor& x) = 0;
     virtual void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) = 0;
@@ -114,6 +116,10 @@ public:
 
     // Parameters, flat R [P] ----------------------------------------------------------------------------------------------
     virtual void fill_zero(Array x) = 0;
+    // to = from, rounded to nearest even; each R or the activation type.
+    virtual void convert(Array to, Array from) = 0;
+    // sum (R) += x, R or the activation type.
+    virtual void accumulate(Array sum, Array x) = 0;
     virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) = 0;
     virtual void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) = 0;
     virtual void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,

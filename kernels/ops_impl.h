@@ -20,6 +20,31 @@ struct FillZero {
     }
 };
 
+template <class R>
+struct Copy {
+    template <class Y>
+    JEM_HD void operator()(Y&& y, R x) const {
+        y = x;
+    }
+};
+
+template <class R>
+struct Accumulate {
+    template <class Y>
+    JEM_HD void operator()(Y&& sum, R x) const {
+        sum += x;
+    }
+};
+
+// y = x + residual + bias
+template <class R>
+struct AddBias {
+    template <class Y>
+    JEM_HD void operator()(Y&& y, R x, R residual, R bias) const {
+        y = x + bias + residual;
+    }
+};
+
 struct BeginIteration {
     IterationState* state;
     uint32_t iteration;
@@ -117,6 +142,16 @@ public:
             run(In<R>{d_y.as<R>()});  // d_logits
         else
             run(In<A>{d_y.as<A>()});
+    }
+    void add_bias(const Tensor& y, const Tensor& x, Array bias, const Tensor* residual) override {
+        const auto run = [&](auto added) {
+            exec_.for_each("add_bias", x.layout(), AddBias<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, added,
+                           PerChannel<R>{bias.as<R>()});
+        };
+        if (residual != nullptr)
+            run(In<A>{residual->as<A>()});
+        else
+            run(Zero<A>{});
     }
     void mean_pool(const Tensor& y, const Tensor& x) override {
         const Layout l = x.layout();
@@ -238,6 +273,25 @@ public:
     }
 
     void fill_zero(Array x) override { exec_.for_each("fill_zero", flat(x.count), FillZero<R>{}, Out<R>{x.as<R>()}); }
+    void convert(Array to, Array from) override {
+        const auto run = [&](auto out, auto in) { exec_.for_each("convert", flat(from.count), Copy<R>{}, out, in); };
+        constexpr DType real = DTypeOf<R>::value;
+        if (to.type == real && from.type == real)
+            run(Out<R>{to.as<R>()}, In<R>{from.as<R>()});
+        else if (to.type == real)
+            run(Out<R>{to.as<R>()}, In<A>{from.as<A>()});
+        else if (from.type == real)
+            run(Out<A>{to.as<A>()}, In<R>{from.as<R>()});
+        else
+            run(Out<A>{to.as<A>()}, In<A>{from.as<A>()});
+    }
+    void accumulate(Array sum, Array x) override {
+        const auto run = [&](auto in) { exec_.for_each("accumulate", flat(x.count), Accumulate<R>{}, Out<R>{sum.as<R>()}, in); };
+        if (x.type == DTypeOf<R>::value)
+            run(In<R>{x.as<R>()});
+        else
+            run(In<A>{x.as<A>()});
+    }
     void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) override {
         exec_.reduce("gradient_norm", gradient.count, GradientNorm<R>{state, form, rho, pass}, In<R>{gradient.as<R>()},
                      In<R>{weights.as<R>()});

@@ -2,9 +2,6 @@
 // that depends on the shape alone: within a thread, within a block, then the blocks one after another. No atomics.
 #pragma once
 
-#include <cuda_runtime.h>
-#include <nvtx3/nvToolsExt.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
@@ -12,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/cuda_launcher.h"
 #include "kernels/host_device.h"
 #include "kernels/operands.h"
 #include "kernels/tensor.h"
@@ -19,7 +17,7 @@
 namespace jem::cuda {
 
 inline constexpr uint32_t kBlock = 256, kWarp = 32, kWarps = kBlock / kWarp;
-inline constexpr uint32_t kSumBlocks = 1024;      // of stage one: fills the largest GPU
+inline constexpr uint32_t kSumBlocks = 1024;      // of stage one: fills the largest GPU; kCudaPartials follows from it
 inline constexpr uint32_t kElementsAThread = 16;  // at least, where stage one has fewer blocks than that
 inline constexpr uint32_t kRowsInFloat = 64;      // summed in the compute type before they are added to a double
 
@@ -197,17 +195,15 @@ namespace jem {
 class CudaExec {
 public:
     static constexpr int kPixelsPerItem = 4;
-    // Doubles that suffice for two sums of up to 32768 channels.
-    static constexpr int64_t kPartials = 2 * int64_t{cuda::kSumBlocks} * cuda::kWarp;
 
     // partials: scratch for sums, of partials_count doubles on the device; ops of one stream run one after another and share it.
-    CudaExec(cudaStream_t stream, double* partials, int64_t partials_count)
-        : stream_(stream), partials_(partials), partials_count_(partials_count) {}
+    CudaExec(CudaLauncher& launcher, double* partials, int64_t partials_count)
+        : launcher_(&launcher), partials_(partials), partials_count_(partials_count) {}
 
     template <class F>
     void for_each(const char* label, int64_t count, F f) {
         if (count == 0) return;
-        launch(label, cuda::for_each_item<F>, dim3(checked(label, divide_up(count, cuda::kBlock))), dim3(cuda::kBlock), f, count);
+        launch(label, 0, cuda::for_each_item<F>, dim3(checked(label, divide_up(count, cuda::kBlock))), dim3(cuda::kBlock), f, count);
     }
 
     template <class F, class O, class... I>
@@ -217,7 +213,7 @@ public:
         const bool packs = fits<kPack>(l, out) && (fits<kPack>(l, in) && ...);
         const auto kernel = packs ? cuda::for_each_element<kPack, F, O, I...> : cuda::for_each_element<1, F, O, I...>;
         const dim3 grid(divide_up(l.count(), (packs ? kPack : 1) * cuda::kBlock));
-        launch(label, kernel, grid, dim3(cuda::kBlock), f, shape(label, l), out, in...);
+        launch(label, bytes(l, out, in...), kernel, grid, dim3(cuda::kBlock), f, shape(label, l), out, in...);
     }
 
     template <class F, class Head, class... I>
@@ -233,18 +229,20 @@ public:
         const int64_t chunks = divide_up(rows, rows_a_chunk);
         need(label, chunks * F::kSums * s.channels);
         if (chunks > 0)
-            launch(label, cuda::column_partials<cuda::Real<Head>, F, Head, I...>, dim3(tiles, chunks), block, f, s, rows_a_chunk, partials_,
-                   head, in...);
-        launch(label, cuda::column_finish<F>, dim3(tiles), block, f, s.channels, chunks, partials_);
+            launch(label, bytes(l, head, in...), cuda::column_partials<cuda::Real<Head>, F, Head, I...>, dim3(tiles, chunks), block, f, s,
+                   rows_a_chunk, partials_, head, in...);
+        launch(label, 0, cuda::column_finish<F>, dim3(tiles), block, f, s.channels, chunks, partials_);
     }
 
     template <class F, class... I>
     void reduce(const char* label, int64_t count, F f, I... in) {
         const int64_t blocks = std::min<int64_t>(cuda::kSumBlocks, divide_up(count, cuda::kBlock * cuda::kElementsAThread));
         need(label, blocks * F::kSums);
+        const double read = static_cast<double>(count) * static_cast<double>((size_t{0} + ... + sizeof(cuda::Element<I>)));
         if (blocks > 0)
-            launch(label, cuda::reduce_partials<F, I...>, dim3(blocks), dim3(cuda::kBlock), f, checked(label, count), partials_, in...);
-        launch(label, cuda::reduce_finish<F>, dim3(1), dim3(cuda::kBlock), f, blocks, partials_);
+            launch(label, read, cuda::reduce_partials<F, I...>, dim3(blocks), dim3(cuda::kBlock), f, checked(label, count), partials_,
+                   in...);
+        launch(label, 0, cuda::reduce_finish<F>, dim3(1), dim3(cuda::kBlock), f, blocks, partials_);
     }
 
 private:
@@ -266,6 +264,12 @@ private:
                                     std::to_string(partials_count_) + "). Lower --width.");
     }
 
+    // Read and written; what is one value a channel stays in the caches and is not counted.
+    template <class... O>
+    static double bytes(const Layout& l, const O&...) {
+        return static_cast<double>(l.count()) * static_cast<double>((size_t{0} + ... + (cuda::kDense<O> ? sizeof(cuda::Element<O>) : 0)));
+    }
+
     // Whether an operand can be moved N elements at a time.
     template <int N, class O>
     static bool fits(const Layout& l, const O& o) {
@@ -278,19 +282,19 @@ private:
 
     // The only place that launches.
     template <class... P, class... Args>
-    void launch(const char* label, void (*kernel)(P...), dim3 grid, dim3 block, Args... args) {
+    void launch(const char* label, double bytes, void (*kernel)(P...), dim3 grid, dim3 block, Args... args) {
         static_assert((std::is_trivially_copyable_v<P> && ...));
+        if (!launcher_->announce(label, bytes, 0)) return;
         const cudaLaunchConfig_t config = {
-            .gridDim = grid, .blockDim = block, .dynamicSmemBytes = 0, .stream = stream_, .attrs = nullptr, .numAttrs = 0};
-        nvtxRangePushA(label);
+            .gridDim = grid, .blockDim = block, .dynamicSmemBytes = 0, .stream = launcher_->stream(), .attrs = nullptr, .numAttrs = 0};
         const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
-        nvtxRangePop();
+        launcher_->launched();
         if (status != cudaSuccess)
             throw std::runtime_error(std::string("launch of ") + label + " failed (" + cudaGetErrorString(status) +
                                      "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
     }
 
-    cudaStream_t stream_;
+    CudaLauncher* launcher_;
     double* partials_;
     int64_t partials_count_;
 };

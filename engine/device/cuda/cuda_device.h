@@ -1,0 +1,45 @@
+// NVIDIA GPUs: one stream, NHWC, phases as CUDA graphs. Nothing here needs the toolkit's headers.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "engine/device/cuda/gpu.h"
+#include "engine/device/device.h"
+
+namespace jem {
+
+class CudaLauncher;
+class CudaPlans;
+
+// No driver, no GPU, or one that cannot do what is asked: says why and what to do.
+class CudaUnavailable : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+struct CudaOptions {
+    CudaPrecision precision = CudaPrecision::f32;
+    bool nondeterministic = false;  // faster engines that do not repeat bit for bit
+    int ordinal = 0;                // which GPU, of those that are visible
+    std::string plan_cache;         // file in which timed plans are remembered; empty: none
+};
+
+// Throws CudaUnavailable.
+std::unique_ptr<Device> make_cuda_device(const CudaOptions& options);
+
+// Plans and counts as that GPU would, without a GPU or a driver. Memory cannot be had and nothing runs.
+std::unique_ptr<Device> make_cuda_planning_device(const GpuDescription& gpu, const CudaOptions& options);
+
+// The GPU at hand with other plans than the libraries'.
+using MakeCudaPlans = std::function<std::unique_ptr<CudaPlans>(CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu)>;
+std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeCudaPlans& make_plans);
+
+// The GPUs that the driver shows, "NVIDIA H100 80GB HBM3, 80 GiB, sm_90" each. Where none: empty, and why says it.
+std::vector<std::string> visible_gpus(std::string& why);
+
+const char* precision_name(CudaPrecision precision);
+
+}  // namespace jem

@@ -1,0 +1,78 @@
+#include "engine/device/cuda/queue.h"
+
+#include <nvtx3/nvToolsExt.h>
+
+#include <utility>
+
+#include "engine/device/cuda/runtime.h"
+
+namespace jem {
+namespace {
+
+cudaEvent_t record(cudaStream_t stream) {
+    cudaEvent_t event = nullptr;
+    cuda::check(cudaEventCreateWithFlags(&event, cudaEventDefault), "create an event");
+    cuda::check(cudaEventRecord(event, stream), "record an event");
+    return event;
+}
+
+}  // namespace
+
+CudaQueue::~CudaQueue() {
+    for (const Timed& t : timed_) {
+        if (t.begin != nullptr) cudaEventDestroy(t.begin);
+        if (t.end != nullptr) cudaEventDestroy(t.end);
+    }
+}
+
+bool CudaQueue::announce(const char* label, double bytes, double flops) {
+    ++launches_;
+    if (mode_ == Mode::dry || (mode_ == Mode::eager && profiling_)) {
+        WorkRow& row = report_[label];
+        ++row.launches;
+        row.bytes += bytes;
+        row.flops += flops;
+    }
+    if (mode_ == Mode::dry) return false;
+    if (stream_ == nullptr) throw std::logic_error(std::string(label) + " was queued, but there is no GPU: this device only plans.");
+    if (mode_ == Mode::capture) ++recorded_;
+    nvtxRangePushA(label);
+    if (mode_ == Mode::eager && profiling_) timed_.push_back({label, record(stream_), nullptr});
+    return true;
+}
+
+void CudaQueue::launched() noexcept {
+    if (mode_ == Mode::eager && profiling_ && !timed_.empty() && timed_.back().end == nullptr) {
+        // Without the second event the launch goes untimed; its own error is reported by whoever launched.
+        cudaEvent_t event = nullptr;
+        if (cudaEventCreateWithFlags(&event, cudaEventDefault) == cudaSuccess) {
+            if (cudaEventRecord(event, stream_) == cudaSuccess)
+                timed_.back().end = event;
+            else
+                cudaEventDestroy(event);
+        }
+    }
+    nvtxRangePop();
+}
+
+void CudaQueue::begin_profile() {
+    take_report();
+    profiling_ = true;
+}
+
+WorkReport CudaQueue::end_profile() {
+    profiling_ = false;
+    cuda::check(cudaStreamSynchronize(stream_), "wait for the GPU");
+    for (const Timed& t : std::exchange(timed_, {})) {
+        float milliseconds = 0;
+        if (t.end != nullptr) {
+            cuda::check(cudaEventElapsedTime(&milliseconds, t.begin, t.end), "read a time");
+            cudaEventDestroy(t.end);
+        }
+        cudaEventDestroy(t.begin);
+        report_[t.label].seconds += 1e-3 * static_cast<double>(milliseconds);
+    }
+    return take_report();
+}
+
+}  // namespace jem

@@ -1,0 +1,55 @@
+// The GPU's stream with its bookkeeping: what is launched is counted, named for Nsight, timed on request, and left out in a dry run.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/device/device.h"
+#include "kernels/cuda_launcher.h"
+
+namespace jem {
+
+class CudaQueue final : public CudaLauncher {
+public:
+    enum class Mode { eager, capture, dry };
+
+    // stream: null where no GPU is at hand; not owned.
+    explicit CudaQueue(cudaStream_t stream) : stream_(stream) {}
+    CudaQueue(const CudaQueue&) = delete;  // owns events
+    CudaQueue& operator=(const CudaQueue&) = delete;
+    ~CudaQueue() override;
+
+    bool announce(const char* label, double bytes, double flops) override;
+    void launched() noexcept override;
+    cudaStream_t stream() const override { return stream_; }
+
+    Mode mode() const { return mode_; }
+    void set_mode(Mode mode) { mode_ = mode; }
+    int64_t launches() const { return launches_; }
+
+    // Launches that a recording holds, since it began.
+    void begin_recording() { recorded_ = 0; }
+    int64_t recorded() const { return recorded_; }
+    void replayed(int64_t launches) { launches_ += launches; }
+
+    void begin_profile();
+    // Waits for the GPU.
+    WorkReport end_profile();
+    WorkReport take_report() { return std::exchange(report_, {}); }
+
+private:
+    struct Timed {
+        std::string label;
+        cudaEvent_t begin = nullptr, end = nullptr;
+    };
+
+    cudaStream_t stream_;
+    Mode mode_ = Mode::eager;
+    bool profiling_ = false;
+    int64_t launches_ = 0, recorded_ = 0;
+    WorkReport report_;
+    std::vector<Timed> timed_;
+};
+
+}  // namespace jem

@@ -1,0 +1,28 @@
+// What stands between an op and the GPU: the stream, and whoever counts, names and times what is launched on it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+
+#include "kernels/ops.h"
+
+namespace jem {
+
+class CudaLauncher {
+public:
+    virtual ~CudaLauncher() = default;
+
+    // Announces one launch (label: a string literal, bytes: read and written, 0 where unknown; flops likewise). False: it is
+    // only counted (a dry run) and must not happen. Every true is followed by launched(), also where the launch failed.
+    virtual bool announce(const char* label, double bytes, double flops) = 0;
+    virtual void launched() noexcept = 0;
+    // Null where no GPU is at hand: then announce never answers true.
+    virtual cudaStream_t stream() const = 0;
+};
+
+// partials: scratch for sums, of kCudaPartials doubles on the device. activation: f32 or bf16.
+inline constexpr int64_t kCudaPartials = 2 * 1024 * 32;  // two sums of up to 32768 channels
+std::unique_ptr<Ops> make_cuda_ops(CudaLauncher& launcher, double* partials, DType activation);
+
+}  // namespace jem
