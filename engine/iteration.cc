@@ -153,6 +153,7 @@ void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_st
 
 void TrainingIteration::run(Phase phase) {
     if (repeats(phase) == 0) return;
+    const Range range(device_, phase_name(phase));
     if (StepGraph* graph = graphs_[static_cast<size_t>(phase)].get())
         graph->replay();
     else

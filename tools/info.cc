@@ -8,6 +8,9 @@
 #include "data/input_error.h"
 #include "engine/device/cpu/onednn.h"
 #include "tools/options.h"
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
 
 namespace jem {
 namespace {
@@ -77,12 +80,21 @@ int info(const CommonOptions& common) {
                                 {"test", shape.num_test},
                                 {"installed", installed(name)}});
     }
-    json["missing"] = {{{"name", "CUDA device"},
-                        {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"},
-                        {"get", "not part of this version: --device cuda is refused, and nothing that can be installed changes that"}},
-                       {{"name", "MPI, NCCL"},
-                        {"gives", "training on several machines or GPUs"},
-                        {"get", "not part of this version; one process uses one machine's cores"}}};
+    json["missing"] = Json::array();
+#ifdef JEM_HAS_CUDA
+    std::string why;
+    for (const std::string& gpu : visible_gpus(why)) json["devices"].push_back({{"name", "cuda"}, {"description", gpu}});
+    if (!why.empty())
+        json["missing"].push_back({{"name", "GPU"}, {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"}, {"get", why}});
+#else
+    json["missing"].push_back({{"name", "CUDA device"},
+                               {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16; plan --gpu"},
+                               {"get", "left out of this build: " JEM_CUDA_MISSING}});
+#endif
+    for (const Json& missing : {Json{{"name", "MPI, NCCL"},
+                                     {"gives", "training on several machines or GPUs"},
+                                     {"get", "not part of this version; one process uses one machine's cores"}}})
+        json["missing"].push_back(missing);
     if (!common.json) {
         const auto text = [](const Json& j) { return j.get<std::string>(); };
         fmt::print("jem_engine {}, {}, {}\n  {}\n", text(json["version"]), text(json["compiler"]), text(json["build_type"]),

@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 
 #include "data/input_error.h"
 #include "engine/run_folder.h"
 #include "kernels/random.h"
 #include "models/wide_resnet.h"
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
 
 namespace jem {
 namespace {
@@ -83,6 +87,7 @@ void CommonOptions::add_to(CLI::App& app) {
         ->check(whole_number)
         ->multi_option_policy(kLastCounts)
         ->group(group);
+    app.add_flag("--nondeterministic", nondeterministic, "CUDA: let faster convolutions in that do not repeat bit for bit")->group(group);
     app.add_flag("--quiet", quiet, "No progress on stderr")->group(group);
     app.add_flag("--json", json, "The result as JSON, the last line of stdout")->group(group);
 }
@@ -214,14 +219,42 @@ bool SettingsFlags::given(const std::string& flag) const {
     return std::any_of(overrides_.begin(), overrides_.end(), [&](const auto& o) { return o.first == flag; });
 }
 
+std::string user_cache_file(const std::string& name) {
+    const char* cache = std::getenv("XDG_CACHE_HOME");
+    const char* home = std::getenv("HOME");
+    std::filesystem::path folder;
+    if (cache != nullptr && *cache != 0)
+        folder = cache;
+    else if (home != nullptr && *home != 0)
+        folder = std::filesystem::path(home) / ".cache";
+    else
+        return "";
+    return (folder / "jem_engine" / name).string();
+}
+
 std::unique_ptr<Device> make_device(const CommonOptions& common, const std::string& precision) {
     if (common.device == "reference") {
         if (precision != "f32" && precision != "f64")
             throw InputError("--precision " + precision + " on the reference device (it knows f32 and f64). Choose one of these.");
         return make_reference_device(precision == "f64" ? DType::f64 : DType::f32);
     }
-    if (common.device == "cuda")
-        throw InputError("--device cuda is not available (this build has no CUDA device). Use --device cpu, or auto.");
+    std::string why = JEM_CUDA_MISSING;
+    if (common.device != "cpu") {
+#ifdef JEM_HAS_CUDA
+        try {
+            return make_cuda_device({.precision = cuda_precision(precision),
+                                     .nondeterministic = common.nondeterministic,
+                                     .plan_cache = user_cache_file("convolutions.json")});
+        } catch (const CudaUnavailable& e) {
+            if (common.device == "cuda") throw;
+            why = e.what();
+            if (!common.quiet) std::fprintf(stderr, "Running on the CPU: %s\n", why.c_str());
+        }
+#else
+        if (common.device == "cuda")
+            throw InputError("--device cuda: this build has no CUDA parts (" + why + "). Use --device cpu, or auto.");
+#endif
+    }
     if (precision != "f32")
         throw InputError("--precision " + precision + " is not available on the CPU (it computes in f32). Use --precision f32" +
                          (precision == "f64" ? ", or --device reference." : "."));

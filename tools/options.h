@@ -20,12 +20,12 @@
 
 namespace jem {
 
-// --device --threads --seed --quiet --json, on every command.
+// --device --threads --seed --quiet --json --nondeterministic, on every command.
 struct CommonOptions {
     std::string device = "auto";
     int threads = 0;
     std::optional<uint64_t> seed;
-    bool quiet = false, json = false;
+    bool quiet = false, json = false, nondeterministic = false;
 
     void add_to(CLI::App& app);
 };
@@ -55,8 +55,12 @@ private:
     std::vector<std::pair<std::string, std::function<void(Settings&)>>> overrides_;
 };
 
-// The device of --device and --precision. InputError for what this build or machine does not have.
+// The device of --device and --precision. InputError for what this build or machine does not have. auto: a GPU if there is one,
+// else the CPU, and a line on stderr says why where this build has the CUDA parts.
 std::unique_ptr<Device> make_device(const CommonOptions& common, const std::string& precision);
+
+// Where a file lies that is kept between runs and may be deleted: $XDG_CACHE_HOME/jem_engine/NAME; empty without a home folder.
+std::string user_cache_file(const std::string& name);
 
 // The network that the settings describe; sizes of 0 must have been filled in.
 std::unique_ptr<Network> make_network(const Settings& settings);

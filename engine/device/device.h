@@ -1,4 +1,4 @@
-// A machine that runs ops: memory, convolution plans, recording. Implemented by cpu/, reference/ and (later) cuda/.
+// A machine that runs ops: memory, convolution plans, recording. Implemented by cpu/, reference/ and cuda/.
 // Calls are coarse: the virtual dispatch costs nothing at this grain, and engine and models are compiled once for all devices.
 #pragma once
 
@@ -135,17 +135,32 @@ public:
     virtual WorkReport end_dry_run() = 0;
     virtual int64_t launches() const = 0;  // queued so far, in whatever mode
 
-    // Time by label, from here to the second call. Replayed graphs are included.
+    // Time by label, from here to the second call. On a GPU only what is queued, not what a graph replays.
     virtual void begin_profile() = 0;
     virtual WorkReport end_profile() = 0;
+
+    // The name of what is queued between the two calls, for a profiler's timeline (a string literal).
+    virtual void push_range(const char*) {}
+    virtual void pop_range() noexcept {}
 
     virtual void upload(void* to, const void* from, size_t bytes) = 0;    // waits
     virtual void download(void* to, const void* from, size_t bytes) = 0;  // waits
     // Queued; `to` is valid after wait(the ticket it returns), or synchronize.
     virtual int64_t read_back(void* to, const void* from, size_t bytes) = 0;
-    virtual void wait(int64_t ticket) = 0;  // what was queued later may still run  // queued; `to` is valid after synchronize
+    virtual void wait(int64_t ticket) = 0;                            // what was queued later may still run
     virtual void copy(void* to, const void* from, size_t bytes) = 0;  // on the device, queued
     virtual void synchronize() = 0;
+};
+
+class Range {
+public:
+    Range(Device& device, const char* name) : device_(device) { device_.push_range(name); }
+    Range(const Range&) = delete;  // ends once
+    Range& operator=(const Range&) = delete;
+    ~Range() { device_.pop_range(); }
+
+private:
+    Device& device_;
 };
 
 // Records what `body` queues; an exception leaves the device as it was.

@@ -404,6 +404,31 @@ TEST_CASE("bias_gradient_adds_the_sum_of_each_channel") {
     });
 }
 
+TEST_CASE("add_bias_adds_each_channel_s_bias_and_the_residual") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(9);
+            const Values x = data.normals(e.count()), added = data.normals(e.count()), bias = data.normals(e.c);
+            Values plain, with;
+            const int64_t rows = e.h * e.w;
+            for (size_t i = 0; i < x.size(); ++i) {
+                plain.push_back(x[i] + bias[i / static_cast<size_t>(rows) % static_cast<size_t>(e.c)]);
+                with.push_back(plain[i] + added[i]);
+            }
+            const Tensor in = m.tensor(e, x), residual = m.tensor(e, added), out = m.unwritten(e);
+            const Array b = m.real(bias);
+            m.ops().add_bias(out, in, b, nullptr);
+            check_close("no residual", m.read(out), plain, m.roundings(1, kMagnitude));
+            m.ops().add_bias(out, in, b, &residual);
+            check_close("residual", m.read(out), with, m.roundings(2, kMagnitude));
+            const Values got = m.read(out);
+            m.ops().add_bias(in, in, b, &residual);
+            check_equal("y == x", m.read(in), got);
+        }
+    });
+}
+
 TEST_CASE("mean_pool_is_the_mean_over_the_positions_and_its_backward_spreads_it") {
     on_every_device([](OnDevice& m) {
         for (const Extent& e : kExtents) {

@@ -210,6 +210,30 @@ TEST_CASE("fill_zero_overwrites_even_nan_and_nothing_beside_the_array") {
     });
 }
 
+TEST_CASE("convert_copies_and_accumulate_adds_and_neither_touches_what_lies_beside") {
+    on_every_device([](OnDevice& m) {
+        for (const int64_t count : kCounts) {
+            TestData data(6);
+            const Values x = data.normals(count), start = data.normals(count);
+            Values copied{std::nan("")}, sum{std::nan("")};
+            for (size_t i = 0; i < x.size(); ++i) {
+                copied.push_back(x[i]);
+                sum.push_back(start[i] + x[i]);
+            }
+            copied.push_back(std::nan(""));
+            sum.push_back(std::nan(""));
+            const Array from = m.real(x), all = m.unwritten(count + 2), target = all.slice(1, count);
+            m.ops().convert(target, from);
+            check_equal("copy", m.read(all), copied);
+            m.write(target, start);
+            m.ops().accumulate(target, from);
+            check_close("sum", m.read(all), sum, m.roundings(1, 8));  // normals stay below 4
+        }
+        m.ops().convert({nullptr, m.device().real_type(), 0}, {nullptr, m.device().real_type(), 0});
+        m.ops().accumulate({nullptr, m.device().real_type(), 0}, {nullptr, m.device().real_type(), 0});
+    });
+}
+
 TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_the_device") {
     on_every_device([](OnDevice& m) {
         IterationState start;

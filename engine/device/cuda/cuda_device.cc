@@ -1,10 +1,11 @@
 #include "engine/device/cuda/cuda_device.h"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
 
-#include "data/input_error.h"
 #include "engine/device/cuda/plans.h"
 #include "engine/device/cuda/queue.h"
 #include "engine/device/cuda/runtime.h"
@@ -15,9 +16,9 @@ namespace {
 using cuda::check;
 
 constexpr int kMinimumArchitecture = 75;
-constexpr size_t kStagingBytes = size_t{8} << 20;   // pinned, for copies that wait
-constexpr size_t kReadBackBytes = 1024;             // of one read back
-constexpr size_t kReadBackSlots = 4;                // in flight; the trainer has two
+constexpr size_t kStagingBytes = size_t{8} << 20;  // pinned, for copies that wait
+constexpr size_t kReadBackBytes = 1024;            // of one read back
+constexpr size_t kReadBackSlots = 4;               // in flight; the trainer has two
 
 std::string gib(size_t bytes) {
     const size_t tenths = (bytes * 10 + (size_t{1} << 29)) >> 30;
@@ -249,6 +250,8 @@ public:
         queue_.launched();
         check(status, "copy");
     }
+    void push_range(const char* name) override { nvtxRangePushA(name); }
+    void pop_range() noexcept override { nvtxRangePop(); }
     void synchronize() override {
         refuse_under_capture("synchronise");
         Hardware& h = hardware("synchronise");
@@ -303,7 +306,8 @@ std::string driver_advice(cudaError_t status) {
         case cudaErrorNoDevice:
             return "The NVIDIA driver shows no GPU. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, or run with --device cpu.";
         default:
-            return std::string("The GPU cannot be used (CUDA: ") + cudaGetErrorString(status) + "). Look at nvidia-smi, or run with --device cpu.";
+            return std::string("The GPU cannot be used (CUDA: ") + cudaGetErrorString(status) +
+                   "). Look at nvidia-smi, or run with --device cpu.";
     }
 }
 
@@ -350,6 +354,12 @@ const char* precision_name(CudaPrecision precision) {
             return "bf16";
     }
     return "?";
+}
+
+CudaPrecision cuda_precision(const std::string& name) {
+    for (const CudaPrecision p : {CudaPrecision::f32, CudaPrecision::tf32, CudaPrecision::bf16})
+        if (name == precision_name(p)) return p;
+    throw InputError("--precision " + name + " on a GPU (it knows f32, tf32 and bf16). Choose one of these.");
 }
 
 std::vector<std::string> visible_gpus(std::string& why) {

@@ -3,9 +3,9 @@
 
 #include <functional>
 #include <memory>
-#include <stdexcept>
 #include <string>
 
+#include "data/input_error.h"
 #include "engine/device/cuda/gpu.h"
 #include "engine/device/device.h"
 
@@ -15,9 +15,9 @@ class CudaLauncher;
 class CudaPlans;
 
 // No driver, no GPU, or one that cannot do what is asked: says why and what to do.
-class CudaUnavailable : public std::runtime_error {
+class CudaUnavailable : public InputError {
 public:
-    using std::runtime_error::runtime_error;
+    using InputError::InputError;
 };
 
 struct CudaOptions {
@@ -41,5 +41,7 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeC
 std::vector<std::string> visible_gpus(std::string& why);
 
 const char* precision_name(CudaPrecision precision);
+// "f32", "tf32", "bf16"; InputError for others.
+CudaPrecision cuda_precision(const std::string& name);
 
 }  // namespace jem
