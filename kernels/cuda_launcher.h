@@ -22,7 +22,7 @@ public:
 };
 
 // partials: scratch for sums, of kCudaPartials doubles on the device. activation: f32 or bf16.
-inline constexpr int64_t kCudaPartials = 2 * 1024 * 32;  // two sums of up to 32768 channels
+inline constexpr int64_t kCudaPartials = 1 << 19;  // 4 MiB: two sums of 640 channels from 400 blocks
 std::unique_ptr<Ops> make_cuda_ops(CudaLauncher& launcher, double* partials, DType activation);
 
 }  // namespace jem

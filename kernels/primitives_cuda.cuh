@@ -100,15 +100,17 @@ __global__ void __launch_bounds__(kBlock) for_each_element(F f, Shape s, O... op
     }
 }
 
-// Over the threads of one column of a block; the result is valid where threadIdx.y is 0.
-template <int K>
-__device__ void sum_column(double (&sums)[K]) {
+// Over the threads of one column of a block, of N neighbouring channels; the result is valid where threadIdx.y is 0.
+template <int K, int N>
+__device__ void sum_column(double (&sums)[K][N]) {
     __shared__ double of_thread[K][kBlock];
-    for (int k = 0; k < K; ++k) of_thread[k][threadIdx.y * blockDim.x + threadIdx.x] = sums[k];
-    __syncthreads();
-    if (threadIdx.y != 0) return;
-    for (uint32_t y = 1; y < blockDim.y; ++y)
-        for (int k = 0; k < K; ++k) sums[k] += of_thread[k][y * blockDim.x + threadIdx.x];
+    for (int n = 0; n < N; ++n) {
+        if (n > 0) __syncthreads();  // the last channel's sums have been read
+        for (int k = 0; k < K; ++k) of_thread[k][threadIdx.y * blockDim.x + threadIdx.x] = sums[k][n];
+        __syncthreads();
+        for (uint32_t y = 1; threadIdx.y == 0 && y < blockDim.y; ++y)
+            for (int k = 0; k < K; ++k) sums[k][n] += of_thread[k][y * blockDim.x + threadIdx.x];
+    }
 }
 
 // Over the threads of a block; the result is valid in thread 0.
@@ -125,41 +127,73 @@ __device__ void sum_block(double (&sums)[K]) {
         for (uint32_t w = 1; w < kWarps; ++w) sums[k] += of_warp[k][w];
 }
 
-// Stage one: a block sums a chunk of the rows for blockDim.x channels. partials: [chunks, kSums, channels]
-// Four blocks: room for 64 registers; left to itself ptxas spills for sm_80 to get by with 32.
-template <class R, class F, class... I>
-__global__ void __launch_bounds__(kBlock, 4) column_partials(F f, Shape s, uint32_t rows_a_chunk, double* partials, I... in) {
-    constexpr int K = F::kSums;
-    const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x, begin = blockIdx.y * rows_a_chunk, rows = s.count / s.channels;
-    const uint32_t end = begin + rows_a_chunk < rows ? begin + rows_a_chunk : rows;
-    double sums[K] = {};
-    for (uint32_t first = begin + threadIdx.y; first < end && c < s.channels; first += kRowsInFloat * blockDim.y) {
-        const uint32_t last = first + kRowsInFloat * blockDim.y < end ? first + kRowsInFloat * blockDim.y : end;
-        R partial[K] = {};
-        JEM_UNROLL(4)  // loads in flight
-        for (uint32_t r = first; r < last; r += blockDim.y) {
-            const uint32_t i = s.index(r, c);
-            R terms[K];
-            f.map(terms, in.at(i, c)...);
-            for (int k = 0; k < K; ++k) partial[k] += terms[k];
-        }
-        for (int k = 0; k < K; ++k) sums[k] += static_cast<double>(partial[k]);
+// An operand of N neighbouring channels, from c on, going down the rows: what is one value a channel is read once.
+template <int N, class O>
+struct Column {
+    Pack<Element<O>, N> values;
+    __device__ Column(const O& o, uint32_t c) {
+        for (int n = 0; n < N; ++n) values.v[n] = o.at(0, c + n);
     }
+    __device__ Pack<Element<O>, N> at(uint32_t) const { return values; }
+};
+template <int N, class T>
+struct Column<N, In<T>> {
+    const T* data;
+    __device__ Column(const In<T>& o, uint32_t) : data(o.data) {}
+    __device__ Pack<T, N> at(uint32_t i) const { return *reinterpret_cast<const Pack<T, N>*>(data + i); }
+};
+
+// The rows first, first + step ... below last of N channels. Column by value: registers.
+template <class R, int K, int N, class F, class... C>
+__device__ void sum_rows(double (&sums)[K][N], const F& f, const Shape& s, uint32_t c, uint32_t begin, uint32_t end, uint32_t step,
+                         C... columns) {
+    for (uint32_t first = begin; first < end; first += kRowsInFloat * step) {
+        const uint32_t last = first + kRowsInFloat * step < end ? first + kRowsInFloat * step : end;
+        R partial[K][N] = {};
+        JEM_UNROLL(2)  // loads in flight
+        for (uint32_t r = first; r < last; r += step) {
+            const uint32_t i = s.index(r, c);
+            const auto add = [&](auto... packs) {
+                for (int n = 0; n < N; ++n) {
+                    R terms[K];
+                    f.map(terms, packs.v[n]...);
+                    for (int k = 0; k < K; ++k) partial[k][n] += terms[k];
+                }
+            };
+            add(columns.at(i)...);
+        }
+        for (int k = 0; k < K; ++k)
+            for (int n = 0; n < N; ++n) sums[k][n] += static_cast<double>(partial[k][n]);
+    }
+}
+
+// Stage one: a block sums a chunk of the rows for blockDim.x * N channels. partials: [chunks, kSums, channels]
+template <class R, int N, class F, class... I>
+__global__ void __launch_bounds__(kBlock, 2) column_partials(F f, Shape s, uint32_t rows_a_chunk, double* partials, I... in) {
+    constexpr int K = F::kSums;
+    const uint32_t c = (blockIdx.x * blockDim.x + threadIdx.x) * N, begin = blockIdx.y * rows_a_chunk, rows = s.count / s.channels;
+    const uint32_t end = begin + rows_a_chunk < rows ? begin + rows_a_chunk : rows;
+    double sums[K][N] = {};
+    if (c < s.channels) sum_rows<R>(sums, f, s, c, begin + threadIdx.y, end, blockDim.y, Column<N, I>(in, c)...);
     sum_column(sums);
     if (threadIdx.y != 0 || c >= s.channels) return;
-    for (int k = 0; k < K; ++k) partials[(blockIdx.y * K + k) * s.channels + c] = sums[k];
+    for (int k = 0; k < K; ++k)
+        for (int n = 0; n < N; ++n) partials[(blockIdx.y * K + k) * s.channels + c + n] = sums[k][n];
 }
 
 template <class F>
 __global__ void __launch_bounds__(kBlock) column_finish(F f, uint32_t channels, uint32_t chunks, const double* partials) {
     constexpr int K = F::kSums;
     const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x;
-    double sums[K] = {};
+    double sums[K][1] = {};
     JEM_UNROLL(4)
     for (uint32_t chunk = threadIdx.y; chunk < chunks && c < channels; chunk += blockDim.y)
-        for (int k = 0; k < K; ++k) sums[k] += partials[(chunk * K + k) * channels + c];
+        for (int k = 0; k < K; ++k) sums[k][0] += partials[(chunk * K + k) * channels + c];
     sum_column(sums);
-    if (threadIdx.y == 0 && c < channels) f.finish(c, sums);
+    if (threadIdx.y != 0 || c >= channels) return;
+    double total[K];
+    for (int k = 0; k < K; ++k) total[k] = sums[k][0];
+    f.finish(c, total);
 }
 
 // partials: [blocks, kSums]
@@ -219,19 +253,25 @@ public:
     template <class F, class Head, class... I>
     void column_reduce(const char* label, Layout l, F f, Head head, I... in) {
         if (l.channels() == 0) return;
+        constexpr int kPack = cuda::kPackOf<Head>;
         const cuda::Shape s = shape(label, l);
-        uint32_t lanes = cuda::kWarp;  // channels of a block
-        while (lanes / 2 >= s.channels) lanes /= 2;
-        const dim3 block(lanes, cuda::kBlock / lanes);
-        const int64_t tiles = divide_up(s.channels, lanes), rows = l.images() * l.rows;
-        const int64_t wanted = std::max<int64_t>(1, cuda::kSumBlocks / tiles);
-        const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), block.y * cuda::kElementsAThread);
+        const bool packs = fits<kPack>(l, head) && (fits<kPack>(l, in) && ...) && l.block % kPack == 0;
+        const int64_t width = packs ? kPack : 1, columns = s.channels / width;
+        const int64_t tiles = divide_up(columns, cuda::kWarp), lanes = divide_up(columns, tiles), depth = cuda::kBlock / lanes;
+        const int64_t rows = l.images() * l.rows, room = partials_count_ / (F::kSums * int64_t{s.channels});
+        if (room == 0) throw std::length_error(std::string(label) + " of " + std::to_string(s.channels) + " channels. Lower --width.");
+        const int64_t wanted = std::min(std::max<int64_t>(1, cuda::kSumBlocks / tiles), room);
+        const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), depth * cuda::kElementsAThread);
         const int64_t chunks = divide_up(rows, rows_a_chunk);
-        need(label, chunks * F::kSums * s.channels);
-        if (chunks > 0)
-            launch(label, bytes(l, head, in...), cuda::column_partials<cuda::Real<Head>, F, Head, I...>, dim3(tiles, chunks), block, f, s,
-                   rows_a_chunk, partials_, head, in...);
-        launch(label, 0, cuda::column_finish<F>, dim3(tiles), block, f, s.channels, chunks, partials_);
+        if (chunks > 0) {
+            const auto kernel = packs ? cuda::column_partials<cuda::Real<Head>, kPack, F, Head, I...>
+                                      : cuda::column_partials<cuda::Real<Head>, 1, F, Head, I...>;
+            launch(label, bytes(l, head, in...), kernel, dim3(tiles, chunks), dim3(lanes, depth), f, s, rows_a_chunk, partials_, head,
+                   in...);
+        }
+        const int64_t finish_lanes = std::min<int64_t>(s.channels, cuda::kWarp);
+        launch(label, 0, cuda::column_finish<F>, dim3(divide_up(s.channels, finish_lanes)), dim3(finish_lanes, cuda::kBlock / finish_lanes),
+               f, s.channels, chunks, partials_);
     }
 
     template <class F, class... I>

@@ -11,6 +11,9 @@
 
 #include "engine/device/device.h"
 #include "tests/check.h"
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
 
 namespace jem {
 
@@ -164,6 +167,10 @@ inline void on_every_device(const std::function<void(OnDevice&)>& test) {
     run(make_cpu_device({.threads = 2}));
     run(make_reference_device(DType::f32));
     run(make_reference_device(DType::f64));
+#ifdef JEM_HAS_CUDA
+    std::string why;
+    if (!visible_gpus(why).empty()) run(make_cuda_device({}));
+#endif
 }
 
 // Channel c of value i in NCHW order.

@@ -1,8 +1,9 @@
 """Times SADA-JEM training iterations in PyTorch: the peer of the engine's benches.
 
 One iteration is what `step` does with batch norm, SAM and SGD (batches of 64, 64 and 128 images unless told otherwise), on synthetic
-data, in f32 on the CPU, written as a competent user of PyTorch would: channels_last, no parameter gradients while sampling, backward
-right after each forward so that one batch's activations are alive at a time, foreach optimizer. Prints one JSON line.
+data, in f32 on the CPU (--device cuda: on a GPU, --precision f32, tf32 or bf16), written as a competent user of PyTorch would:
+channels_last, no parameter gradients while sampling, backward right after each forward so that one batch's activations are alive at a
+time, foreach optimizer. Prints one JSON line.
 
     python3 tools/peer_pytorch.py --depth 10 --width 2 --threads 2 --iterations 3 --warmup 1
 """
@@ -62,7 +63,7 @@ class WideResNet(nn.Module):
 class Trainer:
     def __init__(self, args):
         self.args = args
-        self.net = WideResNet(args).to(memory_format=torch.channels_last).train()
+        self.net = WideResNet(args).to(args.device, memory_format=torch.channels_last).train()
         # Three batch sizes and two states of requires_grad: each gets its own compiled graph.
         self.forward = torch.compile(self.net, dynamic=False) if args.compile else self.net
         self.params = list(self.net.parameters())
@@ -71,13 +72,14 @@ class Trainer:
         image = (args.in_channels, args.image_size, args.image_size)
 
         def images(count):
-            return torch.empty(count, *image).uniform_(-1, 1).contiguous(memory_format=torch.channels_last)
+            return torch.empty(count, *image, device=args.device).uniform_(-1, 1).contiguous(memory_format=torch.channels_last)
 
         self.x_pos, self.x_neg_start, self.x_lab = images(args.pos), images(args.neg), images(args.lab)
-        self.y = torch.randint(args.num_classes, (args.lab,))
+        self.y = torch.randint(args.num_classes, (args.lab,), device=args.device)
 
     def logits(self, x):
-        autocast = torch.autocast("cpu", dtype=torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
+        bf16 = self.args.precision == "bf16"
+        autocast = torch.autocast(self.args.device, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
         with autocast:
             logits = self.forward(x)
         return logits.float()
@@ -148,23 +150,33 @@ def main():
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
     parser.add_argument("--compile", action="store_true", help="torch.compile")
-    parser.add_argument("--bf16", action="store_true", help="forward and backward under bfloat16 autocast")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32", help="bf16: autocast; tf32: on a GPU only")
     args = parser.parse_args()
     if args.depth < 10 or (args.depth - 4) % 6:
         parser.error(f"--depth {args.depth} is no Wide-ResNet (6n + 4 is needed). Use 10, 16, 22, 28, ...")
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    on_gpu = args.device == "cuda"
+    if on_gpu:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision != "f32"
+        torch.backends.cudnn.benchmark = True
 
     trainer = Trainer(args)
     seconds = []
     for iteration in range(args.warmup + args.iterations):
         start = time.perf_counter()
         trainer.iterate()
+        if on_gpu:
+            torch.cuda.synchronize()
         if iteration >= args.warmup:
             seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds, "peak_rss_bytes": peak_rss_bytes(), "torch": torch.__version__,
-                      "threads": torch.get_num_threads()}))
+    result = {"seconds": seconds, "peak_rss_bytes": peak_rss_bytes(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    if on_gpu:
+        result["gpu"] = torch.cuda.get_device_name()
+        result["gpu_bytes"] = torch.cuda.max_memory_reserved()
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "engine/step.h"
 #include "golden.h"
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
 
 namespace jem {
 namespace {
@@ -114,6 +118,22 @@ TEST_CASE("one_iteration_on_the_cpu_in_f32_equals_pytorch_within_f32") {
         if (g.config.at("iterations") > 1) continue;
         compare_case(*device, name, g.config.at("kink_free") ? kF32 : kF32NearKinks);
     }
+}
+
+TEST_CASE("one_iteration_on_a_gpu_in_f32_equals_pytorch_within_f32") {
+    std::string why = "this build has no CUDA parts";
+#ifdef JEM_HAS_CUDA
+    if (!visible_gpus(why).empty()) {
+        const auto device = make_cuda_device({});
+        for (const std::string& name : golden_case_names()) {
+            const GoldenCase g = load_golden(name);
+            if (g.config.at("iterations") > 1) continue;
+            compare_case(*device, name, g.config.at("kink_free") ? kF32 : kF32NearKinks);
+        }
+        return;
+    }
+#endif
+    std::printf("SKIPPED: golden cases on a GPU: %s\n", why.c_str());
 }
 
 TEST_CASE("loss_curve_of_ten_iterations_in_f32_stays_near_pytorch") {
