@@ -77,7 +77,6 @@ public:
     size_t workspace_bytes() const override { return scratch_bytes_ + staging_bytes_ + gradient_bytes_ + padded_weights_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
-        if (dry()) return stream_.submit("prepare_weights", {}, [] {});
         const float* from = weights.as<float>();
         if (staged()) {
             float* wide = padded_weights(workspace);
@@ -107,7 +106,6 @@ public:
             });
         }
         const double flops = shape_.flops() * static_cast<double>(x.n);
-        if (dry()) return stream_.submit("conv_forward", {.flops = flops}, [] {});
         const MadePtr& made = residual != nullptr ? v.forward_onto : v.forward;
         const size_t form = residual != nullptr ? v.form_forward_onto : v.form_forward;
         submit_calls(stream_, "conv_forward", flops,
@@ -121,7 +119,6 @@ public:
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
         const Variant& v = variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
-        if (dry()) return stream_.submit("conv_backward_data", {.flops = flops}, [] {});
         const MadePtr& made = v.backward_data;
         void* to = staged() ? staging(workspace) : d_x.data;
         submit_calls(stream_, "conv_backward_data", flops,
@@ -139,7 +136,6 @@ public:
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
         const Variant& v = variant(x.n);
         const double flops = shape_.flops() * static_cast<double>(x.n);
-        if (dry()) return stream_.submit("conv_backward_weights", {.flops = flops}, [] {});
         const MadePtr& made = v.backward_weights;
         std::byte* packed = workspace + scratch_bytes_ + staging_bytes_;
         float* wide = padded_weights(workspace);
@@ -179,7 +175,6 @@ private:
     };
 
     bool staged() const { return padded_.in_channels != shape_.in_channels; }
-    bool dry() const { return stream_.mode() == HostStream::Mode::dry; }
     float* staging(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + scratch_bytes_); }
     float* padded_weights(std::byte* workspace) const {
         return reinterpret_cast<float*>(workspace + scratch_bytes_ + staging_bytes_ + gradient_bytes_);
@@ -279,7 +274,6 @@ private:
     void run(const char* label, const MadePtr& made, const void* a, const void* b, void* c, const Array* bias, int64_t n,
              std::byte* workspace) {
         const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(in_) * static_cast<double>(out_);
-        if (stream_.mode() == HostStream::Mode::dry) return stream_.submit(label, {.flops = flops}, [] {});
         std::vector<Call::Argument> arguments = {{DNNL_ARG_SRC, made->src, a},
                                                  {DNNL_ARG_WEIGHTS, made->weights, b},
                                                  {DNNL_ARG_DST, made->dst, c},

@@ -365,6 +365,9 @@ TEST_CASE("dry_run_executes_nothing_and_counts_launches") {
             launches += row.second.launches;
         }
         CHECK(launches == counted);
+        const int64_t before_run = m.device().launches();
+        step.all();
+        CHECK(m.device().launches() - before_run == counted);
         // Twice as many multiply-adds as each output has terms: 4 images of 32x32x16 outputs.
         constexpr double kStemFlops = 2.0 * 4 * 1024 * 16 * 27, kConvFlops = 2.0 * 4 * 1024 * 16 * 144;
         for (const char* label : {"conv_forward", "conv_backward_data", "conv_backward_weights"}) {
