@@ -46,6 +46,14 @@ struct LeakyBackward {
 };
 
 template <class R>
+struct NormShift {
+    template <class Y>
+    JEM_HD void operator()(Y&& shift, R mean, R scale, R beta) const {
+        shift = std::fma(-mean, scale, beta);
+    }
+};
+
+template <class R>
 struct NormLeaky {
     template <class Y>
     JEM_HD void operator()(Y&& y, R x, R mean, R scale, R beta) const {

@@ -73,6 +73,8 @@ public:
                                        RunningStatistics running, const IterationState* state) = 0;
     // The same from the running statistics; a = b = 0.
     virtual void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& parameters) = 0;
+    // shift = beta - scale * mean, R [C]: norm(x) = scale * x + shift, for libraries that want it so.
+    virtual void norm_shift(Array shift, const NormCoefficients& norm) = 0;
     // y = leaky(scale * (x - mean) + beta)
     virtual void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) = 0;
     virtual void leaky(const Tensor& y, const Tensor& x) = 0;

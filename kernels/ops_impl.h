@@ -93,6 +93,10 @@ public:
                        RunningNormCoefficients<R>{out.mean.as<R>(), out.inv_std.as<R>(), out.scale.as<R>(), out.a.as<R>(), out.b.as<R>(),
                                                   p.gamma.as<R>(), p.running_mean.as<R>(), p.running_var.as<R>()});
     }
+    void norm_shift(Array shift, const NormCoefficients& norm) override {
+        exec_.for_each("norm_shift", flat(shift.count), NormShift<R>{}, Out<R>{shift.as<R>()}, In<R>{norm.mean.as<R>()},
+                       In<R>{norm.scale.as<R>()}, In<R>{norm.beta.as<R>()});
+    }
     void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) override {
         exec_.for_each("norm_leaky", x.layout(), NormLeaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()},
                        PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
@@ -145,8 +149,7 @@ public:
     }
     void add_bias(const Tensor& y, const Tensor& x, Array bias, const Tensor* residual) override {
         const auto run = [&](auto added) {
-            exec_.for_each("add_bias", x.layout(), AddBias<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, added,
-                           PerChannel<R>{bias.as<R>()});
+            exec_.for_each("add_bias", x.layout(), AddBias<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, added, PerChannel<R>{bias.as<R>()});
         };
         if (residual != nullptr)
             run(In<A>{residual->as<A>()});

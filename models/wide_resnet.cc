@@ -178,13 +178,11 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
         const Block& b = blocks_[i];
         const BlockActivations& t = p.blocks[i];
         statistics_of(b.norm1, m, mode, at(*x));
-        activate(b.norm1, m, at(t.a1), at(*x));
-        convolve(b.conv1, m, at(t.h), at(t.a1));
+        activate_and_convolve(b.norm1, b.conv1, m, at(t.h), t.a1, at(*x), nullptr);
         statistics_of(b.norm2, m, mode, at(t.h));
-        activate(b.norm2, m, at(t.a2), at(t.h));
         if (b.shortcut) convolve(*b.shortcut, m, at(t.y), at(*x));
         const Tensor residual = b.shortcut ? at(t.y) : at(*x);
-        convolve(b.conv2, m, at(t.y), at(t.a2), &residual);
+        activate_and_convolve(b.norm2, b.conv2, m, at(t.y), t.a2, at(t.h), &residual);
         x = &t.y;
     }
     statistics_of(tail_, m, mode, at(*x));
@@ -264,6 +262,19 @@ NormCoefficients WideResNet::coefficients(const Norm& norm, Array weights) {
 void WideResNet::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Tensor* residual) {
     conv.plan->forward(y, x, memory_->at(conv.prepared), m.weights.slice(conv.bias, conv.shape.out_channels), residual,
                        memory_->workspace());
+}
+
+// a is where the activation lies between the two; a convolution that fuses them needs no memory for it.
+void WideResNet::activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
+                                       const Tensor& x, const Tensor* residual) {
+    if (settings_.norm == NormKind::batch && conv.plan->fuses_activation(x.n)) {
+        conv.plan->forward_activated(y, x, coefficients(norm, m.weights), memory_->at(conv.prepared),
+                                     m.weights.slice(conv.bias, conv.shape.out_channels), residual, memory_->workspace());
+        return;
+    }
+    const Tensor activated = at(a);
+    activate(norm, m, activated, x);
+    convolve(conv, m, y, activated, residual);
 }
 
 void WideResNet::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {

@@ -81,6 +81,8 @@ private:
     NormCoefficients coefficients(const Norm& norm, Array weights);
 
     // The lines that forward and backward are written in.
+    void activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
+                               const Tensor& x, const Tensor* residual);
     void convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Tensor* residual = nullptr);
     void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
     void convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y);

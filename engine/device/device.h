@@ -69,6 +69,18 @@ public:
     // y = conv(x) + bias [+ residual]; residual may be y itself.
     virtual void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
                          std::byte* workspace) = 0;
+    // Whether a norm and LeakyReLU in front of the convolution are better done by it: decided when the plan was made.
+    virtual bool fuses_activation(int64_t batch) const {
+        (void)batch;
+        return false;
+    }
+    // y = conv(leaky(norm(x))) + bias [+ residual]; only where fuses_activation. It may round the norm otherwise than
+    // Ops::norm_leaky does, so that a value near the kink may fall on the other side.
+    virtual void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
+                                   const Tensor* residual, std::byte* workspace) {
+        (void)y, (void)x, (void)norm, (void)prepared, (void)bias, (void)residual, (void)workspace;
+        throw std::logic_error("A convolution was given a norm that it does not fuse.");
+    }
     // d_x = the gradient of x
     virtual void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) = 0;
     // d_w [O, H, W, I] += the gradient of the weights

@@ -289,6 +289,20 @@ TEST_CASE("running_norm_coefficients_come_from_the_running_statistics") {
     });
 }
 
+TEST_CASE("norm_shift_makes_the_norm_one_product_and_one_sum") {
+    on_every_device([](OnDevice& m) {
+        for (const int64_t channels : {1, 3, 160}) {
+            TestData data(10);
+            const Coefficients k = random_coefficients(data, channels);
+            Values want;
+            for (size_t c = 0; c < k.mean.size(); ++c) want.push_back(k.beta[c] - k.scale[c] * k.mean[c]);
+            const Array shift = m.unwritten(channels);
+            m.ops().norm_shift(shift, upload(m, k));
+            check_close("shift", m.read(shift), want, m.roundings(1, 4));
+        }
+    });
+}
+
 TEST_CASE("norm_leaky_normalises_then_activates") {
     on_every_device([](OnDevice& m) {
         for (const Extent& e : kExtents) {
