@@ -246,7 +246,7 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
                                      .nondeterministic = common.nondeterministic,
                                      .plan_cache = user_cache_file("convolutions.json")});
         } catch (const CudaUnavailable& e) {
-            if (common.device == "cuda") throw;
+            if (common.device == "cuda") throw InputError(std::string("--device cuda: ") + e.what());
             why = e.what();
             if (!common.quiet) std::fprintf(stderr, "Running on the CPU: %s\n", why.c_str());
         }
