@@ -316,6 +316,7 @@ extern "C" void cuda_on_host_abandon_after_fault() {
 }
 
 void on_fault(int, siginfo_t* info, void* raw_context) {
+    if (open_for_work(info->si_addr)) return;
     const std::string what = "touches " + describe(info->si_addr);
     if (!inside_kernel()) {
         std::fprintf(stderr, "cuda_on_host: host code %s\n", what.c_str());

@@ -24,6 +24,8 @@ bool inside_kernel();
 // Ends the kernel from within; what: what its thread did, "reads memory that ...".
 [[noreturn]] void abandon_kernel(const char* what);
 
+// After a fault: makes the device memory at an address accessible, if work that may touch it is running and it was not.
+bool open_for_work(const void* address);
 // Text about an address for a fault: runtime.cc knows the allocations.
 std::string describe(const void* address);
 

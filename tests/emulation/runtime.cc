@@ -103,6 +103,7 @@ struct Allocation {
     size_t bytes;
     bool device, live;
     int id;
+    bool open = false;
     int pending_reads = 0;
     std::vector<std::pair<char*, size_t>> canaries = {};
 };
@@ -113,6 +114,7 @@ struct Machine {
     std::mt19937_64 random{0};
     std::map<char*, Allocation> allocations;  // by begin; addresses are not used twice until reset
     std::set<Allocation*> live;
+    std::vector<Allocation*> opened;  // device memory that the work now running has touched
     std::set<CUstream_st*> streams;
     std::set<CUevent_st*> events;
     std::set<CUgraph_st*> graphs;
@@ -168,22 +170,21 @@ cudaError_t reachable(const char* call) {
     LOCK(name);     \
     if (const cudaError_t not_reachable = reachable(call)) return not_reachable
 
-// Memory of the device can be touched only while a kernel or a copy runs: the host's own access faults.
+// Memory of the device can be touched only while a kernel or a copy runs: the host's own access faults. An allocation is opened
+// by the first fault (open_for_work), so that work costs what it touches, not what there is.
 class OpenDevice {
 public:
-    OpenDevice() {
-        if (machine().open++ == 0) protect(PROT_READ | PROT_WRITE);
-    }
+    OpenDevice() { ++machine().open; }
     OpenDevice(const OpenDevice&) = delete;
     OpenDevice& operator=(const OpenDevice&) = delete;
     ~OpenDevice() {
-        if (--machine().open == 0) protect(PROT_NONE);
-    }
-
-private:
-    static void protect(int how) {
-        for (const Allocation* a : machine().live)
-            if (a->device) mprotect(a->map, a->mapped, how);
+        Machine& m = machine();
+        if (--m.open > 0) return;
+        for (Allocation* a : m.opened) {
+            a->open = false;
+            mprotect(a->map, a->mapped, PROT_NONE);
+        }
+        m.opened.clear();
     }
 };
 
@@ -227,7 +228,7 @@ void* allocate(size_t bytes, bool device) {
         if (a.begin > a.map) a.canaries.push_back({a.map, static_cast<size_t>(a.begin - a.map)});
         if (rounded > bytes) a.canaries.push_back({a.begin + bytes, rounded - bytes});
         for (const auto& [p, n] : a.canaries) write_canaries(p, n);
-        if (m.open == 0) mprotect(a.map, mapped, PROT_NONE);
+        mprotect(a.map, mapped, PROT_NONE);
         m.device_bytes += mapped;
         watch_writes(a.map, mapped);
     }
@@ -235,6 +236,7 @@ void* allocate(size_t bytes, bool device) {
     for (const auto& [p, n] : a.canaries) __asan_poison_memory_region(p, n);
 #endif
     m.live.insert(&(m.allocations[a.begin] = a));
+    m.opened.reserve(m.live.size());  // the fault handler must not allocate
     return a.begin;
 }
 
@@ -254,8 +256,7 @@ void release(Allocation& a) {
 }
 
 std::string check_canaries() {
-    for (const Allocation* a : machine().live) {
-        if (!a->device) continue;
+    for (const Allocation* a : machine().opened) {  // nothing else can have been written
         for (const auto& [p, n] : a->canaries)
             if (!canary_intact(p, n))
                 return "wrote into nobody's bytes at offset " + std::to_string(p - a->begin) + " of allocation #" + std::to_string(a->id) +
@@ -381,6 +382,24 @@ bool of_sanitizer([[maybe_unused]] void* p) {
 }  // namespace
 
 namespace cuda_on_host {
+
+bool open_for_work(const void* address) {
+    Machine& m = machine();
+    if (m.open == 0) return false;
+    const auto* p = static_cast<const char*>(address);
+    auto it = m.allocations.upper_bound(const_cast<char*>(p));
+    // Canaries in front of an allocation are below its beginning.
+    const auto holds = [p](const Allocation& a) { return a.device && a.live && !a.open && p >= a.map && p < a.map + a.mapped; };
+    if (it == m.allocations.end() || !holds(it->second)) {
+        if (it == m.allocations.begin()) return false;
+        --it;
+    }
+    Allocation& a = it->second;
+    if (!holds(a)) return false;
+    a.open = true;
+    m.opened.push_back(&a);
+    return mprotect(a.map, a.mapped, PROT_READ | PROT_WRITE) == 0;
+}
 
 std::string describe(const void* address) {
     char text[240];

@@ -1,9 +1,12 @@
 // The whole training iteration by the CUDA device's own code.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "engine/iteration.h"
 #include "models/wide_resnet.h"
 #include "tests/emulation/device.h"
 #include "tests/engine/golden.h"
@@ -59,6 +62,59 @@ TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
             INFO(std::string(precision_name(precision)), ", ", v.name);
             EmulatedDevice device(precision);
             check_all(selftest::check_iteration(*device, *cpu, make_network, v.settings, selftest::limits_of(precision_name(precision))));
+        }
+}
+
+// Before each phase everything is forgotten that memory's plan says is dead by then: nothing may read it.
+TEST_CASE("no_phase_reads_what_it_did_not_write") {
+    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
+        for (const Variant& v : variants()) {
+            INFO(std::string(precision_name(precision)), ", ", v.name);
+            EmulatedDevice device(precision);
+            const auto network = make_network(v.settings);
+            Memory memory(*device);
+            TrainingIteration iteration(*device, memory, *network, v.settings,
+                                        TrainingIteration::GivenBatches{.positive = 2, .negative = 3, .labelled = 4});
+            const int64_t first_launch = device->launches();
+            const auto work = iteration.plan();
+            memory.allocate();
+            std::byte* arena = nullptr;
+            for (const Memory::Placement& p : memory.placements())
+                if (p.name == "iteration state") arena = reinterpret_cast<std::byte*>(iteration.state()) - p.offset;
+            REQUIRE(arena != nullptr);
+            iteration.record();
+            iteration.prepare_weights();
+            iteration.begin(0, 0.1, 0);
+            int64_t now = first_launch;
+            size_t forgotten = 0;
+            for (const auto& [phase, report] : work) {
+                for (int64_t i = 0; i < iteration.repeats(phase); ++i) {
+                    std::vector<bool> dead(memory.arena_bytes(), false);
+                    const auto mark = [&](bool lives) {
+                        for (const Memory::Placement& p : memory.placements())
+                            if (p.first_use <= p.last_use && (p.first_use < now && p.last_use >= now) == lives)
+                                std::fill_n(dead.begin() + static_cast<ptrdiff_t>(p.offset), p.bytes, !lives);
+                    };
+                    mark(false);
+                    mark(true);
+                    for (size_t begin = 0, end; begin < dead.size(); begin = end) {
+                        for (end = begin; end < dead.size() && dead[end] == dead[begin];) ++end;
+                        if (!dead[begin]) continue;
+                        cuda_on_host::forget(arena + begin, end - begin);
+                        forgotten += end - begin;
+                    }
+                    iteration.run(phase);
+                }
+                for (const auto& [label, row] : report) now += row.launches;
+            }
+            IterationState state;
+            iteration.read_state(state);
+            device->synchronize();
+            CHECK(forgotten > 0);
+            CHECK(state.diverged == 0);
+            std::vector<float> weights(static_cast<size_t>(iteration.parameters().weights().count));
+            device->download(weights.data(), iteration.parameters().weights().data, weights.size() * sizeof(float));
+            CHECK(std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); }));
         }
 }
 

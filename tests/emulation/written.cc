@@ -2,6 +2,12 @@
 // ThreadSanitizer's. Only the code under test is compiled so; the emulation's own accesses are not seen.
 #include "tests/emulation/written.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <vector>
+
 #include "tests/emulation/control.h"
 #include "tests/emulation/executor.h"
 
@@ -10,7 +16,141 @@ namespace cuda_on_host {
 std::string describe_unwritten(const void* address) { return "bytes that nobody wrote, in " + describe(address); }
 
 #ifndef CUDA_ON_HOST_INIT
+
 bool checks_reads() { return false; }
+
+#else
+
+namespace {
+
+struct Shadow {
+    char* begin = nullptr;
+    std::vector<char> written;  // a byte each
+};
+// By address. last: most accesses in a row are to one allocation.
+std::map<char*, Shadow> watched;
+Shadow* last = nullptr;
+
+Shadow* watched_at(const void* address) {
+    auto* p = static_cast<char*>(const_cast<void*>(address));
+    const auto holds = [p](const Shadow* w) { return w != nullptr && p >= w->begin && p < w->begin + w->written.size(); };
+    if (holds(last)) return last;
+    auto it = watched.upper_bound(p);
+    if (it == watched.begin()) return nullptr;
+    Shadow* w = &std::prev(it)->second;
+    return holds(w) ? last = w : nullptr;
+}
+
+void set_written(void* memory, size_t bytes, bool on) {
+    Shadow* w = watched_at(memory);
+    if (w == nullptr) return;
+    const auto at = static_cast<size_t>(static_cast<char*>(memory) - w->begin);
+    std::memset(w->written.data() + at, on ? 1 : 0, std::min(bytes, w->written.size() - at));
+}
+
+}  // namespace
+
+bool checks_reads() { return true; }
+
+void watch_writes(char* memory, size_t bytes) { watched[memory] = {memory, std::vector<char>(bytes)}; }
+void unwatch_writes(char* memory) {
+    watched.erase(memory);
+    last = nullptr;
+}
+void note_unwritten(void* memory, size_t bytes) { set_written(memory, bytes, false); }
+
+void copy_written(void* to, const void* from, size_t bytes) {
+    if (from == nullptr) return set_written(to, bytes, true);
+    const Shadow* source = watched_at(from);
+    const std::vector<char> state(
+        source->written.begin() + (static_cast<const char*>(from) - source->begin),
+        source->written.begin() + (static_cast<const char*>(from) - source->begin) + static_cast<ptrdiff_t>(bytes));
+    Shadow* target = watched_at(to);
+    std::copy(state.begin(), state.end(), target->written.begin() + (static_cast<char*>(to) - target->begin));
+}
+
+const char* first_unwritten(const void* memory, size_t bytes) {
+    const Shadow* w = watched_at(memory);
+    if (w == nullptr) return nullptr;
+    const auto at = static_cast<size_t>(static_cast<const char*>(memory) - w->begin);
+    const char* begin = w->written.data() + at;
+    const void* found = std::memchr(begin, 0, std::min(bytes, w->written.size() - at));
+    return found == nullptr ? nullptr : static_cast<const char*>(memory) + (static_cast<const char*>(found) - begin);
+}
+
+namespace {
+
+void on_write(void* address, size_t bytes) {
+    if (inside_kernel()) set_written(address, bytes, true);
+}
+
+[[noreturn]] void refuse(const char* unwritten) {
+    static char text[400];  // the frame is abandoned: nothing may be left to destroy
+    {
+        const std::string what = "reads " + describe_unwritten(unwritten);
+        std::snprintf(text, sizeof text, "%s", what.c_str());
+    }
+    abandon_kernel(text);
+}
+
+void on_read(void* address, size_t bytes) {
+    if (!inside_kernel()) return;
+    if (const char* unwritten = first_unwritten(address, bytes); unwritten != nullptr) refuse(unwritten);
+}
+
+}  // namespace
+
 #endif
 
 }  // namespace cuda_on_host
+
+#ifdef CUDA_ON_HOST_INIT
+
+using cuda_on_host::on_read;
+using cuda_on_host::on_write;
+
+extern "C" {
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit(void*) {}
+void __tsan_vptr_read(void**) {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_read_range(void* p, size_t n) { on_read(p, n); }
+void __tsan_write_range(void* p, size_t n) { on_write(p, n); }
+#define ACCESS(n)                                               \
+    void __tsan_read##n(void* p) { on_read(p, n); }             \
+    void __tsan_write##n(void* p) { on_write(p, n); }           \
+    void __tsan_unaligned_read##n(void* p) { on_read(p, n); }   \
+    void __tsan_unaligned_write##n(void* p) { on_write(p, n); } \
+    void __tsan_volatile_read##n(void* p) { on_read(p, n); }    \
+    void __tsan_volatile_write##n(void* p) { on_write(p, n); }
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+#undef ACCESS
+
+// Atomics are the host's alone (reference counts, flags): one thread runs kernels, and none of them has any.
+#define ATOMIC(bits, type)                                                                                                     \
+    type __tsan_atomic##bits##_load(const volatile type* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }              \
+    void __tsan_atomic##bits##_store(volatile type* p, type v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }              \
+    type __tsan_atomic##bits##_exchange(volatile type* p, type v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
+    type __tsan_atomic##bits##_fetch_add(volatile type* p, type v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
+    type __tsan_atomic##bits##_fetch_sub(volatile type* p, type v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); } \
+    type __tsan_atomic##bits##_fetch_or(volatile type* p, type v, int) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }   \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile type* p, type* expected, type v, int, int) {                    \
+        return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                         \
+    }                                                                                                                          \
+    int __tsan_atomic##bits##_compare_exchange_weak(volatile type* p, type* expected, type v, int, int) {                      \
+        return __atomic_compare_exchange_n(p, expected, v, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                          \
+    }
+ATOMIC(8, unsigned char)
+ATOMIC(32, unsigned)
+ATOMIC(64, unsigned long)
+#undef ATOMIC
+
+}  // extern "C"
+
+#endif

@@ -440,7 +440,7 @@ void add_parameter_cases(std::vector<Case>& cases, const Limits& limits, const s
                              s.ops().accumulate(sum, wide);
                              out.push_back({"converted", s.read(narrow), limits.element});
                              out.push_back({"converted back", s.read(wide), limits.element});
-                             out.push_back({"sum", s.read(sum), limits.element});
+                             out.push_back({"sum", s.read(sum), limits.sum});
                          }
                          return out;
                      }});
