@@ -14,10 +14,11 @@ namespace jem {
 
 class EmulatedDevice {
 public:
-    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}) : races_(cuda_on_host::races()) {
+    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}, Fusion fusion = Fusion::none)
+        : races_(cuda_on_host::races()) {
         cuda_on_host::reset(settings);
-        device_ =
-            make_cuda_device({.precision = precision, .nondeterministic = false, .ordinal = 0, .plan_cache = ""}, loop_plans(precision));
+        device_ = make_cuda_device({.precision = precision, .nondeterministic = false, .ordinal = 0, .plan_cache = ""},
+                                   loop_plans(precision, fusion));
     }
     EmulatedDevice(const EmulatedDevice&) = delete;  // the machine is one
     EmulatedDevice& operator=(const EmulatedDevice&) = delete;

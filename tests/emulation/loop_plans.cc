@@ -3,10 +3,12 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/device/cuda/plans.h"
 #include "engine/device/cuda/runtime.h"
 #include "engine/device/reference/loops.h"
+#include "kernels/norm.h"
 
 namespace jem {
 
@@ -20,6 +22,11 @@ namespace {
 template <class A>
 __global__ void prepare_weights(A* to, const float* from, int64_t count) {
     loops::convert_weights(to, from, count);
+}
+// As a library fuses it: one product and one sum.
+template <class A>
+__global__ void scale_shift_leaky(A* y, const A* x, const float* scale, const float* shift, int64_t count, int64_t channels) {
+    for (int64_t i = 0; i < count; ++i) y[i] = leaky(std::fma(static_cast<float>(x[i]), scale[i % channels], shift[i % channels]));
 }
 template <class A, class X>
 __global__ void conv_forward(ConvShape s, Tensor y, Tensor x, const A* w, const float* bias, const A* residual) {
@@ -56,14 +63,17 @@ void launch(CudaLauncher& launcher, const char* label, double flops, void (*kern
 template <class A>
 class LoopConvPlan final : public ConvPlan {
 public:
-    LoopConvPlan(CudaLauncher& launcher, const ConvShape& shape, const ConvOptions& options) : launcher_(launcher), shape_(shape) {
+    // ops: of a plan that fuses the activation in front, else null
+    LoopConvPlan(CudaLauncher& launcher, Ops* ops, const ConvShape& shape, const ConvOptions& options)
+        : launcher_(launcher), ops_(ops), shape_(shape) {
         for (const int64_t batch : options.batches) max_batch_ = std::max(max_batch_, batch);
     }
 
     size_t prepared_bytes() const override { return static_cast<size_t>(shape_.weight_count()) * sizeof(A); }
     size_t workspace_bytes() const override {
         return static_cast<size_t>(std::max(max_batch_ * shape_.in_channels * shape_.height * shape_.width, shape_.weight_count())) *
-               sizeof(double);
+                   sizeof(double) +
+               static_cast<size_t>(shape_.in_channels) * sizeof(float);
     }
     void prepare(std::byte* prepared, Array weights, std::byte*) override {
         launch(launcher_, "prepare_weights", 0, prepare_weights<A>, reinterpret_cast<A*>(prepared), weights.as<float>(), weights.count);
@@ -71,6 +81,17 @@ public:
     void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual, std::byte*) override {
         launch(launcher_, "conv_forward", flops(x.n), images(x) ? conv_forward<A, float> : conv_forward<A, A>, shape_, y, x,
                reinterpret_cast<const A*>(prepared), bias.as<float>(), residual != nullptr ? residual->as<A>() : nullptr);
+    }
+    bool fuses_activation(int64_t) const override { return ops_ != nullptr; }
+    void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
+                           const Tensor* residual, std::byte* workspace) override {
+        const Array shift{workspace, DType::f32, x.c};
+        Tensor activated = x;
+        activated.data = workspace + shift.bytes();
+        ops_->norm_shift(shift, norm);
+        launch(launcher_, "conv_activation", 0, scale_shift_leaky<A>, activated.as<A>(), x.as<A>(), norm.scale.as<float>(),
+               shift.as<float>(), x.count(), x.c);
+        forward(y, activated, prepared, bias, residual, workspace);
     }
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
         launch(launcher_, "conv_backward_data", flops(d_y.n), images(d_x) ? conv_backward_data<A, float> : conv_backward_data<A, A>, shape_,
@@ -88,6 +109,7 @@ private:
     double flops(int64_t n) const { return shape_.flops() * static_cast<double>(n); }
 
     CudaLauncher& launcher_;
+    Ops* ops_;
     ConvShape shape_;
     int64_t max_batch_ = 0;
 };
@@ -119,11 +141,11 @@ private:
 
 class LoopPlans final : public CudaPlans {
 public:
-    LoopPlans(CudaLauncher& launcher, CudaPrecision precision) : launcher_(launcher), precision_(precision) {}
+    LoopPlans(CudaLauncher& launcher, Ops* ops, CudaPrecision precision) : launcher_(launcher), ops_(ops), precision_(precision) {}
 
     std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options) override {
-        if (precision_ == CudaPrecision::bf16) return std::make_unique<LoopConvPlan<__nv_bfloat16>>(launcher_, shape, options);
-        return std::make_unique<LoopConvPlan<float>>(launcher_, shape, options);
+        if (precision_ == CudaPrecision::bf16) return std::make_unique<LoopConvPlan<__nv_bfloat16>>(launcher_, ops_, shape, options);
+        return std::make_unique<LoopConvPlan<float>>(launcher_, ops_, shape, options);
     }
     std::unique_ptr<LinearPlan> linear(int64_t in, int64_t out, const std::vector<int64_t>&) override {
         return std::make_unique<LoopLinearPlan>(launcher_, in, out);
@@ -131,13 +153,16 @@ public:
 
 private:
     CudaLauncher& launcher_;
+    Ops* ops_;
     CudaPrecision precision_;
 };
 
 }  // namespace
 
-MakeCudaPlans loop_plans(CudaPrecision precision) {
-    return [precision](CudaLauncher& launcher, Ops&, const GpuDescription&) { return std::make_unique<LoopPlans>(launcher, precision); };
+MakeCudaPlans loop_plans(CudaPrecision precision, Fusion fusion) {
+    return [precision, fusion](CudaLauncher& launcher, Ops& ops, const GpuDescription&) {
+        return std::make_unique<LoopPlans>(launcher, fusion == Fusion::activation ? &ops : nullptr, precision);
+    };
 }
 
 std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher&, Ops&, const GpuDescription&, const CudaPlanSettings&, bool) {

@@ -6,6 +6,8 @@
 
 namespace jem {
 
-MakeCudaPlans loop_plans(CudaPrecision precision);
+enum class Fusion { none, activation };  // what the convolutions take over: nothing, or the norm and LeakyReLU in front of them
+
+MakeCudaPlans loop_plans(CudaPrecision precision, Fusion fusion = Fusion::none);
 
 }  // namespace jem

@@ -118,4 +118,15 @@ TEST_CASE("no_phase_reads_what_it_did_not_write") {
         }
 }
 
+TEST_CASE("convolutions_that_take_the_norm_in_front_of_them_change_an_iteration_by_rounding_only") {
+    const auto cpu = make_cpu_device({.threads = 1});
+    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
+        Settings s = variants()[1].settings;  // batch norm, SAM, sampling
+        INFO(std::string(precision_name(precision)));
+        EmulatedDevice device(precision, {}, Fusion::activation);
+        check_all(selftest::check_repetition(*device, make_network, s));
+        check_all(selftest::check_iteration(*device, *cpu, make_network, s, selftest::limits_of(precision_name(precision))));
+    }
+}
+
 }  // namespace jem

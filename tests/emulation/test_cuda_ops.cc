@@ -108,7 +108,7 @@ TEST_CASE("ops_beyond_what_the_kernels_count_are_refused") {
     Ops& ops = device->ops();
     const std::unique_ptr<Buffer> buffer = device->allocate(1024);
     CHECK_THROWS_AS(ops.fill_zero({buffer->data(), DType::f32, int64_t{1} << 31}), std::length_error);
-    CHECK_THROWS_AS(ops.bias_gradient({buffer->data(), DType::f32, 70000}, {buffer->data(), DType::f32, 1, 70000, 1, 1, 70000}),
+    CHECK_THROWS_AS(ops.bias_gradient({buffer->data(), DType::f32, 600000}, {buffer->data(), DType::f32, 1, 600000, 1, 1, 600000}),
                     std::length_error);
 }
 
