@@ -15,9 +15,9 @@ namespace {
 using cuda::check;
 
 constexpr int kMinimumArchitecture = 75;
-constexpr size_t kStagingBytes = size_t{8} << 20;   // pinned, for copies that wait
-constexpr size_t kReadBackBytes = 1024;             // of one read back
-constexpr size_t kReadBackSlots = 4;                // in flight; the trainer has two
+constexpr size_t kStagingBytes = size_t{8} << 20;  // pinned, for copies that wait
+constexpr size_t kReadBackBytes = 1024;            // of one read back
+constexpr size_t kReadBackSlots = 4;               // in flight; the trainer has two
 
 std::string gib(size_t bytes) {
     const size_t tenths = (bytes * 10 + (size_t{1} << 29)) >> 30;
@@ -128,7 +128,9 @@ public:
           hardware_(std::move(hardware)),
           queue_(hardware_ ? hardware_->stream.get() : nullptr),
           ops_(make_cuda_ops(queue_, hardware_ ? reinterpret_cast<double*>(hardware_->partials.data()) : nullptr, activation_type())),
-          plans_(make_plans(queue_, *ops_, gpu_)) {}
+          plans_(make_plans(queue_, *ops_, gpu_)) {
+        queue_.predict_by({.bandwidth = gpu_.bandwidth, .flops = gpu_.peak_flops(options_.precision)});
+    }
 
     std::string name() const override { return "cuda"; }
     std::string description() const override {
@@ -303,7 +305,8 @@ std::string driver_advice(cudaError_t status) {
         case cudaErrorNoDevice:
             return "The NVIDIA driver shows no GPU. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, or run with --device cpu.";
         default:
-            return std::string("The GPU cannot be used (CUDA: ") + cudaGetErrorString(status) + "). Look at nvidia-smi, or run with --device cpu.";
+            return std::string("The GPU cannot be used (CUDA: ") + cudaGetErrorString(status) +
+                   "). Look at nvidia-smi, or run with --device cpu.";
     }
 }
 
@@ -339,18 +342,6 @@ void refuse_unsupported(const GpuDescription& gpu, CudaPrecision precision) {
 }
 
 }  // namespace
-
-const char* precision_name(CudaPrecision precision) {
-    switch (precision) {
-        case CudaPrecision::f32:
-            return "f32";
-        case CudaPrecision::tf32:
-            return "tf32";
-        case CudaPrecision::bf16:
-            return "bf16";
-    }
-    return "?";
-}
 
 std::vector<std::string> visible_gpus(std::string& why) {
     std::vector<std::string> gpus;
