@@ -75,6 +75,7 @@ public:
     virtual Tensor d_logits(int pass) = 0;  // the same; may be the same memory
 
     virtual std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const = 0;
+    virtual std::string head_engine() const = 0;  // of the linear layer; may be empty
 
 private:
     static int64_t end_of(const std::vector<TensorInfo>& tensors) {

@@ -103,7 +103,9 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
     for_each_conv([&](Conv& conv) {
         auto found = std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p.first == conv.shape; });
         if (found == plans_.end()) {
-            plans_.emplace_back(conv.shape, device.plan_convolution(conv.shape, options));
+            ConvOptions own = options;
+            if (&conv == &stem_) own.input = ConvInput::images;
+            plans_.emplace_back(conv.shape, device.plan_convolution(conv.shape, own));
             found = plans_.end() - 1;
             memory.need_workspace(found->second->workspace_bytes());
         }

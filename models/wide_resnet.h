@@ -34,6 +34,7 @@ public:
     Tensor logits(int pass) override;
     Tensor d_logits(int pass) override;
     std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const override;
+    std::string head_engine() const override { return head_->engine(); }
 
 private:
     struct Conv {

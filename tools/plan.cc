@@ -7,6 +7,10 @@
 #include "engine/trainer.h"
 #include "tools/options.h"
 
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
+
 namespace jem {
 namespace {
 
@@ -22,7 +26,7 @@ double mib(double bytes) { return bytes / (1 << 20); }
 bool multiplies(const std::string& label) { return label.starts_with("conv_") || label.starts_with("linear_"); }
 
 struct Totals {
-    double flops = 0, forward_flops = 0;
+    double flops = 0, forward_flops = 0, bytes = 0, seconds = 0;
     int64_t launches = 0;
 };
 
@@ -30,6 +34,8 @@ Totals totals_of(const WorkReport& work) {
     Totals t;
     for (const auto& [label, row] : work) {
         t.launches += row.launches;
+        t.bytes += row.bytes;
+        t.seconds += row.seconds;
         if (multiplies(label)) t.flops += row.flops;
         if (label == "conv_forward" || label == "linear_forward") t.forward_flops += row.flops;
     }
@@ -51,10 +57,43 @@ double host_bytes(const Settings& s, const Network& network, int64_t held_out) {
            std::max(buffer, largest * kTensorBytesAnElement);
 }
 
+// What a CUDA process takes on the GPU besides the arena: its context, kernels as they are loaded, scratch of sums. Assumed from
+// what drivers of 2024 and 2025 are reported to take; never measured with this program.
+constexpr double kGpuContextBytes = 768.0 * (1 << 20);
+// Between two kernels of a replayed graph. Assumed likewise.
+constexpr double kLaunchSeconds = 2e-6;
+
+// The GPU that is planned for, in a build that can.
+struct PlannedGpu {
+    std::unique_ptr<Device> device;
+    std::string title;
+    double memory_bytes = 0, bandwidth = 0, peak_flops = 0;
+};
+
+#ifdef JEM_HAS_CUDA
+PlannedGpu planned_gpu(const std::string& name, const std::string& precision) {
+    const GpuDescription gpu = describe_gpu(name);
+    CudaOptions options;
+    options.precision = cuda_precision(precision);
+    try {
+        return {.device = make_cuda_planning_device(gpu, options),
+                .title = gpu.title,
+                .memory_bytes = static_cast<double>(gpu.memory_bytes),
+                .bandwidth = gpu.bandwidth,
+                .peak_flops = gpu.peak_flops(options.precision)};
+    } catch (const CudaUnavailable& e) {
+        throw InputError(e.what());
+    }
+}
+#else
+PlannedGpu planned_gpu(const std::string& name, const std::string&) {
+    throw InputError("--gpu " + name +
+                     ": this build has no CUDA parts (" JEM_CUDA_MISSING
+                     "). Leave --gpu out to plan for the CPU, or build with what is missing.");
+}
+#endif
+
 int plan(const PlanOptions& o) {
-    if (!o.gpu.empty())
-        throw InputError("--gpu " + o.gpu +
-                         ": planning for GPUs is not in this build yet (it has no CUDA device). Leave --gpu out to plan for the CPU.");
     if (o.recipe.empty()) throw InputError("--recipe is needed. Give --recipe sada-jem.");
     Settings s = recipe(o.recipe);
     o.flags.apply(s);
@@ -72,17 +111,25 @@ int plan(const PlanOptions& o) {
         throw InputError(fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", s.n_valid, shape.num_train));
     const int64_t train = shape.num_train - s.n_valid, held_out = s.n_valid > 0 ? s.n_valid : shape.num_test;
 
-    const auto device = make_device(o.common, s.precision);
+    PlannedGpu gpu;
+    if (!o.gpu.empty()) gpu = planned_gpu(o.gpu, s.precision);
+    const std::unique_ptr<Device> device = gpu.device ? std::move(gpu.device) : make_device(o.common, s.precision);
+    const bool on_gpu = !o.gpu.empty(), predicted = gpu.bandwidth > 0 && gpu.peak_flops > 0;
     const auto network = make_network(s);
     TrainingParts parts(*device, *network, s, {.shape = shape, .count = train}, held_out);
 
-    double flops = 0, image_flops = 0;
+    double flops = 0, image_flops = 0, bytes = 0, seconds = 0;
     int64_t launches = 0;
-    nlohmann::ordered_json phases = nlohmann::json::array(), regions = nlohmann::json::array(), convolutions = nlohmann::json::array();
+    nlohmann::ordered_json phases = nlohmann::json::array(), regions = nlohmann::json::array(), convolutions = nlohmann::json::array(),
+                           candidates = nlohmann::json::array();
     for (const auto& [phase, work] : parts.work) {
         const int64_t repeats = parts.iteration.repeats(phase);
         const Totals t = totals_of(work);
+        const double phase_bytes = t.bytes * static_cast<double>(repeats);
+        const double phase_seconds = (t.seconds + static_cast<double>(t.launches) * kLaunchSeconds) * static_cast<double>(repeats);
         flops += t.flops * static_cast<double>(repeats);
+        bytes += phase_bytes;
+        seconds += phase_seconds;
         launches += t.launches * repeats;
         if (phase == Phase::positive) image_flops = t.forward_flops / static_cast<double>(s.gen_batch_size);
         if (phase == Phase::labelled) image_flops = t.forward_flops / static_cast<double>(s.batch_size);
@@ -90,18 +137,23 @@ int plan(const PlanOptions& o) {
                           {"repeats", repeats},
                           {"flops", t.flops * static_cast<double>(repeats)},
                           {"launches", t.launches * repeats}});
+        if (on_gpu) phases.back()["bytes"] = phase_bytes;
+        if (predicted) phases.back()["predicted_seconds"] = phase_seconds;
     }
     std::vector<MemoryRegion> by_size = parts.memory.regions();
     std::stable_sort(by_size.begin(), by_size.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
     for (const MemoryRegion& r : by_size) regions.push_back({{"name", r.name}, {"bytes", r.bytes}});
     for (const auto& [conv, choice] : network->convolution_choices())
-        convolutions.push_back({{"shape", conv},
-                                {"pass", choice.pass},
-                                {"engine", choice.engine},
-                                {"workspace_bytes", choice.workspace_bytes},
-                                {"batch", choice.batch}});
+        (choice.candidate ? candidates : convolutions)
+            .push_back({{"shape", conv},
+                        {"pass", choice.pass},
+                        {"engine", choice.engine},
+                        {"workspace_bytes", choice.workspace_bytes},
+                        {"batch", choice.batch}});
     const auto peak = static_cast<double>(parts.memory.arena_bytes());
-    const double process = peak + host_bytes(s, *network, held_out);
+    const double host = host_bytes(s, *network, held_out);
+    const double process = peak + (on_gpu ? kGpuContextBytes : host);
+    const bool fits = !on_gpu || process <= gpu.memory_bytes;
 
     if (!o.common.json) {
         fmt::print("{} on {}, {} ({})\n", s.recipe, s.data, device->name(), device->description());
@@ -109,30 +161,93 @@ int plan(const PlanOptions& o) {
                    image_flops / 1e9);
         fmt::print("{:<22} {:>12}\n", "memory", "MiB");
         for (const MemoryRegion& r : by_size) fmt::print("  {:<20} {:>12.1f}\n", r.name, mib(static_cast<double>(r.bytes)));
-        fmt::print("  {:<20} {:>12.1f}\n  {:<20} {:>12.1f}\n\n", "= arena", mib(peak), "process, about", mib(process));
-        fmt::print("{:<22} {:>12} {:>10} {:>10}\n", "iteration", "GFLOP", "times", "launches");
-        for (const auto& p : phases)
-            fmt::print("  {:<20} {:>12.2f} {:>10} {:>10}\n", p["name"].get<std::string>(), p["flops"].get<double>() / 1e9,
+        fmt::print("  {:<20} {:>12.1f}\n", "= arena", mib(peak));
+        if (on_gpu)
+            fmt::print("  {:<20} {:>12.1f}  with {:.0f} MiB assumed for CUDA's context and kernels\n  {:<20} {:>12.1f}\n\n", "on the GPU",
+                       mib(process), mib(kGpuContextBytes), "of the GPU's", mib(gpu.memory_bytes));
+        else
+            fmt::print("  {:<20} {:>12.1f}\n\n", "process, about", mib(process));
+        fmt::print("{:<22} {:>12} {:>10} {:>10}", "iteration", "GFLOP", "times", "launches");
+        if (on_gpu) fmt::print(" {:>12}", "GB moved");
+        if (predicted) fmt::print(" {:>14}", "predicted ms");
+        fmt::print("\n");
+        for (const auto& p : phases) {
+            fmt::print("  {:<20} {:>12.2f} {:>10} {:>10}", p["name"].get<std::string>(), p["flops"].get<double>() / 1e9,
                        p["repeats"].get<int64_t>(), p["launches"].get<int64_t>());
-        fmt::print("  {:<20} {:>12.2f} {:>10} {:>10}\n\n", "= iteration", flops / 1e9, "", launches);
-        fmt::print("{:<26} {:<17} {:>6} {:>14}  {}\n", "convolution", "pass", "batch", "workspace MiB", "engine");
-        for (const auto& c : convolutions)
-            fmt::print("  {:<24} {:<17} {:>6} {:>14.2f}  {}\n", c["shape"].get<std::string>(), c["pass"].get<std::string>(),
-                       c["batch"].get<int64_t>(), mib(c["workspace_bytes"].get<double>()), c["engine"].get<std::string>());
+            if (on_gpu) fmt::print(" {:>12.2f}", p["bytes"].get<double>() / 1e9);
+            if (predicted) fmt::print(" {:>14.2f}", p["predicted_seconds"].get<double>() * 1e3);
+            fmt::print("\n");
+        }
+        fmt::print("  {:<20} {:>12.2f} {:>10} {:>10}", "= iteration", flops / 1e9, "", launches);
+        if (on_gpu) fmt::print(" {:>12.2f}", bytes / 1e9);
+        if (predicted) fmt::print(" {:>14.2f}", seconds * 1e3);
+        fmt::print("\n\n");
+        if (predicted)
+            fmt::print(
+                "The time is a prediction, not a measurement, and a lower bound: each launch takes the longer of moving its operands once\n"
+                "at {:.0f} GB/s and computing at {:.1f} TFLOP/s (published peaks, {}), plus {:.0f} us a launch (assumed). No kernel "
+                "reaches its peak.\nNot counted: engines' workspaces, and what pooling, losses and the sampler read by items.\n\n",
+                gpu.bandwidth / 1e9, gpu.peak_flops / 1e12, s.precision, kLaunchSeconds * 1e6);
+        else if (on_gpu)
+            fmt::print(
+                "No time is predicted: the description gives no bandwidth and FLOP/s (keys bandwidth, flopsF32, flopsTF32, "
+                "flopsBF16).\n\n");
+        const auto print_engines = [](const char* title, int pass_width, const nlohmann::ordered_json& rows) {
+            fmt::print("{:<26} {:<{}} {:>6} {:>14}  {}\n", title, "pass", pass_width, "batch", "workspace MiB", "engine");
+            for (const auto& c : rows)
+                fmt::print("  {:<24} {:<{}} {:>6} {:>14.2f}  {}\n", c["shape"].get<std::string>(), c["pass"].get<std::string>(), pass_width,
+                           c["batch"].get<int64_t>(), mib(c["workspace_bytes"].get<double>()), c["engine"].get<std::string>());
+        };
+        print_engines("convolution", 17, convolutions);
+        if (!network->head_engine().empty()) fmt::print("\nlinear head: {}\n", network->head_engine());
+        if (!candidates.empty()) {
+            fmt::print("\nFused graphs are compiled at run time and used where timing on a GPU says that they win.\n");
+            print_engines("fused candidate", 53, candidates);
+        }
     }
-    print_result(o.common, {{"recipe", s.recipe},
-                            {"data", s.data},
-                            {"device", device->name()},
-                            {"parameters", network->parameter_count()},
-                            {"forward_flops_per_image", image_flops},
-                            {"regions", regions},
-                            {"peak_bytes", parts.memory.arena_bytes()},
-                            {"peak_process_bytes", static_cast<int64_t>(process)},
-                            {"flops_per_iteration", flops},
-                            {"launches_per_iteration", launches},
-                            {"phases", phases},
-                            {"convolutions", convolutions}});
+    if (!fits)
+        fmt::print(stderr,
+                   "It does not fit: {:.1f} GiB are needed, {} has {:.1f} GiB. Lower --batch-size, --gen-batch-size, --buffer-size or "
+                   "--width{}.\n",
+                   process / (1 << 30), gpu.title, gpu.memory_bytes / (1 << 30),
+                   s.precision == "bf16" ? "" : ", or choose --precision bf16");
+
+    nlohmann::ordered_json result = {{"recipe", s.recipe},
+                                     {"data", s.data},
+                                     {"device", device->name()},
+                                     {"parameters", network->parameter_count()},
+                                     {"forward_flops_per_image", image_flops},
+                                     {"regions", regions},
+                                     {"peak_bytes", parts.memory.arena_bytes()},
+                                     {"peak_process_bytes", static_cast<int64_t>(process)},
+                                     {"flops_per_iteration", flops},
+                                     {"launches_per_iteration", launches},
+                                     {"phases", phases},
+                                     {"convolutions", convolutions}};
+    if (on_gpu) {
+        result["gpu"] = gpu.title;
+        result["precision"] = s.precision;
+        result["gpu_memory_bytes"] = static_cast<int64_t>(gpu.memory_bytes);
+        result["fits"] = fits;
+        result["host_bytes"] = static_cast<int64_t>(host);
+        result["bytes_per_iteration"] = bytes;
+        if (predicted) result["predicted_seconds_per_iteration"] = seconds;
+        result["head_engine"] = network->head_engine();
+        result["fused_candidates"] = candidates;
+    }
+    print_result(o.common, result);
     return kExitDone;
+}
+
+// For --help; a build without CUDA does not know the names.
+std::string gpu_choices() {
+#ifdef JEM_HAS_CUDA
+    std::string all;
+    for (const std::string& name : gpu_names()) all += name + "|";
+    return all + "FILE.json with cuDNN's device properties";
+#else
+    return "not in this build";
+#endif
 }
 
 }  // namespace
@@ -143,7 +258,7 @@ Command add_plan(CLI::App& app) {
     std::string recipes;
     for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
     app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")->multi_option_policy(last);
-    app.add_option("--gpu", o->gpu, "Plan for this GPU (not in this build yet)")->multi_option_policy(last);
+    app.add_option("--gpu", o->gpu, "Plan for this GPU, without one: " + gpu_choices())->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::all);
     o->common.add_to(app);
     return [o] { return plan(*o); };

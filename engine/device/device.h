@@ -51,9 +51,15 @@ enum class ConvAlgorithm {
     direct,
 };
 
+enum class ConvInput {
+    activations,  // x is of the activation type
+    images,       // x is R: the network's first convolution
+};
+
 struct ConvOptions {
     std::vector<int64_t> batches;  // the batch sizes it will be called with
     ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+    ConvInput input = ConvInput::activations;
 };
 
 // A convolution with bias, for a few batch sizes. Everything that can be decided is decided when it is made.
@@ -90,6 +96,7 @@ public:
         std::string pass, engine;
         int64_t batch = 0;
         size_t workspace_bytes = 0;
+        bool candidate = false;  // only listed: something else runs
     };
     virtual std::vector<Choice> choices() const = 0;
 };
@@ -102,6 +109,7 @@ public:
     virtual void forward(const Tensor& y, const Tensor& x, Array w, Array b, std::byte* workspace) = 0;
     virtual void backward_data(const Tensor& d_x, const Tensor& d_y, Array w, std::byte* workspace) = 0;
     virtual void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) = 0;  // accumulates
+    virtual std::string engine() const { return ""; }  // for people; empty where there is nothing to say
 };
 
 // A recorded phase. Replaying allocates nothing and decides nothing.
@@ -115,7 +123,7 @@ public:
 // What ran (or, in a dry run, would have run), by label.
 struct WorkRow {
     int64_t launches = 0;
-    double seconds = 0;  // 0 in a dry run
+    double seconds = 0;  // in a dry run: predicted from the GPU's peaks where they are known, else 0
     double bytes = 0;    // read and written by the operands; 0 where an op does not know
     double flops = 0;
 };

@@ -129,7 +129,9 @@ public:
           hardware_(std::move(hardware)),
           queue_(hardware_ ? hardware_->stream.get() : nullptr),
           ops_(make_cuda_ops(queue_, hardware_ ? reinterpret_cast<double*>(hardware_->partials.data()) : nullptr, activation_type())),
-          plans_(make_plans(queue_, *ops_, gpu_)) {}
+          plans_(make_plans(queue_, *ops_, gpu_)) {
+        queue_.predict_by({.bandwidth = gpu_.bandwidth, .flops = gpu_.peak_flops(options_.precision)});
+    }
 
     std::string name() const override { return "cuda"; }
     std::string description() const override {
@@ -343,24 +345,6 @@ void refuse_unsupported(const GpuDescription& gpu, CudaPrecision precision) {
 }
 
 }  // namespace
-
-const char* precision_name(CudaPrecision precision) {
-    switch (precision) {
-        case CudaPrecision::f32:
-            return "f32";
-        case CudaPrecision::tf32:
-            return "tf32";
-        case CudaPrecision::bf16:
-            return "bf16";
-    }
-    return "?";
-}
-
-CudaPrecision cuda_precision(const std::string& name) {
-    for (const CudaPrecision p : {CudaPrecision::f32, CudaPrecision::tf32, CudaPrecision::bf16})
-        if (name == precision_name(p)) return p;
-    throw InputError("--precision " + name + " on a GPU (it knows f32, tf32 and bf16). Choose one of these.");
-}
 
 std::vector<std::string> visible_gpus(std::string& why) {
     std::vector<std::string> gpus;

@@ -40,8 +40,4 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeC
 // The GPUs that the driver shows, "NVIDIA H100 80GB HBM3, 80 GiB, sm_90" each. Where none: empty, and why says it.
 std::vector<std::string> visible_gpus(std::string& why);
 
-const char* precision_name(CudaPrecision precision);
-// "f32", "tf32", "bf16"; InputError for others.
-CudaPrecision cuda_precision(const std::string& name);
-
 }  // namespace jem

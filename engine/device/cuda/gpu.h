@@ -13,6 +13,8 @@ enum class CudaPrecision {
     tf32,  // f32 tensors, factors of convolutions and products rounded to 10 bits
     bf16,  // activations and compute weights bf16; parameters, gradients, statistics, images, logits f32
 };
+const char* precision_name(CudaPrecision precision);    // "f32" ...
+CudaPrecision cuda_precision(const std::string& name);  // InputError for others
 
 struct GpuDescription {
     std::string name;   // "h100", or the path of the file it was read from
@@ -32,7 +34,8 @@ struct GpuDescription {
 
 // The names of the six GPUs that need no file.
 std::vector<std::string> gpu_names();
-// One of them, or a JSON file with cuDNN's keys. InputError otherwise, naming the choices or the missing key.
+// One of them, or a JSON file with the keys of cuDNN's device properties and, for a prediction, "bandwidth" (bytes/s), "flopsF32",
+// "flopsTF32", "flopsBF16" (FLOP/s, dense). InputError otherwise, naming the choices or the missing key.
 GpuDescription describe_gpu(const std::string& name_or_file);
 
 }  // namespace jem

@@ -2,6 +2,7 @@
 
 #include <nvtx3/nvToolsExt.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/device/cuda/runtime.h"
@@ -32,6 +33,8 @@ bool CudaQueue::announce(const char* label, double bytes, double flops) {
         ++row.launches;
         row.bytes += bytes;
         row.flops += flops;
+        if (mode_ == Mode::dry && roofline_.bandwidth > 0 && roofline_.flops > 0)
+            row.seconds += std::max(bytes / roofline_.bandwidth, flops / roofline_.flops);
     }
     if (mode_ == Mode::dry) return false;
     if (stream_ == nullptr) throw std::logic_error(std::string(label) + " was queued, but there is no GPU: this device only plans.");

@@ -28,6 +28,13 @@ public:
     void set_mode(Mode mode) { mode_ = mode; }
     int64_t launches() const { return launches_; }
 
+    // The GPU's peaks, bytes/s and FLOP/s: with them a dry run predicts the time of each launch, the longer of moving its bytes
+    // and computing. 0: no prediction.
+    struct Roofline {
+        double bandwidth = 0, flops = 0;
+    };
+    void predict_by(const Roofline& roofline) { roofline_ = roofline; }
+
     // Launches that a recording holds, since it began.
     void begin_recording() { recorded_ = 0; }
     int64_t recorded() const { return recorded_; }
@@ -48,6 +55,7 @@ private:
     Mode mode_ = Mode::eager;
     bool profiling_ = false;
     int64_t launches_ = 0, recorded_ = 0;
+    Roofline roofline_;
     WorkReport report_;
     std::vector<Timed> timed_;
 };

@@ -1,14 +1,17 @@
 # Looks for nvcc, cuDNN, cuBLASLt and cudnn-frontend, and enables the language CUDA. Included by the top CMakeLists.txt; sets
-# JEM_HAS_CUDA, and JEM_CUDA_MISSING: what is missing and how to get it.
+# JEM_HAS_CUDA, and JEM_CUDA_MISSING: what is missing and how to get it. Where all is there, the target jem_nvidia is what links to
+# NVIDIA's libraries: never to libcuda, so that the program starts where there is no driver.
 set(JEM_CUDA_MINIMUM 12.8)
+set(JEM_CUDNN_MINIMUM 9.8)
+set(CUDNN_FRONTEND_INCLUDE_DIR "" CACHE PATH "Folder of cudnn_frontend.h; empty: where tools/setup puts it")
 
 set(JEM_HAS_CUDA OFF)
 set(JEM_CUDA_MISSING "")
 macro(jem_without_cuda why)
   set(JEM_CUDA_MISSING "${why}")
   if(JEM_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "JEM_CUDA is ON but ${why}. Set CUDA_HOME or CMAKE_CUDA_COMPILER to CUDA ${JEM_CUDA_MINIMUM} or newer, "
-                        "or JEM_CUDA to OFF.")
+    message(FATAL_ERROR "JEM_CUDA is ON but ${why}. CUDA ${JEM_CUDA_MINIMUM} is found by CUDA_HOME or CMAKE_CUDA_COMPILER, cuDNN "
+                        "${JEM_CUDNN_MINIMUM} beside it, cudnn-frontend is installed by tools/setup; or set JEM_CUDA to OFF.")
   endif()
   message(STATUS "CUDA parts are left out: ${why}")
   return()
@@ -56,7 +59,35 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS JEM_CUDA_MINIMUM)
   jem_without_cuda("${CMAKE_CUDA_COMPILER} is of version ${CMAKE_CUDA_COMPILER_VERSION}")
 endif()
 find_package(CUDAToolkit ${JEM_CUDA_MINIMUM} REQUIRED)
-message(STATUS "CUDA parts are compiled for ${CMAKE_CUDA_ARCHITECTURES}")
+
+# cuDNN lies in the toolkit or where the system keeps libraries.
+find_path(JEM_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDNN_HOME}/include)
+find_library(JEM_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR} $ENV{CUDNN_HOME}/lib $ENV{CUDNN_HOME}/lib64)
+if(NOT JEM_CUDNN_INCLUDE_DIR OR NOT JEM_CUDNN_LIBRARY)
+  jem_without_cuda("cuDNN was not found (CUDNN_HOME may say where it is)")
+endif()
+file(STRINGS ${JEM_CUDNN_INCLUDE_DIR}/cudnn_version.h cudnn_lines REGEX "define CUDNN_(MAJOR|MINOR|PATCHLEVEL) [0-9]+")
+string(REGEX REPLACE "[^0-9;]" "" JEM_CUDNN_VERSION "${cudnn_lines}")
+string(REPLACE ";" "." JEM_CUDNN_VERSION "${JEM_CUDNN_VERSION}")
+if(JEM_CUDNN_VERSION VERSION_LESS JEM_CUDNN_MINIMUM)
+  jem_without_cuda("cuDNN ${JEM_CUDNN_VERSION} was found, ${JEM_CUDNN_MINIMUM} or newer is needed")
+endif()
+set(cudnn_frontend ${CUDNN_FRONTEND_INCLUDE_DIR})
+if(NOT cudnn_frontend)
+  set(cudnn_frontend ${CMAKE_SOURCE_DIR}/build/cudnn_frontend/include)
+endif()
+if(NOT EXISTS ${cudnn_frontend}/cudnn_frontend.h)
+  jem_without_cuda("there is no ${cudnn_frontend}/cudnn_frontend.h (tools/setup gets it)")
+endif()
+if(NOT CUDA_cublasLt_LIBRARY OR NOT CUDA_nvrtc_LIBRARY)
+  jem_without_cuda("cuBLASLt or NVRTC is not in the toolkit")
+endif()
+
+# By file: CMake's target CUDA::nvrtc would bring the toolkit's stub of libcuda along, and with it a program that does not start.
+add_library(jem_nvidia INTERFACE)
+target_include_directories(jem_nvidia SYSTEM INTERFACE ${cudnn_frontend} ${JEM_CUDNN_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+target_link_libraries(jem_nvidia INTERFACE ${JEM_CUDNN_LIBRARY} ${CUDA_cublasLt_LIBRARY} ${CUDA_nvrtc_LIBRARY} CUDA::cudart)
+message(STATUS "CUDA parts are compiled for ${CMAKE_CUDA_ARCHITECTURES}, with cuDNN ${JEM_CUDNN_VERSION}")
 set(JEM_HAS_CUDA ON)
 
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

@@ -1,0 +1,778 @@
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <optional>
+
+#include "engine/device/cuda/cudnn_graphs.h"
+#include "engine/device/cuda/plan_cache.h"
+#include "engine/device/cuda/plans.h"
+#include "engine/device/cuda/runtime.h"
+
+namespace jem {
+namespace {
+
+using cuda::check;
+
+constexpr size_t kAlignment = 256;
+// What NVIDIA advises as cuBLASLt's scratch, and what is planned for it where no GPU is at hand to ask.
+constexpr size_t kLinearWorkspaceHopper = size_t{32} << 20, kLinearWorkspace = size_t{4} << 20;
+
+size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// The fused forms that ConvPlan's callers can use today: each replaces a convolution and the op behind it.
+constexpr std::array kUsedFusions = {Fusion::bias, Fusion::bias_residual, Fusion::accumulate};
+// Those that would also take batch norm and the activation in. The network does not call them yet: whether they win, and so
+// whether it should, only a GPU can say. They are built, tested for every GPU generation, and listed.
+constexpr std::array kFurtherFusions = {Fusion::bias_sums, Fusion::norm_leaky, Fusion::norm_leaky_sums, Fusion::leaky_backward_sums};
+
+struct Libraries {
+    CudaLauncher& launcher;
+    Ops& ops;
+    GpuDescription gpu;
+    CudaPlanSettings settings;
+    bool on_device;
+    Cudnn cudnn;
+    PlanCache cache;
+
+    DType activation() const { return settings.precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
+};
+
+// One launch: announced, counted, timed; only counted in a dry run.
+template <class Run>
+void launch(CudaLauncher& launcher, const char* label, double bytes, double flops, Run run) {
+    if (!launcher.announce(label, bytes, flops)) return;
+    struct Launched {
+        CudaLauncher& launcher;
+        ~Launched() { launcher.launched(); }
+    } launched{launcher};
+    run();
+}
+
+void expect(bool holds, const char* what) {
+    if (!holds) throw std::logic_error(std::string("A planned operation was called with ") + what + ".");
+}
+
+void expect_tensor(const Tensor& t, const char* what, std::array<int64_t, 4> dims, DType type) {
+    if (t.n == dims[0] && t.c == dims[1] && t.h == dims[2] && t.w == dims[3] && t.type == type && t.block == t.c) return;
+    throw std::logic_error(std::string("A planned operation was called with another ") + what + ": " + std::to_string(t.n) + "x" +
+                           std::to_string(t.c) + "x" + std::to_string(t.h) + "x" + std::to_string(t.w) + ", expected " +
+                           std::to_string(dims[0]) + "x" + std::to_string(dims[1]) + "x" + std::to_string(dims[2]) + "x" +
+                           std::to_string(dims[3]) + " of its own type with channels side by side.");
+}
+
+// Timing on the GPU at hand ---------------------------------------------------------------------------------------------------
+
+class DeviceMemory {
+public:
+    // Null where there is not enough.
+    explicit DeviceMemory(size_t bytes) {
+        if (cudaMalloc(&data_, bytes) == cudaSuccess) return;
+        (void)cudaGetLastError();
+        data_ = nullptr;
+    }
+    DeviceMemory(const DeviceMemory&) = delete;  // owns it
+    DeviceMemory& operator=(const DeviceMemory&) = delete;
+    ~DeviceMemory() {
+        if (data_ != nullptr) cudaFree(data_);
+    }
+    std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+private:
+    void* data_ = nullptr;
+};
+
+class Event {
+public:
+    Event() { check(cudaEventCreate(&event_), "create an event"); }
+    Event(const Event&) = delete;  // owns it
+    Event& operator=(const Event&) = delete;
+    ~Event() { cudaEventDestroy(event_); }
+    cudaEvent_t get() const { return event_; }
+
+private:
+    cudaEvent_t event_ = nullptr;
+};
+
+// Memory for every operand of one convolution of one batch size, and a clock. Lives while plans are made, never longer.
+class Trial {
+public:
+    Trial(Libraries& lib, const ConvShape& shape, int64_t batch) : lib_(lib), shape_(shape), batch_(batch) {
+        const auto bytes = [](int64_t count, DType type) { return aligned(static_cast<size_t>(count) * size_of(type)); };
+        const DType type = lib.activation();
+        const int64_t x = batch * shape.in_channels * shape.height * shape.width;
+        const int64_t y = batch * shape.out_channels * shape.out_height() * shape.out_width();
+        const int64_t w = shape.weight_count();
+        const std::array<size_t, kParts> sizes = {
+            bytes(x, type), bytes(y, type),       bytes(y, type),       bytes(y, type),
+            bytes(w, type), bytes(w, DType::f32), bytes(w, DType::f32), bytes(shape.out_channels, DType::f32)};
+        for (size_t i = 0; i < kParts; ++i) {
+            offsets_[i] = operand_bytes_;
+            operand_bytes_ += sizes[i];
+        }
+        memory_.emplace(operand_bytes_ + lib.settings.workspace_limit);
+        if (possible()) check(cudaMemsetAsync(memory_->data(), 0, operand_bytes_, stream()), "clear memory");
+    }
+
+    bool possible() const { return memory_->data() != nullptr; }
+    enum Part : size_t { kX, kY, kOtherY, kResidual, kW, kSum, kOtherSum, kBias, kParts };
+    std::byte* at(Part part) const { return memory_->data() + offsets_[part]; }
+    std::byte* workspace() const { return memory_->data() + operand_bytes_; }
+
+    // Numbers of about 1 everywhere: what an engine does with zeros says little, and one result is compared with another.
+    void fill() {
+        // Not periodic in channels, rows or images.
+        constexpr size_t kPeriod = 1000003;
+        std::vector<float> values(kPeriod);
+        uint32_t state = 1;
+        for (float& v : values) {
+            state = state * 1664525u + 1013904223u;
+            v = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
+        }
+        std::vector<uint16_t> narrow(kPeriod);  // bf16, cut off
+        for (size_t i = 0; i < kPeriod; ++i) narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+        for (size_t i = 0; i < kParts; ++i) {
+            const bool real = i == kSum || i == kOtherSum || i == kBias || lib_.activation() == DType::f32;
+            const auto* from = real ? static_cast<const void*>(values.data()) : narrow.data();
+            const size_t piece = kPeriod * (real ? sizeof(float) : sizeof(uint16_t));
+            const size_t bytes = (i + 1 < kParts ? offsets_[i + 1] : operand_bytes_) - offsets_[i];
+            for (size_t done = 0; done < bytes; done += piece)
+                check(cudaMemcpyAsync(memory_->data() + offsets_[i] + done, from, std::min(piece, bytes - done), cudaMemcpyHostToDevice,
+                                      stream()),
+                      "upload");
+        }
+        check(cudaStreamSynchronize(stream()), "wait for the GPU");  // the host's copies end here
+    }
+
+    Tensor y(Part part) const {
+        return {at(part), lib_.activation(), batch_, shape_.out_channels, shape_.out_height(), shape_.out_width(), shape_.out_channels};
+    }
+    Array weights(Part part) const { return {at(part), part == kW ? lib_.activation() : DType::f32, shape_.weight_count()}; }
+    Array bias() const { return {at(kBias), DType::f32, shape_.out_channels}; }
+
+    // Median of several rounds, each long enough for the clock. give_up_after: a first run slower than this ends it (infinity).
+    double seconds(const std::function<void()>& run, double give_up_after) {
+        constexpr int kWarmUps = 2, kRounds = 5;
+        constexpr double kRoundSeconds = 2e-3;
+        constexpr int kMostRuns = 64;
+        for (int i = 0; i < kWarmUps; ++i) run();
+        const double once = timed(run, 1);
+        if (once > give_up_after) return INFINITY;
+        const int runs = std::clamp(static_cast<int>(kRoundSeconds / std::max(once, 1e-7)), 1, kMostRuns);
+        std::array<double, kRounds> rounds{};
+        for (double& r : rounds) r = timed(run, runs);
+        std::sort(rounds.begin(), rounds.end());
+        return rounds[kRounds / 2];
+    }
+
+    // Whether two results agree as far as sums in another order, and one rounding to the type, allow.
+    bool agree(Part a, Part b, int64_t count, DType type) {
+        const std::vector<float> got = download(a, count, type), want = download(b, count, type);
+        double squares = 0;
+        for (const float v : want) squares += static_cast<double>(v) * static_cast<double>(v);
+        const double rms = std::sqrt(squares / static_cast<double>(count));
+        // One unit of bf16 is 2^-8 of a value; the unfused form rounds once more. f32 and TF32: products are the same, sums of
+        // up to a few 100000 terms are not.
+        const double relative = lib_.activation() == DType::bf16 ? 0x1p-6 : 1e-3, absolute = relative * rms;
+        for (size_t i = 0; i < got.size(); ++i) {
+            const double difference = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+            if (!(difference <= absolute + relative * std::abs(static_cast<double>(want[i])))) return false;
+        }
+        return rms > 0;
+    }
+
+    void copy(Part to, Part from, size_t bytes) {
+        check(cudaMemcpyAsync(at(to), at(from), bytes, cudaMemcpyDeviceToDevice, stream()), "copy");
+    }
+    void wait() { check(cudaStreamSynchronize(stream()), "wait for the GPU"); }
+
+private:
+    cudaStream_t stream() const { return lib_.launcher.stream(); }
+    double timed(const std::function<void()>& run, int runs) {
+        check(cudaEventRecord(begin_.get(), stream()), "record an event");
+        for (int i = 0; i < runs; ++i) run();
+        check(cudaEventRecord(end_.get(), stream()), "record an event");
+        check(cudaEventSynchronize(end_.get()), "wait for the GPU");
+        float milliseconds = 0;
+        check(cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "read a time");
+        return 1e-3 * static_cast<double>(milliseconds) / runs;
+    }
+    std::vector<float> download(Part part, int64_t count, DType type) {
+        const auto n = static_cast<size_t>(count);
+        std::vector<float> out(n);
+        if (type == DType::f32) {
+            check(cudaMemcpyAsync(out.data(), at(part), n * sizeof(float), cudaMemcpyDeviceToHost, stream()), "read back");
+            wait();
+            return out;
+        }
+        std::vector<uint16_t> narrow(n);
+        check(cudaMemcpyAsync(narrow.data(), at(part), n * sizeof(uint16_t), cudaMemcpyDeviceToHost, stream()), "read back");
+        wait();
+        for (size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(static_cast<uint32_t>(narrow[i]) << 16);
+        return out;
+    }
+
+    Libraries& lib_;
+    ConvShape shape_;
+    int64_t batch_;
+    std::array<size_t, kParts> offsets_{};
+    size_t operand_bytes_ = 0;
+    std::optional<DeviceMemory> memory_;
+    Event begin_, end_;
+};
+
+// Convolutions ------------------------------------------------------------------------------------------------------------------
+
+class CudnnConvPlan final : public ConvPlan {
+public:
+    CudnnConvPlan(Libraries& lib, const ConvShape& shape, const ConvOptions& options)
+        : lib_(lib),
+          shape_(shape),
+          algorithm_(options.algorithm),
+          narrows_input_(options.input == ConvInput::images && lib.activation() != DType::f32) {
+        for (const int64_t batch : options.batches) {
+            Variant v;
+            v.batch = batch;
+            if (lib.on_device)
+                choose_by_time(v);
+            else
+                choose_first(v);
+            const size_t x = narrows_input_ ? x_bytes(batch) : 0;
+            const auto need = [&](size_t staged, const Step& step) {
+                workspace_bytes_ = std::max(workspace_bytes_, staged + aligned(step.graph->workspace_bytes()));
+            };
+            need(x, v.forward);
+            // Behind an unfused convolution the residual is added; it may be where the result goes.
+            need(x + (v.forward_onto.fused ? 0 : y_bytes(batch)), v.forward_onto);
+            need(x, v.backward_data);
+            need(x + (v.backward_weights.fused ? 0 : w_bytes()), v.backward_weights);
+            variants_.push_back(std::move(v));
+        }
+        if (lib.on_device) lib.cache.save();
+    }
+
+    size_t prepared_bytes() const override { return w_bytes(); }
+    size_t workspace_bytes() const override { return workspace_bytes_; }
+
+    void prepare(std::byte* prepared, Array weights, std::byte* /*workspace*/) override {
+        expect(weights.count == shape_.weight_count() && weights.type == DType::f32, "other weights");
+        lib_.ops.convert({prepared, lib_.activation(), weights.count}, weights);
+    }
+
+    void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
+                 std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        check_tensors(v, x, y);
+        expect(bias.count == shape_.out_channels && bias.type == DType::f32, "another bias");
+        if (residual != nullptr) expect_tensor(*residual, "residual", y_dims(v), lib_.activation());
+        const Step& step = residual != nullptr ? v.forward_onto : v.forward;
+        const void* from = narrowed(x, workspace);
+        Tensor to = y;
+        if (!step.fused && residual != nullptr && residual->data == y.data) to.data = take(workspace, y_bytes(v.batch));
+
+        ConvPointers p = operands(const_cast<void*>(from), prepared, to.data);
+        p[ConvRole::bias] = bias.data;
+        p[ConvRole::residual] = residual != nullptr ? residual->data : nullptr;
+        run("conv_forward", v, step, p, workspace);
+        if (!step.fused) lib_.ops.add_bias(y, to, bias, residual);
+    }
+
+    void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
+        const Variant& v = variant(d_y.n);
+        check_tensors(v, d_x, d_y);
+        void* to = narrows_input_ ? take(workspace, x_bytes(v.batch)) : d_x.data;
+        run("conv_backward_data", v, v.backward_data, operands(to, prepared, d_y.data), workspace);
+        if (narrows_input_) lib_.ops.convert({d_x.data, DType::f32, d_x.count()}, {to, lib_.activation(), d_x.count()});
+    }
+
+    void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        check_tensors(v, x, d_y);
+        expect(d_w.count == shape_.weight_count() && d_w.type == DType::f32, "another gradient of the weights");
+        const void* from = narrowed(x, workspace);
+        const Step& step = v.backward_weights;
+        void* to = step.fused ? d_w.data : take(workspace, w_bytes());
+        ConvPointers p = operands(const_cast<void*>(from), to, d_y.data);
+        p[ConvRole::accumulated_w] = d_w.data;
+        run("conv_backward_weights", v, step, p, workspace);
+        if (!step.fused) lib_.ops.accumulate(d_w, {to, lib_.activation(), d_w.count});
+    }
+
+    std::vector<Choice> choices() const override {
+        std::vector<Choice> out;
+        for (const Variant& v : variants_) {
+            const auto add = [&](const char* pass, const Step& step) {
+                out.push_back({.pass = step.fused ? pass + std::string(" with ") + fusion_name(step.graph->problem().fusion) : pass,
+                               .engine = step.graph->engine(step.graph->rank()),
+                               .batch = v.batch,
+                               .workspace_bytes = step.graph->workspace_bytes()});
+            };
+            add("forward", v.forward);
+            if (v.forward_onto.graph != v.forward.graph) add("forward", v.forward_onto);
+            add("backward_data", v.backward_data);
+            add("backward_weights", v.backward_weights);
+        }
+        if (lib_.on_device) return out;
+        for (const Fusion fusion : kUsedFusions) out.push_back(fused_candidate(fusion));
+        for (const Fusion fusion : kFurtherFusions) out.push_back(fused_candidate(fusion));
+        return out;
+    }
+
+private:
+    // One graph, and whether it already does what an op would do behind it.
+    struct Step {
+        std::shared_ptr<ConvGraph> graph;
+        bool fused = false;
+    };
+    struct Variant {
+        int64_t batch = 0;
+        Step forward, forward_onto, backward_data, backward_weights;
+    };
+
+    size_t elements(int64_t count) const { return aligned(static_cast<size_t>(count) * size_of(lib_.activation())); }
+    size_t x_bytes(int64_t batch) const { return elements(batch * shape_.in_channels * shape_.height * shape_.width); }
+    size_t y_bytes(int64_t batch) const { return elements(batch * shape_.out_channels * shape_.out_height() * shape_.out_width()); }
+    size_t w_bytes() const { return elements(shape_.weight_count()); }
+    std::array<int64_t, 4> x_dims(const Variant& v) const { return {v.batch, shape_.in_channels, shape_.height, shape_.width}; }
+    std::array<int64_t, 4> y_dims(const Variant& v) const {
+        return {v.batch, shape_.out_channels, shape_.out_height(), shape_.out_width()};
+    }
+
+    const Variant& variant(int64_t batch) const {
+        for (const Variant& v : variants_)
+            if (v.batch == batch) return v;
+        throw std::logic_error("A convolution of batch " + std::to_string(batch) + " was not planned.");
+    }
+    void check_tensors(const Variant& v, const Tensor& x, const Tensor& y) const {
+        expect_tensor(x, "input", x_dims(v), narrows_input_ ? DType::f32 : lib_.activation());
+        expect_tensor(y, "output", y_dims(v), lib_.activation());
+    }
+
+    static std::byte* take(std::byte*& workspace, size_t bytes) {
+        std::byte* taken = workspace;
+        workspace += bytes;
+        return taken;
+    }
+    // The images in the activation type.
+    const void* narrowed(const Tensor& x, std::byte*& workspace) {
+        if (!narrows_input_) return x.data;
+        void* to = take(workspace, x_bytes(x.n));
+        lib_.ops.convert({to, lib_.activation(), x.count()}, {x.data, DType::f32, x.count()});
+        return to;
+    }
+    static ConvPointers operands(void* x, const void* w, void* y) {
+        ConvPointers p;
+        p[ConvRole::x] = x;
+        p[ConvRole::w] = const_cast<void*>(w);
+        p[ConvRole::y] = y;
+        return p;
+    }
+
+    void run(const char* label, const Variant& v, const Step& step, const ConvPointers& pointers, std::byte* workspace) {
+        double bytes = 0;
+        for (const ConvOperand& o : operands_of(step.graph->problem()))
+            bytes += static_cast<double>(o.dims[0] * o.dims[1] * o.dims[2] * o.dims[3]) * static_cast<double>(size_of(o.type));
+        launch(lib_.launcher, label, bytes, shape_.flops() * static_cast<double>(v.batch),
+               [&] { step.graph->execute(pointers, workspace); });
+    }
+
+    ConvProblem problem(int64_t batch, ConvPass pass, Fusion fusion) const {
+        return {.shape = shape_,
+                .batch = batch,
+                .pass = pass,
+                .fusion = fusion,
+                .precision = lib_.settings.precision,
+                .algorithm = algorithm_,
+                .nondeterministic = lib_.settings.nondeterministic,
+                .workspace_limit = lib_.settings.workspace_limit};
+    }
+    std::shared_ptr<ConvGraph> first_graph(int64_t batch, ConvPass pass) const {
+        auto graph = std::make_shared<ConvGraph>(lib_.cudnn, problem(batch, pass, Fusion::none));
+        graph->finalise_first();
+        return graph;
+    }
+    void choose_first(Variant& v) const {
+        v.forward.graph = v.forward_onto.graph = first_graph(v.batch, ConvPass::forward);
+        v.backward_data.graph = first_graph(v.batch, ConvPass::backward_data);
+        v.backward_weights.graph = first_graph(v.batch, ConvPass::backward_weights);
+    }
+
+    // By time -------------------------------------------------------------------------------------------------------------------
+
+    std::string key(int64_t batch, ConvPass pass, Fusion instead) const {
+        return lib_.gpu.title + " | cudnn " + std::to_string(Cudnn::version()) + " | " + shape_.text() + " | " + pass_name(pass) +
+               (instead == Fusion::none ? "" : std::string(" or with ") + fusion_name(instead)) + " | batch " + std::to_string(batch) +
+               " | " + precision_name(lib_.settings.precision) + (algorithm_ == ConvAlgorithm::direct ? " | direct" : "") +
+               (lib_.settings.nondeterministic ? " | nondeterministic" : " | deterministic") + " | at most " +
+               std::to_string(lib_.settings.workspace_limit >> 20) + " MiB";
+    }
+
+    void choose_by_time(Variant& v) {
+        Trial trial(lib_, shape_, v.batch);
+        if (!trial.possible()) {
+            std::fprintf(stderr, "Too little GPU memory is free to time %s for batch %lld: cuDNN's first choice is taken.\n",
+                         shape_.text().c_str(), static_cast<long long>(v.batch));
+            return choose_first(v);
+        }
+        bool filled = false;
+        v.forward = fastest(trial, v.batch, ConvPass::forward, Fusion::bias, filled);
+        v.forward_onto = fastest(trial, v.batch, ConvPass::forward, Fusion::bias_residual, filled);
+        v.backward_data = fastest(trial, v.batch, ConvPass::backward_data, Fusion::none, filled);
+        v.backward_weights = fastest(trial, v.batch, ConvPass::backward_weights, Fusion::accumulate, filled);
+        // Each once more: whatever cuDNN loads at a first call is loaded before a phase is recorded.
+        for (const Step* step : {&v.forward, &v.forward_onto, &v.backward_data, &v.backward_weights})
+            execute(trial, *step->graph, Trial::kY, Trial::kSum);
+        trial.wait();
+    }
+
+    // The remembered step, or the fastest of: the convolution alone with the op behind it, or fused with it.
+    Step fastest(Trial& trial, int64_t batch, ConvPass pass, Fusion fusion, bool& filled) {
+        const std::string remembered_as = key(batch, pass, fusion);
+        if (const auto choice = lib_.cache.find(remembered_as))
+            if (std::optional<Step> step = again(batch, pass, fusion, *choice)) return *step;
+        if (!filled) trial.fill();
+        filled = true;
+
+        // The convolution alone is timed once for both forward steps.
+        const std::string alone = key(batch, pass, Fusion::none);
+        std::optional<PlanChoice> plain = lib_.cache.find(alone);
+        if (!plain || !again(batch, pass, Fusion::none, *plain)) {
+            plain = timed(trial, batch, pass, Fusion::none);
+            if (!plain) return {first_graph(batch, pass), false};
+            lib_.cache.remember(alone, *plain);
+        }
+        PlanChoice best = *plain;
+        if (fusion != Fusion::none) {
+            best.seconds += trial.seconds([&] { op_behind(trial, fusion); }, INFINITY);
+            const std::optional<PlanChoice> fused = timed_and_checked(trial, batch, fusion, *plain);
+            if (fused && fused->seconds < best.seconds) best = *fused;
+            lib_.cache.remember(remembered_as, best);
+        }
+        return again(batch, pass, fusion, best).value_or(Step{first_graph(batch, pass), false});
+    }
+
+    // The step of a choice; nothing where cuDNN does not offer that engine (any more).
+    std::optional<Step> again(int64_t batch, ConvPass pass, Fusion fusion, const PlanChoice& choice) const {
+        try {
+            Step step{std::make_shared<ConvGraph>(lib_.cudnn, problem(batch, pass, choice.fused ? fusion : Fusion::none)), choice.fused};
+            for (size_t rank = 0; rank < step.graph->engines(); ++rank)
+                if (step.graph->engine(rank) == choice.engine && step.graph->finalise(rank)) return step;
+        } catch (const CudnnError&) {
+        }
+        return std::nullopt;
+    }
+
+    // The fastest engine of a graph; nothing where there is none.
+    std::optional<PlanChoice> timed(Trial& trial, int64_t batch, ConvPass pass, Fusion fusion) const {
+        // A slower one must be slower by more than the clock's noise before the heuristics' order is left.
+        constexpr double kNoise = 0.98;
+        constexpr double kHopeless = 3;
+        std::optional<PlanChoice> best;
+        try {
+            ConvGraph graph(lib_.cudnn, problem(batch, pass, fusion));
+            for (size_t rank = 0; rank < graph.engines(); ++rank) {
+                if (!graph.finalise(rank)) continue;
+                try {
+                    const double seconds =
+                        trial.seconds([&] { execute(trial, graph, Trial::kY, Trial::kSum); }, best ? kHopeless * best->seconds : INFINITY);
+                    if (!best || seconds < kNoise * best->seconds)
+                        best = PlanChoice{.fused = fusion != Fusion::none, .engine = graph.engine(rank), .seconds = seconds};
+                } catch (const CudnnError&) {  // it was planned but does not run: the next one
+                }
+            }
+        } catch (const CudnnError&) {  // no engine
+        }
+        return best;
+    }
+
+    // A fused graph is taken only if it computes, in place, what the unfused one does.
+    std::optional<PlanChoice> timed_and_checked(Trial& trial, int64_t batch, Fusion fusion, const PlanChoice& plain) const {
+        const ConvPass pass = pass_of(fusion);
+        const std::optional<PlanChoice> fused = timed(trial, batch, pass, fusion);
+        if (!fused) return std::nullopt;
+        const std::optional<Step> one = again(batch, pass, fusion, *fused), other = again(batch, pass, fusion, plain);
+        if (!one || !other) return std::nullopt;
+        trial.fill();
+        if (fusion == Fusion::accumulate) {
+            execute(trial, *one->graph, Trial::kY, Trial::kSum);
+            execute(trial, *other->graph, Trial::kY, Trial::kSum);
+            lib_.ops.accumulate(trial.weights(Trial::kOtherSum), trial.weights(Trial::kW));
+            if (trial.agree(Trial::kSum, Trial::kOtherSum, shape_.weight_count(), DType::f32)) return fused;
+        } else {
+            const Tensor y = trial.y(Trial::kY), residual = trial.y(Trial::kResidual);
+            if (fusion == Fusion::bias_residual) trial.copy(Trial::kOtherY, Trial::kResidual, y.bytes());
+            execute(trial, *one->graph, Trial::kOtherY, Trial::kSum);
+            execute(trial, *other->graph, Trial::kY, Trial::kSum);
+            lib_.ops.add_bias(y, y, trial.bias(), fusion == Fusion::bias_residual ? &residual : nullptr);
+            if (trial.agree(Trial::kOtherY, Trial::kY, y.count(), y.type)) return fused;
+        }
+        std::fprintf(stderr, "%s (%s, %s) computes something else than the unfused form and is not used.\n", fused->engine.c_str(),
+                     shape_.text().c_str(), fusion_name(fusion));
+        return std::nullopt;
+    }
+
+    void op_behind(Trial& trial, Fusion fusion) const {
+        const Tensor y = trial.y(Trial::kY), residual = trial.y(Trial::kResidual);
+        if (fusion == Fusion::accumulate)
+            lib_.ops.accumulate(trial.weights(Trial::kSum), trial.weights(Trial::kW));
+        else
+            lib_.ops.add_bias(y, y, trial.bias(), fusion == Fusion::bias_residual ? &residual : nullptr);
+    }
+
+    // In place where the plan would be: the residual is y, the sum is the gradient of the weights.
+    static void execute(const Trial& trial, const ConvGraph& graph, Trial::Part y, Trial::Part sum) {
+        ConvPointers p = operands(trial.at(Trial::kX), trial.at(Trial::kW), trial.at(y));
+        p[ConvRole::bias] = trial.at(Trial::kBias);
+        p[ConvRole::residual] = trial.at(y);
+        if (graph.problem().fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w] = trial.at(sum);
+        graph.execute(p, trial.workspace());
+    }
+
+    // Without a GPU --------------------------------------------------------------------------------------------------------------
+
+    Choice fused_candidate(Fusion fusion) const {
+        const int64_t batch = variants_.empty() ? 0 : variants_.back().batch;
+        Choice c{.pass = std::string(pass_name(pass_of(fusion))) + " with " + fusion_name(fusion),
+                 .engine = "not planned (no driver)",
+                 .batch = batch,
+                 .workspace_bytes = 0,
+                 .candidate = true};
+        if (!Cudnn::has_driver()) return c;
+        try {
+            ConvGraph graph(lib_.cudnn, problem(batch, pass_of(fusion), fusion));
+            graph.finalise_first();
+            c.engine = graph.engine(graph.rank());
+            c.workspace_bytes = graph.workspace_bytes();
+        } catch (const CudnnError&) {
+            c.engine = "refused by cuDNN";
+        }
+        return c;
+    }
+
+    Libraries& lib_;
+    ConvShape shape_;
+    ConvAlgorithm algorithm_;
+    bool narrows_input_;  // x is f32 images, the convolution reads bf16
+    std::vector<Variant> variants_;
+    size_t workspace_bytes_ = 0;
+};
+
+// The linear head ---------------------------------------------------------------------------------------------------------------
+
+void check(cublasStatus_t status, const char* what) {
+    if (status != CUBLAS_STATUS_SUCCESS)
+        throw std::runtime_error(std::string("cuBLASLt could not ") + what + " (" + cublasLtGetStatusString(status) +
+                                 "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
+}
+
+template <auto Destroy>
+struct Destroyer {
+    template <class T>
+    void operator()(T* p) const {
+        Destroy(p);
+    }
+};
+using LtHandle = std::unique_ptr<cublasLtContext, Destroyer<cublasLtDestroy>>;
+using LtProduct = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroyer<cublasLtMatmulDescDestroy>>;
+using LtMatrix = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroyer<cublasLtMatrixLayoutDestroy>>;
+using LtPreference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroyer<cublasLtMatmulPreferenceDestroy>>;
+
+// c = op(a) op(b) (+ bias a row, or + c); matrices in columns, as cuBLASLt has them: what is [rows, columns] in columns is
+// [columns, rows] in C++.
+class Product {
+public:
+    struct Operand {
+        int64_t rows, columns;  // as it lies in memory
+        bool transposed = false;
+        uint32_t alignment = 16;  // bytes that its address is sure to be a multiple of
+    };
+    enum class Behind { nothing, bias, accumulation };
+
+    Product(cublasLtHandle_t handle, CudaPrecision precision, Operand a, Operand b, Operand c, Behind behind, size_t workspace_limit)
+        : handle_(handle), beta_(behind == Behind::accumulation ? 1.0f : 0.0f) {
+        cublasLtMatmulDesc_t product = nullptr;
+        check(cublasLtMatmulDescCreate(&product, precision == CudaPrecision::f32 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32,
+                                       CUDA_R_32F),
+              "describe a product");
+        product_.reset(product);
+        const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
+            check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value), "describe a product");
+        };
+        set(CUBLASLT_MATMUL_DESC_TRANSA, a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+        set(CUBLASLT_MATMUL_DESC_TRANSB, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+        if (behind == Behind::bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+        a_ = matrix(a);
+        b_ = matrix(b);
+        c_ = matrix(c);
+
+        cublasLtMatmulPreference_t preference = nullptr;
+        check(cublasLtMatmulPreferenceCreate(&preference), "describe a preference");
+        const LtPreference owned(preference);
+        const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+            check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "describe a preference");
+        };
+        prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_limit});
+        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a.alignment);
+        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b.alignment);
+        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c.alignment);
+        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c.alignment);
+        cublasLtMatmulHeuristicResult_t result{};
+        int found = 0;
+        const cublasStatus_t status =
+            cublasLtMatmulAlgoGetHeuristic(handle, product, a_.get(), b_.get(), c_.get(), c_.get(), preference, 1, &result, &found);
+        if (status == CUBLAS_STATUS_SUCCESS && found == 0) check(CUBLAS_STATUS_NOT_SUPPORTED, "find an algorithm for the linear layer");
+        check(status, "find an algorithm for the linear layer");
+        algorithm_ = result.algo;
+        workspace_bytes_ = result.workspaceSize;
+    }
+
+    size_t workspace_bytes() const { return workspace_bytes_; }
+
+    void run(cudaStream_t stream, void* c, const void* a, const void* b, const void* bias, std::byte* workspace) const {
+        // The description is read when the product is queued: a recorded product keeps the address it had then.
+        if (bias != nullptr)
+            check(cublasLtMatmulDescSetAttribute(product_.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set the bias");
+        const float one = 1;
+        check(cublasLtMatmul(handle_, product_.get(), &one, a, a_.get(), b, b_.get(), &beta_, c, c_.get(), c, c_.get(), &algorithm_,
+                             workspace, workspace_bytes_, stream),
+              "queue a product");
+    }
+
+private:
+    static LtMatrix matrix(const Operand& o) {
+        cublasLtMatrixLayout_t layout = nullptr;
+        check(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, static_cast<uint64_t>(o.rows), static_cast<uint64_t>(o.columns), o.rows),
+              "describe a matrix");
+        return LtMatrix(layout);
+    }
+
+    cublasLtHandle_t handle_;
+    float beta_;
+    LtProduct product_;
+    LtMatrix a_, b_, c_;
+    cublasLtMatmulAlgo_t algorithm_{};
+    size_t workspace_bytes_ = 0;
+};
+
+class CublasLinearPlan final : public LinearPlan {
+public:
+    // handle: null where no GPU is at hand.
+    CublasLinearPlan(Libraries& lib, cublasLtHandle_t handle, int64_t in, int64_t out, const std::vector<int64_t>& batches)
+        : lib_(lib), in_(in), out_(out) {
+        const size_t limit = lib.gpu.sm >= 90 ? kLinearWorkspaceHopper : kLinearWorkspace;
+        if (handle == nullptr) workspace_bytes_ = limit;
+        // Weights and their gradient are slices of flat arrays: aligned to their type only.
+        constexpr uint32_t kSlice = sizeof(float);
+        for (const int64_t n : batches) {
+            Variant v;
+            v.batch = n;
+            if (handle != nullptr) {
+                using Behind = Product::Behind;
+                const CudaPrecision p = lib.settings.precision;
+                v.forward = std::make_unique<Product>(handle, p, Product::Operand{in, out, true, kSlice}, Product::Operand{in, n},
+                                                      Product::Operand{out, n}, Behind::bias, limit);
+                v.backward_data = std::make_unique<Product>(handle, p, Product::Operand{in, out, false, kSlice}, Product::Operand{out, n},
+                                                            Product::Operand{in, n}, Behind::nothing, limit);
+                v.backward_weights = std::make_unique<Product>(handle, p, Product::Operand{in, n}, Product::Operand{out, n, true},
+                                                               Product::Operand{in, out, false, kSlice}, Behind::accumulation, limit);
+                for (const Product* product : {v.forward.get(), v.backward_data.get(), v.backward_weights.get()})
+                    workspace_bytes_ = std::max(workspace_bytes_, aligned(product->workspace_bytes()));
+            }
+            variants_.push_back(std::move(v));
+        }
+    }
+
+    size_t workspace_bytes() const override { return workspace_bytes_; }
+    std::string engine() const override {
+        return lib_.on_device ? "cublasLt, its heuristics' first" : "cublasLt: heuristics need a device";
+    }
+
+    void forward(const Tensor& y, const Tensor& x, Array w, Array b, std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        check_operands(v, x, y, w);
+        expect(b.count == out_ && b.type == DType::f32, "another bias");
+        launch_product("linear_forward", v, [&] { v.forward->run(stream(), y.data, w.data, x.data, b.data, workspace); });
+    }
+    void backward_data(const Tensor& d_x, const Tensor& d_y, Array w, std::byte* workspace) override {
+        const Variant& v = variant(d_y.n);
+        check_operands(v, d_x, d_y, w);
+        launch_product("linear_backward_data", v, [&] { v.backward_data->run(stream(), d_x.data, w.data, d_y.data, nullptr, workspace); });
+    }
+    void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        check_operands(v, x, d_y, d_w);
+        launch_product("linear_backward_weights", v,
+                       [&] { v.backward_weights->run(stream(), d_w.data, x.data, d_y.data, nullptr, workspace); });
+    }
+
+private:
+    struct Variant {
+        int64_t batch = 0;
+        std::unique_ptr<Product> forward, backward_data, backward_weights;
+    };
+
+    cudaStream_t stream() const { return lib_.launcher.stream(); }
+    const Variant& variant(int64_t batch) const {
+        for (const Variant& v : variants_)
+            if (v.batch == batch) return v;
+        throw std::logic_error("A linear layer of batch " + std::to_string(batch) + " was not planned.");
+    }
+    void check_operands(const Variant& v, const Tensor& x, const Tensor& y, const Array& w) const {
+        expect_tensor(x, "input", {v.batch, in_, 1, 1}, DType::f32);
+        expect_tensor(y, "output", {v.batch, out_, 1, 1}, DType::f32);
+        expect(w.count == in_ * out_ && w.type == DType::f32, "other weights");
+    }
+    template <class Run>
+    void launch_product(const char* label, const Variant& v, Run run) {
+        const double elements = static_cast<double>(v.batch * (in_ + out_) + in_ * out_);
+        const double flops = 2.0 * static_cast<double>(v.batch) * static_cast<double>(in_) * static_cast<double>(out_);
+        launch(lib_.launcher, label, elements * sizeof(float), flops, run);
+    }
+
+    Libraries& lib_;
+    int64_t in_, out_;
+    std::vector<Variant> variants_;
+    size_t workspace_bytes_ = 0;
+};
+
+class LibraryPlans final : public CudaPlans {
+public:
+    LibraryPlans(CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu, const CudaPlanSettings& settings, bool on_device)
+        : lib_{launcher,
+               ops,
+               gpu,
+               settings,
+               on_device,
+               on_device ? Cudnn(launcher.stream()) : Cudnn(gpu),
+               PlanCache(on_device ? settings.cache_file : "")} {
+        if (!lib_.cache.warning().empty()) std::fprintf(stderr, "%s\n", lib_.cache.warning().c_str());
+        if (!on_device) return;
+        cublasLtHandle_t handle = nullptr;
+        check(cublasLtCreate(&handle), "start");
+        linear_.reset(handle);
+    }
+
+    std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options) override {
+        return std::make_unique<CudnnConvPlan>(lib_, shape, options);
+    }
+    std::unique_ptr<LinearPlan> linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) override {
+        return std::make_unique<CublasLinearPlan>(lib_, linear_.get(), in, out, batches);
+    }
+
+private:
+    Libraries lib_;
+    LtHandle linear_;
+};
+
+}  // namespace
+
+std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu, const CudaPlanSettings& settings,
+                                              bool on_device) {
+    return std::make_unique<LibraryPlans>(launcher, ops, gpu, settings, on_device);
+}
+
+}  // namespace jem
