@@ -29,6 +29,8 @@ uint64_t races();
 // What this build looks for: races (ThreadSanitizer), reads of device memory that nobody wrote (others show them as NaN).
 bool checks_races();
 bool checks_reads();
+bool checks_bounds();    // AddressSanitizer: at the very access
+bool checks_accesses();  // any of the three: ten times slower
 
 // Nobody's bytes within an allocation: a kernel that changes them is reported.
 void forbid(void* device, size_t bytes);

@@ -33,12 +33,12 @@ selftest::Sizes awkward_sizes() {
                         {4, 24, 37, 33}},
             .counts = {1, 255, 257, 1003, 4099, 300007}};
 }
-// What ThreadSanitizer manages in seconds.
+// What builds that check every access manage in seconds.
 selftest::Sizes few_sizes() {
     return {.extents = {{1, 1, 1, 1}, {257, 1, 1, 1}, {3, 3, 5, 7}, {5, 33, 3, 11}, {1, 640, 1, 2}, {2, 3, 33, 31}},
             .counts = {1, 257, 5003}};
 }
-selftest::Sizes sizes() { return cuda_on_host::checks_races() ? few_sizes() : awkward_sizes(); }
+selftest::Sizes sizes() { return cuda_on_host::checks_accesses() ? few_sizes() : awkward_sizes(); }
 
 void check_cases(const std::vector<Case>& cases, CudaPrecision precision, uint64_t seed = 0) {
     const auto reference = make_reference_device(DType::f32);

@@ -15,6 +15,15 @@ namespace cuda_on_host {
 
 std::string describe_unwritten(const void* address) { return "bytes that nobody wrote, in " + describe(address); }
 
+bool checks_bounds() {
+#ifdef __SANITIZE_ADDRESS__
+    return true;
+#else
+    return false;
+#endif
+}
+bool checks_accesses() { return checks_races() || checks_reads() || checks_bounds(); }
+
 #ifndef CUDA_ON_HOST_INIT
 
 bool checks_reads() { return false; }
