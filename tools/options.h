@@ -55,8 +55,12 @@ private:
     std::vector<std::pair<std::string, std::function<void(Settings&)>>> overrides_;
 };
 
-// The device of --device and --precision. InputError for what this build or machine does not have.
+// The device of --device and --precision; with several ranks after Job::join, and the caller makes it join them. InputError for what this
+// build or machine does not have.
 std::unique_ptr<Device> make_device(const CommonOptions& common, const std::string& precision);
+
+// InputError for ranks of torchrun on a device that they cannot work together on.
+void refuse_without_mpi(const Device& device);
 
 // The network that the settings describe; sizes of 0 must have been filled in.
 std::unique_ptr<Network> make_network(const Settings& settings);
