@@ -2,7 +2,21 @@
 
 #include <cmath>
 
+#include "data/input_error.h"
+
 namespace jem {
+
+namespace {
+
+// A rank's share of a batch of the whole job.
+int64_t share(const char* flag, int64_t batch, int64_t ranks) {
+    if (batch % ranks != 0)
+        throw InputError(std::string(flag) + " is " + std::to_string(batch) + " (it is for the whole job, whose " + std::to_string(ranks) +
+                         " ranks share it evenly). Give a multiple of " + std::to_string(ranks) + ".");
+    return batch / ranks;
+}
+
+}  // namespace
 
 const char* phase_name(Phase phase) {
     switch (phase) {
@@ -29,7 +43,7 @@ const char* phase_name(Phase phase) {
 }
 
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data)
-    : device_(device), memory_(memory), network_(network), settings_(settings), data_(data) {
+    : device_(device), memory_(memory), network_(network), settings_(settings), data_(data), ranks_(device.communicator()) {
     images_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
     if (settings.init == StartForm::gaussian) images_->merge_classes();
     if (settings.samples()) {
@@ -37,7 +51,7 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
         buffer_ = std::make_unique<ReplayBuffer>(
             device, memory,
             ReplayBuffer::Options{.size = settings.buffer_size,
-                                  .chains = settings.gen_batch_size,
+                                  .chains = share("--gen-batch-size", settings.gen_batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
                                   .classes = gaussian ? 1 : data.shape.num_classes,
                                   .reinit_freq = settings.reinit_freq,
@@ -45,17 +59,21 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
                                   .largest_class = settings.init == StartForm::uniform ? 0 : images_->largest_class(),
                                   .seed = settings.seed});
     }
-    positive_draws_ = memory.keep("samples", "positive draws", static_cast<size_t>(settings.gen_batch_size) * sizeof(ImageDraw));
-    labelled_draws_ = memory.keep("samples", "labelled draws", static_cast<size_t>(settings.batch_size) * sizeof(ImageDraw));
-    build(settings.gen_batch_size, settings.gen_batch_size, settings.batch_size, false);
+    build({.positive = settings.gen_batch_size, .negative = settings.gen_batch_size, .labelled = settings.batch_size});
+    positive_draws_ = memory.keep("samples", "positive draws", static_cast<size_t>(num_positive_) * sizeof(ImageDraw));
+    labelled_draws_ = memory.keep("samples", "labelled draws", static_cast<size_t>(num_labelled_) * sizeof(ImageDraw));
 }
 
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given)
-    : device_(device), memory_(memory), network_(network), settings_(settings) {
-    build(given.positive, given.negative, given.labelled, given.noise);
+    : device_(device), memory_(memory), network_(network), settings_(settings), ranks_(device.communicator()) {
+    build(given);
 }
 
-void TrainingIteration::build(int64_t positive, int64_t negative, int64_t labelled, bool given_noise) {
+void TrainingIteration::build(const GivenBatches& job) {
+    const auto ranks = static_cast<size_t>(ranks_.size());
+    const int64_t positive = settings_.samples() ? share("--gen-batch-size", job.positive, ranks_.size()) : 0;
+    const int64_t negative = settings_.samples() ? share("--gen-batch-size", job.negative, ranks_.size()) : 0;
+    const int64_t labelled = settings_.classifies() ? share("--batch-size", job.labelled, ranks_.size()) : 0;
     num_positive_ = positive;
     num_labelled_ = labelled;
     const bool sam = settings_.sam != SamForm::none;
@@ -66,6 +84,7 @@ void TrainingIteration::build(int64_t positive, int64_t negative, int64_t labell
                                                                    .average = settings_.ema > 0});
     const size_t real = size_of(device_.real_type());
     state_ = memory_.keep("scalars", "iteration state", sizeof(IterationState));
+    if (ranks > 1) states_ = memory_.keep("scalars", "states of all ranks", ranks * sizeof(IterationState));
     const auto images_of = [&](const char* name, int64_t n) {
         return memory_.keep("samples", name,
                             static_cast<size_t>(n * settings_.in_channels * settings_.image_size * settings_.image_size) * real);
@@ -74,8 +93,8 @@ void TrainingIteration::build(int64_t positive, int64_t negative, int64_t labell
         const NormMode mode = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
         LossPass p;
         p.pass = network_.add_pass({name, n, mode, Gradients::weights});
-        p.lse = memory_.transient(name + "/lse", static_cast<size_t>(n) * real);
-        p.hit = memory_.transient(name + "/hit", static_cast<size_t>(n) * real);
+        p.lse = memory_.transient(name + "/lse", ranks * static_cast<size_t>(n) * real);
+        p.hit = memory_.transient(name + "/hit", ranks * static_cast<size_t>(n) * real);
         return p;
     };
     if (settings_.samples()) {
@@ -89,7 +108,7 @@ void TrainingIteration::build(int64_t positive, int64_t negative, int64_t labell
                              .channels = settings_.in_channels,
                              .sgld = settings_.sgld(),
                              .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
-                             .given_noise_steps = given_noise ? settings_.sgld_steps : 0});
+                             .given_noise_steps = job.noise ? settings_.sgld_steps : 0});
     }
     if (settings_.classifies()) {
         labelled_images_ = images_of("labelled images", labelled);
@@ -196,25 +215,39 @@ NetworkMemory TrainingIteration::memory_of(Pass pass) {
 
 void TrainingIteration::queue_energy(const LossPass& p, EnergyTerm term, Pass pass, const Tensor& images) {
     Ops& ops = device_.ops();
-    const auto lse = [&] { return Array{memory_.at(p.lse), device_.real_type(), images.n}; };
+    const auto lse = [&] { return Array{memory_.at(p.lse), device_.real_type(), ranks_.size() * images.n}; };  // of the whole job
     network_.forward(p.pass, memory_of(pass), images);
-    ops.log_sum_exp(lse(), network_.logits(p.pass));
+    ops.log_sum_exp(ranks_.own(lse()), network_.logits(p.pass));
+    ranks_.all_gather(lse());
     ops.energy_summary(state(), lse(), term, pass, settings_.energy_l2);
-    ops.energy_backward(network_.d_logits(p.pass), network_.logits(p.pass), lse(), state(), term, pass, settings_.p_x_weight,
-                        settings_.energy_l2);
+    // The mean over the job's batch: a rank's share of it weighs less.
+    ops.energy_backward(network_.d_logits(p.pass), network_.logits(p.pass), ranks_.own(lse()), state(), term, pass,
+                        settings_.p_x_weight / ranks_.size(), settings_.energy_l2);
     network_.backward(p.pass, memory_of(pass), images, nullptr);
 }
 
 void TrainingIteration::queue_labelled(const LossPass& p, Pass pass) {
     Ops& ops = device_.ops();
     const Tensor images = image_tensor(labelled_images_, num_labelled_);
-    const auto loss = [&] { return Array{memory_.at(p.lse), device_.real_type(), num_labelled_}; };
-    const auto hit = [&] { return Array{memory_.at(p.hit), device_.real_type(), num_labelled_}; };
+    const auto loss = [&] { return Array{memory_.at(p.lse), device_.real_type(), ranks_.size() * num_labelled_}; };
+    const auto hit = [&] { return Array{memory_.at(p.hit), device_.real_type(), ranks_.size() * num_labelled_}; };
     network_.forward(p.pass, memory_of(pass), images);
     if (keep_logits_ && pass == Pass::at_weights) device_.copy(kept_logits().data, network_.logits(p.pass).data, kept_logits().bytes());
-    ops.cross_entropy(loss(), hit(), network_.d_logits(p.pass), network_.logits(p.pass), labels(), settings_.p_y_given_x_weight);
+    ops.cross_entropy(ranks_.own(loss()), ranks_.own(hit()), network_.d_logits(p.pass), network_.logits(p.pass), labels(),
+                      settings_.p_y_given_x_weight / ranks_.size());
+    ranks_.all_gather(loss());
+    ranks_.all_gather(hit());
     ops.classification_summary(state(), loss(), hit(), pass);
     network_.backward(p.pass, memory_of(pass), images, nullptr);
+}
+
+// The rank's own results become the job's; alone they are that already.
+void TrainingIteration::queue_agreement(Agreement when) {
+    if (ranks_.size() == 1) return;
+    const auto states = [&] { return Array{memory_.at(states_), DType::u8, static_cast<int64_t>(memory_.bytes(states_))}; };
+    device_.copy(ranks_.own(states()).data, state(), sizeof(IterationState));
+    ranks_.all_gather(states());
+    device_.ops().agree_on_state(state(), states(), when);
 }
 
 void TrainingIteration::queue(Phase phase) {
@@ -230,7 +263,9 @@ void TrainingIteration::queue(Phase phase) {
                                      .flip = settings_.augment && data_->shape.flip,
                                      .noise = settings_.input_noise,
                                      .noise_salt = 0,
-                                     .seed = settings_.seed};
+                                     .seed = settings_.seed,
+                                     .first = ranks_.rank() * num_labelled_,
+                                     .batch = settings_.batch_size};
                 const Array draws{memory_.at(labelled_draws_), DType::u8, static_cast<int64_t>(memory_.bytes(labelled_draws_))};
                 ops.draw_images(draws, resident, state(), draw);
                 ops.crop_flip(labelled_images(), draws, resident, state(), draw);
@@ -243,7 +278,9 @@ void TrainingIteration::queue(Phase phase) {
                                      .flip = settings_.gen_augment && data_->shape.flip,
                                      .noise = settings_.input_noise,
                                      .noise_salt = 1,
-                                     .seed = settings_.seed};
+                                     .seed = settings_.seed,
+                                     .first = ranks_.rank() * num_positive_,
+                                     .batch = settings_.gen_batch_size};
                 const Array draws{memory_.at(positive_draws_), DType::u8, static_cast<int64_t>(memory_.bytes(positive_draws_))};
                 ops.draw_images(draws, resident, state(), draw);
                 ops.crop_flip(positive_images(), draws, resident, state(), draw);
@@ -257,17 +294,22 @@ void TrainingIteration::queue(Phase phase) {
         case Phase::sample:
             return sampler_->step(memory_of(Pass::at_weights), state());
         case Phase::negative:
+            queue_agreement(Agreement::after_sampling);
             return queue_energy(negative_[0], EnergyTerm::negative, Pass::at_weights, sampler_->sample_images());
         case Phase::store:
             return buffer_->store(sampler_->samples(), state());
         case Phase::labelled:
             if (!settings_.samples()) ops.fill_zero(w.gradient());
             return queue_labelled(labelled_[0], Pass::at_weights);
-        case Phase::perturb:
+        case Phase::perturb: {
+            const bool own = settings_.sam_local && settings_.sam != SamForm::none;
+            if (!own) ranks_.all_reduce_sum(w.gradient());
             ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, Pass::at_weights);
+            if (own) queue_agreement(Agreement::after_own_norms);
             if (settings_.sam == SamForm::none) return;
             ops.sam_perturb(w.perturbed(), w.weights(), w.gradient(), state(), settings_.sam);
             return network_.prepare(w.perturbed());
+        }
         case Phase::second:
             ops.fill_zero(w.gradient());
             if (settings_.samples()) {
@@ -275,6 +317,7 @@ void TrainingIteration::queue(Phase phase) {
                 queue_energy(negative_[1], EnergyTerm::negative, Pass::at_perturbed, sampler_->sample_images());
             }
             if (settings_.classifies()) queue_labelled(labelled_[1], Pass::at_perturbed);
+            ranks_.all_reduce_sum(w.gradient());
             return ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, Pass::at_perturbed);
         case Phase::update:
             if (settings_.optimizer == Optimizer::adam)
@@ -282,6 +325,9 @@ void TrainingIteration::queue(Phase phase) {
             else
                 ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay);
             if (settings_.ema > 0) ops.ema_update(w.average(), w.weights(), state(), settings_.ema);
+            // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same
+            // whatever reads them, and a checkpoint says it all. Of the whole job they are the same already.
+            if (settings_.norm == Norm::batch && settings_.norm_statistics == NormStatistics::rank) ranks_.broadcast(w.statistics());
             return network_.prepare(w.weights());
     }
 }

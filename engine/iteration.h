@@ -34,7 +34,8 @@ const char* phase_name(Phase phase);
 
 class TrainingIteration {
 public:
-    struct GivenBatches {  // `step`: tensors from a file in place of the draw and the buffer
+    // `step`: tensors from a file in place of the draw and the buffer. Sizes are the whole job's; a rank is given its share.
+    struct GivenBatches {
         int64_t positive = 0, negative = 0, labelled = 0;
         bool noise = false;
     };
@@ -43,7 +44,8 @@ public:
         int64_t count = 0, largest_class = 0;
     };
 
-    // Registers all passes and memory; the network must not have been built. One of the two sources.
+    // Registers all passes and memory; the network must not have been built. One of the two sources. The settings' batches are the
+    // whole job's: InputError where they do not divide by its ranks.
     TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data);
     TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given);
 
@@ -60,7 +62,8 @@ public:
 
     // The weights into the form that convolutions read: after loading or initialising them.
     void prepare_weights();
-    // Scalars of the iteration just queued, valid after Device::wait on what it returns, or synchronize.
+    // Scalars of the iteration just queued (the whole job's: the same on every rank), valid after Device::wait on what it returns, or
+    // synchronize.
     int64_t read_state(IterationState& to);
 
     Parameters& parameters() { return *parameters_; }
@@ -81,8 +84,9 @@ private:
         Slot lse, hit;
     };
 
-    void build(int64_t positive, int64_t negative, int64_t labelled, bool given_noise);
+    void build(const GivenBatches& job);
     void queue(Phase phase);
+    void queue_agreement(Agreement when);
     void queue_energy(const LossPass& p, EnergyTerm term, Pass pass, const Tensor& images);
     void queue_labelled(const LossPass& p, Pass pass);
     NetworkMemory memory_of(Pass pass);
@@ -93,7 +97,8 @@ private:
     Network& network_;
     Settings settings_;
     std::optional<DataSource> data_;
-    int64_t num_positive_ = 0, num_labelled_ = 0;
+    Communicator& ranks_;
+    int64_t num_positive_ = 0, num_labelled_ = 0;  // of this rank
     bool keep_logits_ = false;
 
     std::unique_ptr<Parameters> parameters_;
@@ -102,6 +107,7 @@ private:
     std::unique_ptr<Sampler> sampler_;
     std::array<LossPass, kNumPasses> positive_, negative_, labelled_;
     Slot state_, positive_images_, labelled_images_, labels_, positive_draws_, labelled_draws_, kept_logits_;
+    Slot states_;  // of all ranks
     std::array<std::unique_ptr<StepGraph>, kPhases.size()> graphs_;
 };
 

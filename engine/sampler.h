@@ -13,7 +13,7 @@ class Sampler {
 public:
     struct Options {
         std::string name;
-        int64_t chains = 0, height = 0, width = 0, channels = 0;
+        int64_t chains = 0, height = 0, width = 0, channels = 0;  // chains: this rank's
         SgldSettings sgld;
         NormMode norm = NormMode::batch_update;
         int64_t given_noise_steps = 0;  // > 0: noise() is read in place of the generator's
@@ -29,6 +29,8 @@ public:
     void step(const NetworkMemory& memory, IterationState* state);
 
 private:
+    int64_t sample_count() const;
+
     Device& device_;
     Network& network_;
     Memory& memory_;
@@ -37,11 +39,12 @@ private:
     Slot samples_, gradient_, lse_, noise_;
 };
 
-// The replay buffer (Du & Mordatch 2019) and where fresh chains start.
+// The replay buffer (Du & Mordatch 2019) and where fresh chains start. Every rank has all of it: the draw is of the whole job's chains, of
+// which a rank continues its own, and what all of them yield is written everywhere.
 class ReplayBuffer {
 public:
     struct Options {
-        int64_t size = 0, chains = 0, pixels = 0, classes = 0;
+        int64_t size = 0, chains = 0, pixels = 0, classes = 0;  // chains: this rank's
         double reinit_freq = 0;
         StartForm form = StartForm::informative;
         int64_t largest_class = 0;  // images of it; 0 with the uniform start
@@ -60,8 +63,8 @@ public:
     void fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress);
     // Fresh chains of the given classes, count(classes) <= chains, into x; first_chain numbers them among all draws.
     void start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state);
-    Array index();  // i32 [chains]
-    Array fresh();  // i32 [chains]
+    Array index();  // i32 [chains of the job]
+    Array fresh();  // i32 [chains of the job]
 
 private:
     Array weights(int64_t chains);
@@ -69,7 +72,9 @@ private:
     Device& device_;
     Memory& memory_;
     Options options_;
+    int64_t job_chains_;
     Slot images_, index_, fresh_, weights_;
+    Slot all_chains_;  // with several ranks
 };
 
 }  // namespace jem

@@ -16,6 +16,7 @@ enum class Optimizer { sgd, adam };
 enum class LrSchedule { step, cosine };
 enum class Norm { none, batch };
 enum class SamplingNorm { batch, running };
+enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
 
 struct Settings {
     std::string recipe = "sada-jem";
@@ -24,6 +25,7 @@ struct Settings {
     // Network. Sizes of 0: as the data set has them.
     int64_t depth = 28, width = 10;
     Norm norm = Norm::batch;
+    NormStatistics norm_statistics = NormStatistics::rank;
     int64_t in_channels = 0, image_size = 0, num_classes = 0;
     std::string precision = "f32";
     ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
@@ -58,6 +60,7 @@ struct Settings {
     // Objective
     SamForm sam = SamForm::sam;
     double rho = 0.2;
+    bool sam_local = false;  // with several ranks: each perturbs along its own gradient
     double p_x_weight = 1, p_y_given_x_weight = 1, energy_l2 = 0;
 
     // Run folder
@@ -95,6 +98,7 @@ struct EnumNames;
 JEM_ENUM_NAMES(Optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}});
 JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::cosine}});
 JEM_ENUM_NAMES(Norm, {{"none", Norm::none}, {"batch", Norm::batch}});
+JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
 JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});

@@ -61,7 +61,8 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       held_out_name_(held_out_name),
       folder_(folder),
       observer_(observer),
-      parts_(device, network, settings, source_of(train), held_out_.count()) {
+      parts_(device, network, settings, source_of(train), held_out_.count()),
+      ranks_(device.communicator()) {
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     parts_.memory.allocate();
@@ -70,6 +71,26 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
 }
 
 void Trainer::start_or_resume(bool resume) {
+    together(ranks_.ranks(), [&] {
+        if (ranks_.first()) start_or_resume_alone(resume);
+    });
+    if (ranks_.size() > 1) share_start();
+}
+
+void Trainer::share_start() {
+    Parameters& p = iteration_.parameters();
+    ranks_.broadcast(p.weights());
+    ranks_.broadcast(p.statistics());
+    ranks_.broadcast(p.velocity());
+    if (settings_.optimizer == Optimizer::adam) ranks_.broadcast(p.second());
+    if (settings_.ema > 0) ranks_.broadcast(p.average());
+    if (settings_.samples()) ranks_.broadcast(iteration_.buffer().images());
+    ranks_.ranks().broadcast(&progress_.iteration, sizeof progress_.iteration);
+    iteration_.prepare_weights();
+    device_.synchronize();
+}
+
+void Trainer::start_or_resume_alone(bool resume) {
     folder_.create();
     const bool buffer = settings_.samples();
     if (resume && folder_.has_checkpoint()) {
@@ -100,6 +121,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     restart_rate(progress_.iteration);
     TrainingResult result;
     const auto finish = [&](TrainingEnd end) {
+        ranks_.ranks().barrier();  // whoever leaves first may end the others: not before the last file is written
         result.end = end;
         result.iterations = progress_.iteration;
         result.accuracy = last_accuracy_;
@@ -117,6 +139,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         for (; reported < done; ++reported) {
             const auto place = static_cast<size_t>(reported % 2);
             device_.wait(tickets[place]);
+            ranks_.check();
             report(states[place], reported + 1);
         }
     };
@@ -130,18 +153,21 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         progress_.iteration = i + 1;
         const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;
         const bool checkpoint_due = settings_.checkpoint_interval > 0 && progress_.iteration % settings_.checkpoint_interval == 0;
-        const bool stopping = stop.load();
+        const bool stopping = ranks_.ranks().any(stop.load());
         if (!last && !epoch_ends && !checkpoint_due && !stopping) continue;
 
         device_.synchronize();
         report_up_to(progress_.iteration);
         if (diverged_) break;
-        if (last || epoch_ends) {
-            last_accuracy_ = evaluate();
-            const int64_t epoch = progress_.iteration / iterations_per_epoch_;
-            if (settings_.samples() && (last || (settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0))) write_samples();
+        if (ranks_.first()) {  // the others wait for it in the next iteration
+            if (last || epoch_ends) {
+                last_accuracy_ = evaluate();
+                const int64_t epoch = progress_.iteration / iterations_per_epoch_;
+                if (settings_.samples() && (last || (settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0)))
+                    write_samples();
+            }
+            save_checkpoint();
         }
-        save_checkpoint();
         saved_at = progress_.iteration;
         if (stopping && !last) return finish(TrainingEnd::interrupted);
     }
@@ -156,8 +182,10 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
                                       : "No checkpoint had been written yet. Start again with a lower --lr, or with more --sgld-steps.");
         return finish(TrainingEnd::diverged);
     }
-    if (last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
-    if (saved_at < 0) save_checkpoint();
+    if (ranks_.first()) {
+        if (last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
+        if (saved_at < 0) save_checkpoint();
+    }
     return finish(TrainingEnd::finished);
 }
 
@@ -194,6 +222,7 @@ void Trainer::report(const IterationState& state, int64_t done) {
         line["accuracy"] = state.accuracy;
     }
     line["grad_norm"] = state.grad_norm;
+    if (!ranks_.first()) return;
     // The last line of an epoch waits for the evaluation.
     if (done == total_ || done % iterations_per_epoch_ == 0)
         line_ = line;

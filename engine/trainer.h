@@ -53,13 +53,14 @@ struct TrainingResult {
     std::string message;  // for diverged: what happened, and which checkpoint is good
 };
 
+// With several ranks every rank has one, and makes the same calls; only rank 0's writes, evaluates and tells its observer.
 class Trainer {
 public:
     // train: without the held-out images; held_out: evaluated each epoch, called held_out_name ("valid", "test").
     Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out, const std::string& held_out_name,
             const RunFolder& folder, TrainingObserver& observer);
 
-    // From the beginning, or from the folder's checkpoint. stop: finish the iteration, leave a checkpoint, return.
+    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return.
     TrainingResult run(bool resume, const std::atomic<bool>& stop);
 
     int64_t iterations_per_epoch() const { return iterations_per_epoch_; }
@@ -68,6 +69,9 @@ public:
 
 private:
     void start_or_resume(bool resume);
+    void start_or_resume_alone(bool resume);
+    // What rank 0 starts with, to all ranks.
+    void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
     void report(const IterationState& state, int64_t done);
     void restart_rate(int64_t done);
@@ -84,6 +88,7 @@ private:
     TrainingParts parts_;
     TrainingIteration& iteration_ = parts_.iteration;
     int64_t iterations_per_epoch_ = 0, total_ = 0;
+    Communicator& ranks_;
     RunProgress progress_;
     double last_accuracy_ = -1;
     nlohmann::ordered_json line_;  // of the iteration reported last

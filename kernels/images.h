@@ -20,9 +20,10 @@ struct ImageDraw {
 
 // One item is one image: the order of an epoch is a keyed permutation; an epoch has floor(N / batch) iterations.
 struct DrawImages {
-    ImageDraw* draws;  // [batch]
+    ImageDraw* draws;  // those of the batch from `first` on
     const IterationState* state;
-    uint32_t batch, count;  // batch <= count
+    uint32_t first;
+    uint32_t batch, count;  // batch <= count; the whole job's
     Stream order, augment;
     int crop, flip;  // 1: on
     uint64_t seed;
@@ -30,8 +31,9 @@ struct DrawImages {
     JEM_HD void operator()(int64_t n) const {
         const uint32_t iterations = count / batch;
         const uint32_t epoch = state->iteration / iterations;
-        const uint32_t position = state->iteration % iterations * batch + static_cast<uint32_t>(n);
-        const Random4 r = random4(seed, augment, state->iteration, 0, static_cast<uint64_t>(n));
+        const uint32_t number = first + static_cast<uint32_t>(n);  // in the job's batch
+        const uint32_t position = state->iteration % iterations * batch + number;
+        const Random4 r = random4(seed, augment, state->iteration, 0, number);
         ImageDraw draw = {};
         draw.index = static_cast<int32_t>(shuffled(position, count, seed, order, epoch));
         if (crop != 0) {
@@ -51,10 +53,11 @@ JEM_HD inline int64_t reflected(int64_t i, int64_t size) {
 // Item (n, y, x, c): the pixel, reflected where the crop leaves the image (which has more than 4 rows and columns), plus noise.
 template <class R>
 struct CropFlip {
-    R* out;  // [batch, H, W, C]
+    R* out;  // [images, H, W, C]
     const uint8_t* images;
     const ImageDraw* draws;
     const IterationState* state;
+    int64_t first;  // number of the first value in the job's batch: the noise depends on it
     int64_t height, width, channels;
     double noise;  // standard deviation, 0: none
     Stream noise_stream;
@@ -72,8 +75,9 @@ struct CropFlip {
         const uint8_t byte = images[((static_cast<int64_t>(draw.index) * height + from_row) * width + from_column) * channels + c];
         R value = static_cast<R>(byte) / R(255) * R(2) - R(1);
         if (noise > 0) {
-            const Normal4 z = normals_of(random4(seed, noise_stream, state->iteration, noise_salt, static_cast<uint64_t>(item / 4)));
-            const int lane = static_cast<int>(item % 4);
+            const Normal4 z =
+                normals_of(random4(seed, noise_stream, state->iteration, noise_salt, static_cast<uint64_t>((first + item) / 4)));
+            const int lane = static_cast<int>((first + item) % 4);
             const float drawn = lane == 0 ? z.v[0] : lane == 1 ? z.v[1] : lane == 2 ? z.v[2] : z.v[3];
             value += static_cast<R>(noise) * static_cast<R>(drawn);
         }

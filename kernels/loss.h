@@ -126,4 +126,33 @@ struct ClassificationSummary {
     }
 };
 
+// Which results of an iteration the ranks have each for itself, and come to agree on.
+enum class Agreement : int {
+    after_sampling,   // the chains' gradients: their norm
+    after_own_norms,  // with SAM's perturbation from the rank's own gradient: that gradient's norm
+};
+
+// One item: what is each rank's own becomes the job's, and a flag that is up on one goes up on all.
+struct AgreeOnState {
+    IterationState* state;
+    const IterationState* states;  // [ranks]
+    int64_t ranks;
+    Agreement when;
+
+    JEM_HD void operator()(int64_t) const {
+        double squares = 0, gradient_squares = 0;
+        int32_t diverged = 0;
+        for (int64_t r = 0; r < ranks; ++r) {
+            squares += states[r].sgld_grad_norm * states[r].sgld_grad_norm;
+            gradient_squares += states[r].grad_norm * states[r].grad_norm;
+            diverged |= states[r].diverged;
+        }
+        state->diverged = diverged;
+        const double n = static_cast<double>(ranks);
+        if (when == Agreement::after_sampling) state->sgld_grad_norm = std::sqrt(squares / n);
+        // Each rank's gradient carries a weight of 1 / ranks, so that the sum is the mean: taken out again.
+        if (when == Agreement::after_own_norms) state->grad_norm = std::sqrt(gradient_squares * n);
+    }
+};
+
 }  // namespace jem

@@ -72,16 +72,36 @@ struct NormLeakyBackward {
     }
 };
 
+// What a batch's mean and variance become.
+template <class R>
+struct NormOfBatch {
+    R *mean, *inv_std, *scale;      // [C], written
+    const R* gamma;                 // [C]
+    R *running_mean, *running_var;  // [C], updated unless null
+    const IterationState* state;
+
+    // var: biased, of count values
+    JEM_HD void set(int64_t c, double batch_mean, double var, double count) const {
+        if (var < 0) var = 0;  // keeps a NaN
+        const double inverse = 1.0 / std::sqrt(var + kNormEpsilon);
+        mean[c] = static_cast<R>(batch_mean);
+        inv_std[c] = static_cast<R>(inverse);
+        scale[c] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
+        const bool finite = batch_mean - batch_mean == 0 && var - var == 0;
+        if (running_mean == nullptr || !finite || state->diverged != 0) return;
+        const double unbiased = count > 1 ? var * count / (count - 1) : var;
+        running_mean[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_mean[c]) + kNormMomentum * batch_mean);
+        running_var[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_var[c]) + kNormMomentum * unbiased);
+    }
+};
+
 // Column reduction: mean and variance of a channel over N, H, W. Values are shifted by the channel's first one, so that
 // the sum of squares does not cancel.
 template <class R, class A>
 struct BatchNormStatistics {
     static constexpr int kSums = 2;
-    R *mean, *inv_std, *scale;      // [C], written
-    const R* gamma;                 // [C]
-    const A* first;                 // the activations; value (image 0, row 0) of channel c is first_of(c)
-    R *running_mean, *running_var;  // [C], updated unless null
-    const IterationState* state;
+    NormOfBatch<R> out;
+    const A* first;       // the activations; value (image 0, row 0) of channel c is first_of(c)
     int64_t rows, block;  // of the layout, to find the first value
     double count;         // N * H * W
 
@@ -94,18 +114,51 @@ struct BatchNormStatistics {
     }
     JEM_HD void finish(int64_t c, const double (&sums)[kSums]) const {
         const double shifted_mean = sums[0] / count;
-        const double batch_mean = static_cast<double>(first_of(c)) + shifted_mean;
-        double var = sums[1] / count - shifted_mean * shifted_mean;
-        if (var < 0) var = 0;  // keeps a NaN
-        const double inverse = 1.0 / std::sqrt(var + kNormEpsilon);
-        mean[c] = static_cast<R>(batch_mean);
-        inv_std[c] = static_cast<R>(inverse);
-        scale[c] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
-        const bool finite = batch_mean - batch_mean == 0 && var - var == 0;
-        if (running_mean == nullptr || !finite || state->diverged != 0) return;
-        const double unbiased = count > 1 ? var * count / (count - 1) : var;
-        running_mean[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_mean[c]) + kNormMomentum * batch_mean);
-        running_var[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_var[c]) + kNormMomentum * unbiased);
+        out.set(c, static_cast<double>(first_of(c)) + shifted_mean, sums[1] / count - shifted_mean * shifted_mean, count);
+    }
+};
+
+// The same of one rank's share of a batch, to be joined with the others': mean and M2 = sum of (x - mean)^2.
+template <class R, class A>
+struct BatchNormMoments {
+    static constexpr int kSums = 2;
+    double *mean, *m2;  // [C], written
+    const A* first;
+    int64_t rows, block;
+    double count;  // of this rank
+
+    JEM_HD R first_of(int64_t channel) const { return first[channel / block * rows * block + channel % block]; }
+
+    JEM_HD void map(R (&sums)[kSums], R x, R shift) const {
+        const R d = x - shift;
+        sums[0] = d;
+        sums[1] = d * d;
+    }
+    JEM_HD void finish(int64_t c, const double (&sums)[kSums]) const {
+        const double shifted_mean = sums[0] / count;
+        mean[c] = static_cast<double>(first_of(c)) + shifted_mean;
+        m2[c] = sums[1] - sums[0] * shifted_mean;
+    }
+};
+
+// One item is one channel: the moments of all ranks, joined in their order (Chan, Golub & LeVeque 1979).
+template <class R>
+struct JoinMoments {
+    NormOfBatch<R> out;
+    const double* moments;  // [ranks, 2, C]: mean, M2
+    int64_t ranks, channels;
+    double count;  // of each rank
+
+    JEM_HD void operator()(int64_t c) const {
+        double sum = 0, m2 = 0;
+        for (int64_t r = 0; r < ranks; ++r) sum += moments[2 * r * channels + c];
+        const double mean = sum / static_cast<double>(ranks);
+        for (int64_t r = 0; r < ranks; ++r) {
+            const double d = moments[2 * r * channels + c] - mean;
+            m2 += moments[(2 * r + 1) * channels + c] + count * d * d;
+        }
+        const double all = count * static_cast<double>(ranks);
+        out.set(c, mean, m2 / all, all);
     }
 };
 
@@ -125,14 +178,28 @@ struct RunningNormCoefficients {
     }
 };
 
+// a and b of the backward pass from sum(dz) and sum(dz * xc).
+template <class R>
+struct NormBackwardCoefficients {
+    R *a, *b;  // [C], written
+    const R *inv_std, *scale;
+    double count;  // values a channel
+
+    JEM_HD void set(int64_t c, double sum_dz, double sum_dz_xc) const {
+        const double inverse = inv_std[c], factor = scale[c];
+        a[c] = static_cast<R>(-factor * inverse * inverse * sum_dz_xc / count);
+        b[c] = static_cast<R>(-factor * sum_dz / count);
+    }
+};
+
 // Column reduction: sum(dz) and sum(dz * xc), from which follow d_beta, d_gamma and the coefficients a, b of the backward pass.
 template <class R>
 struct NormBackwardSums {
     static constexpr int kSums = 2;
-    R *a, *b;             // [C], written
+    NormBackwardCoefficients<R> out;
+    double* own_sums;     // [2, C]: where not null, the sums are left there and `out` is not written
     R *d_gamma, *d_beta;  // [C], accumulated into unless null
-    const R *inv_std, *scale_of;
-    double count;  // N * H * W
+    int64_t channels;
 
     JEM_HD void map(R (&sums)[kSums], R d_y, R x, R mean, R scale, R beta) const {
         const R dz = leaky_backward(normalised(x, mean, scale, beta), d_y);
@@ -140,12 +207,32 @@ struct NormBackwardSums {
         sums[1] = dz * (x - mean);
     }
     JEM_HD void finish(int64_t c, const double (&sums)[kSums]) const {
-        const double inverse = inv_std[c], scale = scale_of[c];
-        a[c] = static_cast<R>(-scale * inverse * inverse * sums[1] / count);
-        b[c] = static_cast<R>(-scale * sums[0] / count);
+        if (own_sums != nullptr) {
+            own_sums[c] = sums[0];
+            own_sums[channels + c] = sums[1];
+        } else {
+            out.set(c, sums[0], sums[1]);
+        }
         if (d_gamma == nullptr) return;
-        d_gamma[c] += static_cast<R>(inverse * sums[1]);
+        d_gamma[c] += static_cast<R>(static_cast<double>(out.inv_std[c]) * sums[1]);
         d_beta[c] += static_cast<R>(sums[0]);
+    }
+};
+
+// One item is one channel: the sums of all ranks, added in their order.
+template <class R>
+struct JoinBackwardSums {
+    NormBackwardCoefficients<R> out;
+    const double* sums;  // [ranks, 2, C]
+    int64_t ranks, channels;
+
+    JEM_HD void operator()(int64_t c) const {
+        double dz = 0, dz_xc = 0;
+        for (int64_t r = 0; r < ranks; ++r) {
+            dz += sums[2 * r * channels + c];
+            dz_xc += sums[(2 * r + 1) * channels + c];
+        }
+        out.set(c, dz, dz_xc);
     }
 };
 

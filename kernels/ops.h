@@ -35,6 +35,7 @@ struct SgldSettings {
     double step_size = 1, noise = 0, grad_clamp = 1;
     bool pixel_clamp = true;
     uint64_t seed = 0;
+    int64_t first = 0;  // number of the first value in the job's batch: draws depend on it
 };
 
 // The image set on the device.
@@ -55,6 +56,7 @@ struct BatchDraw {
     double noise = 0;
     uint32_t noise_salt = 0;
     uint64_t seed = 0;
+    int64_t first = 0, batch = 0;  // number of the first image in the job's batch, and that batch's size; 0: this is all of it
 };
 
 struct ChainStart {
@@ -80,6 +82,15 @@ public:
     virtual void leaky(const Tensor& y, const Tensor& x) = 0;
     // a, b of the coefficients; accumulates d_gamma and d_beta unless they are empty.
     virtual void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) = 0;
+    // The same in two steps, for a batch that is spread over ranks: each leaves its own share (moments: mean and M2; sums:
+    // sum(dz) and sum(dz * xc); f64 [2, C]), then makes the coefficients of all shares, f64 [ranks, 2, C]. x is one rank's;
+    // d_gamma and d_beta receive its share.
+    virtual void batch_norm_moments(Array moments, const Tensor& x) = 0;
+    virtual void join_moments(const NormCoefficients& out, Array all, const Tensor& x, const BatchNormParameters& parameters,
+                              RunningStatistics running, const IterationState* state) = 0;
+    virtual void norm_backward_own_sums(Array sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
+                                        const Tensor& x) = 0;
+    virtual void join_backward_sums(const NormCoefficients& norm, Array all, const Tensor& x) = 0;
     // d_x = gradient through leaky and norm, + residual unless that is null.
     virtual void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                                      const Tensor* residual) = 0;
@@ -134,6 +145,8 @@ public:
     virtual void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1,
                                  double adam_correction2) = 0;
     virtual void advance_step(IterationState* state) = 0;
+    // states: IterationState [ranks] as bytes, one of each rank of the job.
+    virtual void agree_on_state(IterationState* state, Array states, Agreement when) = 0;
 };
 
 }  // namespace jem

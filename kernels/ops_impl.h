@@ -73,20 +73,30 @@ public:
     void batch_norm_statistics(const NormCoefficients& out, const Tensor& x, const BatchNormParameters& p, RunningStatistics running,
                                const IterationState* state) override {
         const Layout l = x.layout();
-        const bool update = running == RunningStatistics::update;
-        exec_.column_reduce("batch_norm_statistics", l,
-                            BatchNormStatistics<R, A>{.mean = out.mean.as<R>(),
-                                                      .inv_std = out.inv_std.as<R>(),
-                                                      .scale = out.scale.as<R>(),
-                                                      .gamma = p.gamma.as<R>(),
-                                                      .first = x.as<A>(),
-                                                      .running_mean = update ? p.running_mean.as<R>() : nullptr,
-                                                      .running_var = update ? p.running_var.as<R>() : nullptr,
-                                                      .state = state,
-                                                      .rows = l.rows,
-                                                      .block = l.block,
-                                                      .count = static_cast<double>(l.images() * l.rows)},
-                            In<A>{x.as<A>()}, FirstOfChannel<A>{x.as<A>(), l.rows, l.block});
+        exec_.column_reduce(
+            "batch_norm_statistics", l,
+            BatchNormStatistics<R, A>{
+                .out = norm_of_batch(out, p, running, state), .first = x.as<A>(), .rows = l.rows, .block = l.block, .count = values_of(l)},
+            In<A>{x.as<A>()}, FirstOfChannel<A>{x.as<A>(), l.rows, l.block});
+    }
+    void batch_norm_moments(Array moments, const Tensor& x) override {
+        const Layout l = x.layout();
+        double* out = moments.as<double>();
+        exec_.column_reduce(
+            "batch_norm_moments", l,
+            BatchNormMoments<R, A>{
+                .mean = out, .m2 = out + l.channels(), .first = x.as<A>(), .rows = l.rows, .block = l.block, .count = values_of(l)},
+            In<A>{x.as<A>()}, FirstOfChannel<A>{x.as<A>(), l.rows, l.block});
+    }
+    void join_moments(const NormCoefficients& out, Array all, const Tensor& x, const BatchNormParameters& p, RunningStatistics running,
+                      const IterationState* state) override {
+        const Layout l = x.layout();
+        exec_.for_each("join_moments", l.channels(),
+                       JoinMoments<R>{.out = norm_of_batch(out, p, running, state),
+                                      .moments = all.as<double>(),
+                                      .ranks = all.count / (2 * l.channels()),
+                                      .channels = l.channels(),
+                                      .count = values_of(l)});
     }
     void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& p) override {
         exec_.for_each("running_norm_coefficients", out.mean.count,
@@ -105,18 +115,18 @@ public:
         exec_.for_each("leaky", x.layout(), Leaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()});
     }
     void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) override {
+        backward_sums("norm_backward_sums", Array{}, norm, d_gamma, d_beta, d_y, x);
+    }
+    void norm_backward_own_sums(Array sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
+                                const Tensor& x) override {
+        backward_sums("norm_backward_own_sums", sums, norm, d_gamma, d_beta, d_y, x);
+    }
+    void join_backward_sums(const NormCoefficients& norm, Array all, const Tensor& x) override {
         const Layout l = x.layout();
-        const bool weights = d_gamma.count > 0;
-        exec_.column_reduce("norm_backward_sums", l,
-                            NormBackwardSums<R>{.a = norm.a.as<R>(),
-                                                .b = norm.b.as<R>(),
-                                                .d_gamma = weights ? d_gamma.as<R>() : nullptr,
-                                                .d_beta = weights ? d_beta.as<R>() : nullptr,
-                                                .inv_std = norm.inv_std.as<R>(),
-                                                .scale_of = norm.scale.as<R>(),
-                                                .count = static_cast<double>(l.images() * l.rows)},
-                            In<A>{d_y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
-                            PerChannel<R>{norm.beta.as<R>()});
+        const int64_t ranks = all.count / (2 * l.channels());
+        exec_.for_each("join_backward_sums", l.channels(),
+                       JoinBackwardSums<R>{backward_coefficients(norm, values_of(l) * static_cast<double>(ranks)), all.as<double>(), ranks,
+                                           l.channels()});
     }
     void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                              const Tensor* residual) override {
@@ -196,17 +206,18 @@ public:
     }
 
     void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& s) override {
-        exec_.for_each("sgld_step", (x.count + 3) / 4,
-                       SgldStep<R>{.x = x.as<R>(),
-                                   .g = gradient.as<R>(),
-                                   .noise = noise.count > 0 ? noise.as<R>() : nullptr,
-                                   .state = state,
-                                   .count = x.count,
-                                   .step_size = s.step_size,
-                                   .noise_scale = s.noise,
-                                   .grad_clamp = s.grad_clamp,
-                                   .pixel_clamp = s.pixel_clamp,
-                                   .seed = s.seed});
+        const SgldStep<R> step{.x = x.as<R>(),
+                               .g = gradient.as<R>(),
+                               .noise = noise.count > 0 ? noise.as<R>() : nullptr,
+                               .state = state,
+                               .count = x.count,
+                               .first = s.first,
+                               .step_size = s.step_size,
+                               .noise_scale = s.noise,
+                               .grad_clamp = s.grad_clamp,
+                               .pixel_clamp = s.pixel_clamp,
+                               .seed = s.seed};
+        exec_.for_each("sgld_step", step.items(), step);
     }
     void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images) override {
         exec_.reduce("sgld_gradient_norm", gradient.count, SgldGradientNorm<R>{state, static_cast<double>(images)},
@@ -253,8 +264,9 @@ public:
     void draw_images(Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& d) override {
         const int64_t batch = static_cast<int64_t>(draws.bytes() / sizeof(ImageDraw));
         exec_.for_each("draw_images", batch,
-                       DrawImages{static_cast<ImageDraw*>(draws.data), state, static_cast<uint32_t>(batch),
-                                  static_cast<uint32_t>(images.count), d.order, d.augment, d.crop ? 1 : 0, d.flip ? 1 : 0, d.seed});
+                       DrawImages{static_cast<ImageDraw*>(draws.data), state, static_cast<uint32_t>(d.first),
+                                  static_cast<uint32_t>(d.batch > 0 ? d.batch : batch), static_cast<uint32_t>(images.count), d.order,
+                                  d.augment, d.crop ? 1 : 0, d.flip ? 1 : 0, d.seed});
     }
     void crop_flip(Array x, Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& d) override {
         exec_.for_each("crop_flip", x.count,
@@ -262,6 +274,7 @@ public:
                                    .images = images.pixels.as<uint8_t>(),
                                    .draws = static_cast<const ImageDraw*>(draws.data),
                                    .state = state,
+                                   .first = d.first * images.pixels_per_image(),
                                    .height = images.height,
                                    .width = images.width,
                                    .channels = images.channels,
@@ -322,8 +335,41 @@ public:
         exec_.for_each("begin_iteration", 1, BeginIteration{state, iteration, learning_rate, adam_correction1, adam_correction2});
     }
     void advance_step(IterationState* state) override { exec_.for_each("advance_step", 1, AdvanceStep{state}); }
+    void agree_on_state(IterationState* state, Array states, Agreement when) override {
+        const int64_t ranks = states.count / static_cast<int64_t>(sizeof(IterationState));
+        exec_.for_each("agree_on_state", 1, AgreeOnState{state, static_cast<const IterationState*>(states.data), ranks, when});
+    }
 
 private:
+    static double values_of(const Layout& l) { return static_cast<double>(l.images() * l.rows); }  // a channel's
+    static NormOfBatch<R> norm_of_batch(const NormCoefficients& out, const BatchNormParameters& p, RunningStatistics running,
+                                        const IterationState* state) {
+        const bool update = running == RunningStatistics::update;
+        return {.mean = out.mean.as<R>(),
+                .inv_std = out.inv_std.as<R>(),
+                .scale = out.scale.as<R>(),
+                .gamma = p.gamma.as<R>(),
+                .running_mean = update ? p.running_mean.as<R>() : nullptr,
+                .running_var = update ? p.running_var.as<R>() : nullptr,
+                .state = state};
+    }
+    static NormBackwardCoefficients<R> backward_coefficients(const NormCoefficients& norm, double count) {
+        return {.a = norm.a.as<R>(), .b = norm.b.as<R>(), .inv_std = norm.inv_std.as<R>(), .scale = norm.scale.as<R>(), .count = count};
+    }
+    // own_sums empty: the coefficients of this batch alone.
+    void backward_sums(const char* label, Array own_sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
+                       const Tensor& x) {
+        const Layout l = x.layout();
+        const bool weights = d_gamma.count > 0;
+        exec_.column_reduce(label, l,
+                            NormBackwardSums<R>{.out = backward_coefficients(norm, values_of(l)),
+                                                .own_sums = own_sums.count > 0 ? own_sums.as<double>() : nullptr,
+                                                .d_gamma = weights ? d_gamma.as<R>() : nullptr,
+                                                .d_beta = weights ? d_beta.as<R>() : nullptr,
+                                                .channels = l.channels()},
+                            In<A>{d_y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
+                            PerChannel<R>{norm.beta.as<R>()});
+    }
     static Layout flat(int64_t count) { return {.planes = 1, .rows = count, .block = 1, .blocks = 1}; }
 
     Exec exec_;

@@ -17,7 +17,8 @@ enum class StartForm : int {
     uniform,      // U(-1, 1) (JEM)
 };
 
-// One item is four neighbouring values: x = clamp(x + alpha * clamp(g) + sigma * noise)    (SADA-JEM, Eq. 3, alpha as in the scripts)
+// One item is four neighbouring values of the job's batch: x = clamp(x + alpha * clamp(g) + sigma * noise)    (SADA-JEM, Eq. 3, alpha as in
+// the scripts)
 template <class R>
 struct SgldStep {
     R* x;            // [count], updated
@@ -25,20 +26,25 @@ struct SgldStep {
     const R* noise;  // [steps, count] standard normal, or null: drawn
     const IterationState* state;
     int64_t count;
+    int64_t first;  // number of x[0] in the job's batch: the noise depends on it
     double step_size, noise_scale;
     double grad_clamp;  // 0: none
     bool pixel_clamp;
     uint64_t seed;
 
-    JEM_HD void operator()(int64_t quad) const {
-        const int64_t first = quad * 4;
+    // Fours of the job's batch that x[0] .. x[count - 1] touch; the outer ones may belong to it in part.
+    JEM_HD int64_t items() const { return (first % 4 + count + 3) / 4; }
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t quad = first / 4 + item;
         Normal4 drawn = {};
         if (noise_scale > 0 && noise == nullptr)
             drawn = normals_of(random4(seed, Stream::sgld_noise, state->iteration, state->step, static_cast<uint64_t>(quad)));
         const R limit = static_cast<R>(grad_clamp);
         for (int k = 0; k < 4; ++k) {
-            const int64_t i = first + k;
+            const int64_t i = quad * 4 + k - first;
             if (i >= count) return;
+            if (i < 0) continue;
             R d = g[i];
             if (grad_clamp > 0) d = d < -limit ? -limit : d > limit ? limit : d;  // comparisons keep a NaN
             R value = x[i] + static_cast<R>(step_size) * d;

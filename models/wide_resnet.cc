@@ -125,6 +125,9 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         keep_coefficients(b.norm2);
     }
     keep_coefficients(tail_);
+    if (settings_.norm == NormKind::batch && settings_.norm_batch == NormBatch::of_job && device.communicator().size() > 1)
+        norm_shares_ = memory.keep("statistics", "norm sums of all ranks",
+                                   static_cast<size_t>(device.communicator().size() * 2 * head_in_) * sizeof(double));  // the widest norm
 
     for (PassActivations& p : passes_) {
         const int64_t n = p.settings.batch;
@@ -252,6 +255,10 @@ Array WideResNet::coefficient(const Norm& norm, int64_t index) {
     return all.slice(index * norm.channels, norm.channels);
 }
 
+Array WideResNet::shares(const Norm& norm) {
+    return {memory_->at(norm_shares_), DType::f64, device_->communicator().size() * 2 * norm.channels};
+}
+
 NormCoefficients WideResNet::coefficients(const Norm& norm, Array weights) {
     return {.mean = coefficient(norm, 0),
             .inv_std = coefficient(norm, 1),
@@ -296,11 +303,14 @@ void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMod
                                          .beta = m.weights.slice(norm.beta, norm.channels),
                                          .running_mean = m.statistics.slice(norm.running_mean, norm.channels),
                                          .running_var = m.statistics.slice(norm.running_var, norm.channels)};
-    if (mode == NormMode::running)
-        device_->ops().running_norm_coefficients(coefficients(norm, m.weights), parameters);
-    else
-        device_->ops().batch_norm_statistics(coefficients(norm, m.weights), x, parameters,
-                                             mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep, m.state);
+    Ops& ops = device_->ops();
+    if (mode == NormMode::running) return ops.running_norm_coefficients(coefficients(norm, m.weights), parameters);
+    const RunningStatistics running = mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep;
+    if (!norm_shares_.valid()) return ops.batch_norm_statistics(coefficients(norm, m.weights), x, parameters, running, m.state);
+    Communicator& ranks = device_->communicator();
+    ops.batch_norm_moments(ranks.own(shares(norm)), x);
+    ranks.all_gather(shares(norm));
+    ops.join_moments(coefficients(norm, m.weights), shares(norm), x, parameters, running, m.state);
 }
 
 void WideResNet::activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x) {
@@ -316,9 +326,18 @@ void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, con
     if (settings_.norm == NormKind::none) return device_->ops().leaky_backward(d_x, d_x, x, residual);
     const NormCoefficients norm_values = coefficients(norm, m.weights);
     if (pass.norm != NormMode::running) {
+        Ops& ops = device_->ops();
         const bool weights = pass.gradients == Gradients::weights;
-        device_->ops().norm_backward_sums(norm_values, weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{},
-                                          weights ? m.gradient.slice(norm.beta, norm.channels) : Array{}, d_x, x);
+        const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
+        const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+        if (!norm_shares_.valid()) {
+            ops.norm_backward_sums(norm_values, d_gamma, d_beta, d_x, x);
+        } else {
+            Communicator& ranks = device_->communicator();
+            ops.norm_backward_own_sums(ranks.own(shares(norm)), norm_values, d_gamma, d_beta, d_x, x);
+            ranks.all_gather(shares(norm));
+            ops.join_backward_sums(norm_values, shares(norm), x);
+        }
     }
     device_->ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
 }

@@ -12,10 +12,12 @@
 namespace jem {
 
 enum class NormKind { none, batch };
+enum class NormBatch { of_rank, of_job };  // whose images a batch's statistics are taken over, with several ranks
 
 struct WideResNetSettings {
     int64_t depth = 28, width = 10;  // depth = 6n + 4
     NormKind norm = NormKind::batch;
+    NormBatch norm_batch = NormBatch::of_rank;
     int64_t in_channels = 3, image_size = 32, num_classes = 10;  // 64 pixels and more: a fourth group
 };
 
@@ -80,6 +82,7 @@ private:
     Tensor at(const Activation& a);
     Array coefficient(const Norm& norm, int64_t index);
     NormCoefficients coefficients(const Norm& norm, Array weights);
+    Array shares(const Norm& norm);
 
     // The lines that forward and backward are written in.
     void activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
@@ -97,6 +100,7 @@ private:
     Conv stem_;
     std::vector<Block> blocks_;
     Norm tail_;
+    Slot norm_shares_;  // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
     int64_t head_in_ = 0, head_weight_ = 0, head_bias_ = 0;
 
     Device* device_ = nullptr;

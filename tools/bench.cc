@@ -8,6 +8,7 @@
 #include "engine/iteration.h"
 #include "kernels/random.h"
 #include "tools/console.h"
+#include "tools/job.h"
 #include "tools/options.h"
 
 namespace jem {
@@ -41,15 +42,27 @@ int bench(const BenchOptions& o) {
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
     fill_in_sizes(s);
     validate(s);
-    const auto device = make_device(o.common, s.precision);
-    Console console(o.common.quiet);
+    Ranks& ranks = the_job().join();
+    const bool first = ranks.rank() == 0;
+    std::unique_ptr<Device> device;
+    together(ranks, [&] {
+        device = make_device(o.common, s.precision);
+        refuse_without_mpi(*device);
+    });
+    device->join(ranks);
+    Console console(o.common.quiet || !first);
     const auto network = make_network(s);
     Memory memory(*device);
-    TrainingIteration iteration(*device, memory, *network, s,
-                                TrainingIteration::GivenBatches{
-                                    .positive = s.gen_batch_size, .negative = s.gen_batch_size, .labelled = s.batch_size, .noise = false});
-    iteration.plan();
-    memory.allocate();
+    std::unique_ptr<TrainingIteration> made;
+    together(ranks, [&] {
+        made = std::make_unique<TrainingIteration>(
+            *device, memory, *network, s,
+            TrainingIteration::GivenBatches{
+                .positive = s.gen_batch_size, .negative = s.gen_batch_size, .labelled = s.batch_size, .noise = false});
+        made->plan();
+        memory.allocate();
+    });
+    TrainingIteration& iteration = *made;
     iteration.parameters().initialise(s.seed);
     if (s.samples()) {
         fill_randomly(*device, iteration.positive_images(), s.seed, 1);
@@ -67,16 +80,21 @@ int bench(const BenchOptions& o) {
         iteration.begin(i, s.lr, i);
         iteration.run_all();
         device->synchronize();
+        device->communicator().check();
         if (i >= o.warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         console.progress("Iterations", i + 1, o.warmup + o.repeat);
     }
     if (o.profile) profile = device->end_profile();
+
+    ranks.barrier();
+    if (!first) return kExitDone;
 
     std::vector<double> sorted = seconds;
     std::sort(sorted.begin(), sorted.end());
     const double median = sorted[sorted.size() / 2];
     nlohmann::ordered_json json = {{"device", device->description()},
                                    {"network", fmt::format("WRN-{}-{}", s.depth, s.width)},
+                                   {"ranks", ranks.size()},
                                    {"seconds", seconds},
                                    {"median_s", median},
                                    {"peak_rss_bytes", peak_resident_bytes()},

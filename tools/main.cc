@@ -4,19 +4,75 @@
 #include <new>
 
 #include "data/input_error.h"
+#include "tools/job.h"
 #include "tools/options.h"
+
+namespace jem {
+namespace {
+
+// The one place where an error is told. Of several ranks that find the same fault one alone gets here (see `together`), but for faults
+// from before they have joined: those are everyone's.
+int failed(Job& job, int code, const char* text) {
+    if (job.first())
+        std::fprintf(stderr, "error: %s\n", text);
+    else if (job.joined())
+        std::fprintf(stderr, "error on rank %d: %s\n", job.launch().rank, text);
+    job.leave_failed(code);
+    return code;
+}
+
+// Commands that work with several ranks; the others would do the same work in each.
+bool for_several_ranks(const std::string& command) { return command == "train" || command == "bench"; }
+
+int run(Job& job, const std::string& name, const Command& command) {
+    try {
+        if (job.several() && !for_several_ranks(name))
+            throw InputError(name + " works in one process (" + std::to_string(job.launch().size) +
+                             " were started). Start it without mpirun and torchrun.");
+        const int code = command();
+        job.leave();
+        return code;
+    } catch (const OtherRankFailed& e) {
+        job.leave_failed(e.exit_code());
+        return e.exit_code();
+    } catch (const InputError& e) {
+        return failed(job, kExitUsage, e.what());
+    } catch (const std::bad_alloc&) {
+        return failed(job, kExitFailed, "out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.");
+    } catch (const std::exception& e) {
+        return failed(job, kExitFailed, e.what());
+    }
+}
+
+Job* job_or_error() {
+    try {
+        return &the_job();
+    } catch (const InputError& e) {
+        std::fprintf(stderr, "error: %s\n", e.what());
+        return nullptr;
+    }
+}
+
+}  // namespace
+}  // namespace jem
 
 int main(int argc, char** argv) {
     using namespace jem;
+    Job* const job = job_or_error();
+    if (job == nullptr) return kExitUsage;
     CLI::App app("Joint energy-based models: train a classifier that is also a generative model, measure it, sample from it.",
                  "jem_engine");
     app.require_subcommand(1);
     app.set_version_flag("--version", JEM_VERSION);
     Command chosen;
+    std::string chosen_name;
     const auto add = [&](const char* name, const char* help, Command (*add_command)(CLI::App&)) {
         CLI::App* sub = app.add_subcommand(name, help);
         const Command command = add_command(*sub);
-        sub->callback([&chosen, command] { chosen = command; });
+        sub->callback([&chosen, &chosen_name, name, command] {
+            chosen = command;
+            chosen_name = name;
+        });
     };
     add("train", "Train, or resume", add_train);
     add("bench", "Time and memory of iterations, by kind of op", add_bench);
@@ -34,6 +90,7 @@ int main(int argc, char** argv) {
     } catch (const CLI::CallForVersion& e) {
         return app.exit(e);
     } catch (const CLI::ParseError& e) {
+        if (!job->first()) return kExitUsage;  // rank 0 says it
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
             std::string known;
             for (const CLI::App* sub : app.get_subcommands({})) known += " " + sub->get_name();
@@ -45,16 +102,5 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", e.what(), command.c_str());
         return kExitUsage;
     }
-    try {
-        return chosen();
-    } catch (const InputError& e) {
-        std::fprintf(stderr, "error: %s\n", e.what());
-        return kExitUsage;
-    } catch (const std::bad_alloc&) {
-        std::fprintf(stderr, "error: out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.\n");
-        return kExitFailed;
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "error: %s\n", e.what());
-        return kExitFailed;
-    }
+    return run(*job, chosen_name, chosen);
 }

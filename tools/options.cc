@@ -9,6 +9,7 @@
 #include "engine/run_folder.h"
 #include "kernels/random.h"
 #include "models/wide_resnet.h"
+#include "tools/job.h"
 #ifdef JEM_HAS_CUDA
 #include "engine/device/cuda/cuda_device.h"
 #endif
@@ -127,9 +128,10 @@ void SettingsFlags::choice(const std::string& flags, E Settings::*member, const 
 void SettingsFlags::on_off(const std::string& flags, bool Settings::*member, const std::string& help) {
     app_->add_option_function<std::string>(
             flags,
-            [this, flags, member](const std::string& v) { remember(flags, [member, on = v == "on"](Settings& s) { s.*member = on; }); },
-            help + " (on|off)")
-        ->check(CLI::IsMember({"on", "off"}))
+            [this, flags, member](const std::string& v) { remember(flags, [member, on = v != "off"](Settings& s) { s.*member = on; }); },
+            help + " (on|off; without a value: on)")
+        ->expected(0, 1)
+        ->check(CLI::IsMember({"on", "off", ""}))
         ->multi_option_policy(kLastCounts)
         ->group(group_);
 }
@@ -140,6 +142,8 @@ void SettingsFlags::add_to(CLI::App& app, Kind kind) {
     number("--depth", &Settings::depth, "Depth of the Wide-ResNet, 6n + 4");
     number("--width", &Settings::width, "Width of the Wide-ResNet");
     choice("--norm", &Settings::norm, "Normalisation");
+    choice("--norm-statistics", &Settings::norm_statistics,
+           "With several ranks: batch statistics of each rank's images, or of the whole job's");
     number("--in-channels", &Settings::in_channels, "Channels of the images, 1 or 3 (the data set's)");
     number("--image-size", &Settings::image_size, "Rows and columns of the images, 8 to 64 (the data set's)");
     number("--num-classes", &Settings::num_classes, "Classes (the data set's)");
@@ -197,6 +201,7 @@ void SettingsFlags::add_to(CLI::App& app, Kind kind) {
     number("--ema", &Settings::ema, "Decay of the moving average of the weights; 0: none");
     choice("--sam", &Settings::sam, "Sharpness-aware minimisation");
     number("--rho", &Settings::rho, "SAM's radius");
+    on_off("--sam-local", &Settings::sam_local, "With several ranks: each perturbs along its own gradient, which saves a sum over ranks");
     number("--p-x-weight,--px", &Settings::p_x_weight, "Weight of log p(x)");
     number("--p-y-given-x-weight,--pyx", &Settings::p_y_given_x_weight, "Weight of log p(y|x)");
     number("--energy-l2,--l2", &Settings::energy_l2, "Weight of the squared energies");
@@ -244,6 +249,7 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
         try {
             return make_cuda_device({.precision = cuda_precision(precision),
                                      .nondeterministic = common.nondeterministic,
+                                     .ordinal = the_job().local_rank(),
                                      .plan_cache = user_cache_file("convolutions.json")});
         } catch (const CudaUnavailable& e) {
             if (common.device == "cuda") throw InputError(std::string("--device cuda: ") + e.what());
@@ -258,16 +264,26 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
     if (precision != "f32")
         throw InputError("--precision " + precision + " is not available on the CPU (it computes in f32). Use --precision f32" +
                          (precision == "f64" ? ", or --device reference." : "."));
-    return make_cpu_device({.threads = common.threads});
+    return make_cpu_device({.threads = common.threads > 0 ? common.threads : the_job().threads()});
+}
+
+void refuse_without_mpi(const Device& device) {
+    const Launch& launch = the_job().launch();
+    if (launch.by != Launch::By::torchrun || device.name() == "cuda") return;
+    throw InputError("torchrun started " + std::to_string(launch.size) +
+                     " ranks (on the CPU they are connected by MPI). Start them with mpirun -n " + std::to_string(launch.size) +
+                     " in its place" + (missing_mpi().empty() ? "." : "; " + missing_mpi() + "."));
 }
 
 std::unique_ptr<Network> make_network(const Settings& s) {
-    return std::make_unique<WideResNet>(WideResNetSettings{.depth = s.depth,
-                                                           .width = s.width,
-                                                           .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
-                                                           .in_channels = s.in_channels,
-                                                           .image_size = s.image_size,
-                                                           .num_classes = s.num_classes});
+    return std::make_unique<WideResNet>(
+        WideResNetSettings{.depth = s.depth,
+                           .width = s.width,
+                           .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
+                           .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
+                           .in_channels = s.in_channels,
+                           .image_size = s.image_size,
+                           .num_classes = s.num_classes});
 }
 
 void fill_in_sizes(Settings& s) {

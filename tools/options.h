@@ -55,9 +55,13 @@ private:
     std::vector<std::pair<std::string, std::function<void(Settings&)>>> overrides_;
 };
 
-// The device of --device and --precision. InputError for what this build or machine does not have. auto: a GPU if there is one,
-// else the CPU, and a line on stderr says why where this build has the CUDA parts.
+// The device of --device and --precision; with several ranks after Job::join, and the caller makes it join them. InputError for what this
+// build or machine does not have. auto: a GPU if there is one, else the CPU, and a line on stderr says why where this build has the CUDA
+// parts.
 std::unique_ptr<Device> make_device(const CommonOptions& common, const std::string& precision);
+
+// InputError for ranks of torchrun on a device that they cannot work together on.
+void refuse_without_mpi(const Device& device);
 
 // Where a file lies that is kept between runs and may be deleted: $XDG_CACHE_HOME/jem_engine/NAME; empty without a home folder.
 std::string user_cache_file(const std::string& name);

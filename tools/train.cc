@@ -6,6 +6,7 @@
 
 #include "data/input_error.h"
 #include "tools/console.h"
+#include "tools/job.h"
 #include "tools/options.h"
 
 namespace jem {
@@ -16,6 +17,9 @@ std::atomic<bool> interrupted{false};
 void on_signal(int) {
     if (interrupted.exchange(true)) std::_Exit(kExitFailed);  // the second time: at once, without a checkpoint
 }
+
+// mpirun may pass on a signal that the terminal has sent already, and ends for good those that do not end in time.
+void on_signal_of_rank(int) { interrupted = true; }
 
 struct TrainOptions {
     CommonOptions common;
@@ -53,27 +57,58 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
 int train(const TrainOptions& o) {
     if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
     const RunFolder folder{o.out};
-    if (!o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
-        throw InputError(o.out + " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
-    const Settings settings = settings_for(o, folder);
-    const auto device = make_device(o.common, settings.precision);
-    Console console(o.common.quiet);
-    console.message(fmt::format("jem_engine: {} on {} ({})", settings.recipe, device->name(), device->description()));
-
-    TrainingImages images = load_training_images(settings, settings.seed);
-    const bool valid = settings.n_valid > 0;
-    ImageSet held_out = valid ? std::move(images.held_out) : load_images(settings, Split::test);
-    folder.create();
-    console.set_image_shape(held_out.height, held_out.width, held_out.channels);
+    Ranks& ranks = the_job().join();
+    const bool first = ranks.rank() == 0;
+    Console console(o.common.quiet || !first);
+    Settings settings;
+    std::unique_ptr<Device> device;
+    TrainingImages images;
+    ImageSet held_out;
+    together(ranks, [&] {
+        if (first && !o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
+            throw InputError(o.out +
+                             " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
+        settings = settings_for(o, folder);
+        device = make_device(o.common, settings.precision);
+        refuse_without_mpi(*device);
+        console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
+                                    ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
+        images = load_training_images(settings, settings.seed);
+        held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
+        if (first) folder.create();
+        console.set_image_shape(held_out.height, held_out.width, held_out.channels);
+    });
+    device->join(ranks);
 
     const auto network = make_network(settings);
-    Trainer trainer(*device, *network, settings, std::move(images.train), std::move(held_out), valid ? "valid" : "test", folder, console);
+    std::unique_ptr<Trainer> trainer;
+    together(ranks, [&] {
+        trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
+                                            settings.n_valid > 0 ? "valid" : "test", folder, console);
+    });
     console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
-                                network->parameter_count(), trainer.total_iterations(), trainer.iterations_per_epoch(),
-                                static_cast<double>(trainer.memory().arena_bytes()) / (1 << 20)));
-    std::signal(SIGINT, on_signal);
-    std::signal(SIGTERM, on_signal);
-    const TrainingResult result = trainer.run(o.resume, interrupted);
+                                network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
+                                static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
+    if (ranks.size() == 1) {
+        std::signal(SIGINT, on_signal);
+        std::signal(SIGTERM, on_signal);
+    } else {
+        // SIGUSR1: mpirun passes it on, and leaves the ranks the time they need
+        for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, on_signal_of_rank);
+    }
+    const TrainingResult result = trainer->run(o.resume, interrupted);
+    const auto exit_code = [&] {
+        switch (result.end) {
+            case TrainingEnd::diverged:
+                return kExitDiverged;
+            case TrainingEnd::interrupted:
+                return kExitInterrupted;
+            case TrainingEnd::finished:
+                break;
+        }
+        return kExitDone;
+    }();
+    if (!first) return exit_code;
 
     nlohmann::ordered_json json = {{"iterations", result.iterations}, {"seconds", result.seconds}, {"out", o.out}};
     if (result.accuracy >= 0) {
@@ -85,19 +120,19 @@ int train(const TrainOptions& o) {
         console.message(result.message);
         json["diverged"] = true;
         print_result(o.common, json);
-        return kExitDiverged;
+        return exit_code;
     }
     if (result.end == TrainingEnd::interrupted) {
         console.message(
             fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations, o.out));
         print_result(o.common, json);
-        return kExitInterrupted;
+        return exit_code;
     }
     if (!o.common.json)
         fmt::print("accuracy {:.4f} ({} set) after {} iterations, {:.0f} s; checkpoint {}\n", result.accuracy, result.accuracy_on,
                    result.iterations, result.seconds, folder.last().string());
     print_result(o.common, json);
-    return kExitDone;
+    return exit_code;
 }
 
 }  // namespace

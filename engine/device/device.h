@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/device/communicator.h"
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
 
@@ -170,6 +171,13 @@ public:
     virtual void wait(int64_t ticket) = 0;                            // what was queued later may still run
     virtual void copy(void* to, const void* from, size_t bytes) = 0;  // on the device, queued
     virtual void synchronize() = 0;
+
+    // Makes this device the rank's of a job: every rank calls it, before anything is planned. Whoever never does is alone.
+    virtual void join(Ranks& ranks);
+    Communicator& communicator() { return *communicator_; }
+
+protected:
+    std::unique_ptr<Communicator> communicator_ = std::make_unique<Communicator>(lone_rank());
 };
 
 class Range {
@@ -196,12 +204,18 @@ std::unique_ptr<StepGraph> capture(Device& device, Body&& body) {
     return device.end_capture();
 }
 
+inline void Device::join(Ranks& ranks) {
+    if (ranks.size() > 1) throw InputError("--device " + name() + " works in one process only. Start one.");
+}
+
 // The oracle: plain loops, one thread; type f32 or f64.
 std::unique_ptr<Device> make_reference_device(DType type);
 
 struct CpuOptions {
     int threads = 0;  // 0: one a physical core
 };
+// One a physical core that this process may use; those that ranks on the same machine share are split between them.
+int threads_of_rank(Ranks& ranks);
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options);
 
 }  // namespace jem

@@ -1,9 +1,13 @@
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "engine/device/cpu/conv_plan.h"
 #include "engine/device/cpu/cpu_exec.h"
@@ -17,18 +21,23 @@ namespace {
 // Room for the partial sums of 2048 channels, two a channel.
 constexpr int64_t kPartialSums = kMaxChunks * 2048 * 2;
 
-// Cores that this process may use, hyper-threads of one core counted once.
-int physical_cores() {
+// Cores that this process may use, by their first hyper-thread.
+std::set<int> physical_cores() {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return omp_get_num_procs();
-    std::set<std::string> cores;
+    std::set<int> cores;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return cores;
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
         if (!CPU_ISSET(cpu, &allowed)) continue;
         std::ifstream siblings("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-        std::string line = "cpu " + std::to_string(cpu);
-        std::getline(siblings, line);
-        cores.insert(line);
+        int first = cpu;
+        siblings >> first;  // "0,64" or "0-1"
+        cores.insert(siblings ? first : cpu);
     }
+    return cores;
+}
+
+int threads_of_process() {
+    const std::set<int> cores = physical_cores();
     return cores.empty() ? omp_get_num_procs() : static_cast<int>(cores.size());
 }
 
@@ -42,7 +51,7 @@ std::string cpu_model() {
 class CpuDevice final : public HostDevice {
 public:
     explicit CpuDevice(const CpuOptions& options)
-        : threads_(options.threads > 0 ? options.threads : physical_cores()),
+        : threads_(options.threads > 0 ? options.threads : threads_of_process()),
           partials_(HostDevice::allocate(kPartialSums * sizeof(double))),
           ops_(CpuExec(stream_, threads_, reinterpret_cast<double*>(partials_->data()), kPartialSums)) {
         omp_set_num_threads(threads_);  // oneDNN asks for this number
@@ -76,6 +85,27 @@ private:
 };
 
 }  // namespace
+
+int threads_of_rank(Ranks& ranks) {
+    struct Place {
+        char machine[256];
+        cpu_set_t cores;
+    };
+    std::vector<Place> places(static_cast<size_t>(ranks.size()));
+    Place& mine = places[static_cast<size_t>(ranks.rank())];
+    gethostname(mine.machine, sizeof mine.machine - 1);
+    const std::set<int> cores = physical_cores();
+    for (const int core : cores) CPU_SET(core, &mine.cores);
+    ranks.all_gather(places.data(), sizeof(Place));
+    double threads = 0;
+    for (const int core : cores) {
+        int sharing = 0;
+        for (const Place& p : places)
+            if (std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 && CPU_ISSET(core, &p.cores)) ++sharing;
+        threads += 1.0 / sharing;
+    }
+    return std::max(1, static_cast<int>(threads + 1e-9));
+}
 
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) { return std::make_unique<CpuDevice>(options); }
 

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "engine/device/host/host_communicator.h"
+
 namespace jem {
 namespace {
 
@@ -127,5 +129,10 @@ void HostDevice::copy(void* to, const void* from, size_t bytes) {
 void HostDevice::wait(int64_t) { refuse_under_capture("wait"); }
 
 void HostDevice::synchronize() { refuse_under_capture("synchronise"); }
+
+void HostDevice::join(Ranks& ranks) {
+    refuse_under_capture("join other ranks");
+    if (ranks.size() > 1) communicator_ = std::make_unique<HostCommunicator>(stream_, ranks);
+}
 
 }  // namespace jem

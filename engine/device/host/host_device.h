@@ -23,6 +23,7 @@ public:
     void wait(int64_t ticket) override;
     void copy(void* to, const void* from, size_t bytes) override;
     void synchronize() override;
+    void join(Ranks& ranks) override;
 
 protected:
     // Throws CaptureError while recording. what: "allocate memory" ...
