@@ -1,6 +1,7 @@
 #include "models/wide_resnet.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -96,9 +97,13 @@ int WideResNet::add_pass(const PassSettings& settings) {
 void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) {
     device_ = &device;
     memory_ = &memory;
-    std::set<int64_t> batches;
-    for (const PassActivations& p : passes_) batches.insert(p.settings.batch);
-    const ConvOptions options{.batches = {batches.begin(), batches.end()}, .algorithm = algorithm};
+    std::set<int64_t> batches, all;
+    for (const PassActivations& p : passes_) {
+        if (p.settings.gradients != Gradients::none) batches.insert(p.settings.batch);
+        all.insert(p.settings.batch);
+    }
+    ConvOptions options{.batches = {batches.begin(), batches.end()}, .algorithm = algorithm};
+    std::set_difference(all.begin(), all.end(), batches.begin(), batches.end(), std::back_inserter(options.forward_only));
 
     for_each_conv([&](Conv& conv) {
         auto found = std::find_if(plans_.begin(), plans_.end(), [&](const auto& p) { return p.first == conv.shape; });
@@ -112,7 +117,7 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         conv.plan = found->second.get();
         conv.prepared = memory.keep("compute weights", conv.name, conv.plan->prepared_bytes());
     });
-    head_ = device.plan_linear(head_in_, settings_.num_classes, options.batches);
+    head_ = device.plan_linear(head_in_, settings_.num_classes, {all.begin(), all.end()});
     memory.need_workspace(head_->workspace_bytes());
 
     const auto keep_coefficients = [&](Norm& norm) {

@@ -66,7 +66,8 @@ public:
     // ops: of a plan that fuses the activation in front, else null
     LoopConvPlan(CudaLauncher& launcher, Ops* ops, const ConvShape& shape, const ConvOptions& options)
         : launcher_(launcher), ops_(ops), shape_(shape) {
-        for (const int64_t batch : options.batches) max_batch_ = std::max(max_batch_, batch);
+        for (const auto* batches : {&options.batches, &options.forward_only})
+            for (const int64_t batch : *batches) max_batch_ = std::max(max_batch_, batch);
     }
 
     size_t prepared_bytes() const override { return static_cast<size_t>(shape_.weight_count()) * sizeof(A); }

@@ -50,25 +50,29 @@ public:
                                         std::to_string(block_) + "). Choose another --width.");
         const bool winograd = options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 && shape.stride == 1 &&
                               std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
-        for (const int64_t batch : options.batches) {
+        const auto add = [&](int64_t batch, bool backward) {
             Variant v;
             v.batch = batch;
             ConvProblem p{.shape = padded_, .batch = batch, .block = block_};
             v.forward = best(p, winograd, onednn::conv_forward);
-            v.backward_data = best(p, winograd, onednn::conv_backward_data);
-            v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
+            v.form_forward = form(v.forward->weights);
+            if (backward) {
+                v.backward_data = best(p, winograd, onednn::conv_backward_data);
+                v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
+                v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged());
+                v.form_backward = form(v.backward_data->weights);
+                gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights->weights.get_size()));
+            }
             p.accumulate = true;
             v.forward_onto = best(p, winograd, onednn::conv_forward);
-            v.form_forward = form(v.forward->weights);
             v.form_forward_onto = form(v.forward_onto->weights);
-            v.form_backward = form(v.backward_data->weights);
-            v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged());
             for (const MadePtr& made : {v.forward, v.forward_onto, v.backward_data, v.backward_weights, v.unpack})
-                scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
-            gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights->weights.get_size()));
+                if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
             if (staged()) staging_bytes_ = std::max(staging_bytes_, aligned(v.forward->src.get_size()));
             variants_.push_back(std::move(v));
-        }
+        };
+        for (const int64_t batch : options.batches) add(batch, true);
+        for (const int64_t batch : options.forward_only) add(batch, false);
         if (staged()) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
         for (const MadePtr& pack : packs_) scratch_bytes_ = std::max(scratch_bytes_, aligned(pack->scratch_bytes()));
     }
@@ -117,7 +121,7 @@ public:
     }
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
-        const Variant& v = variant(d_y.n);
+        const Variant& v = backward_variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
         const MadePtr& made = v.backward_data;
         void* to = staged() ? staging(workspace) : d_x.data;
@@ -134,7 +138,7 @@ public:
     }
 
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
-        const Variant& v = variant(x.n);
+        const Variant& v = backward_variant(x.n);
         const double flops = shape_.flops() * static_cast<double>(x.n);
         const MadePtr& made = v.backward_weights;
         std::byte* packed = workspace + scratch_bytes_ + staging_bytes_;
@@ -162,7 +166,7 @@ public:
             for (const auto& [pass, made] : {std::pair<const char*, MadePtr>{"forward", v.forward},
                                              {"backward_data", v.backward_data},
                                              {"backward_weights", v.backward_weights}})
-                out.push_back({pass, made->engine, v.batch, made->scratch_bytes()});
+                if (made != nullptr) out.push_back({pass, made->engine, v.batch, made->scratch_bytes()});
         return out;
     }
 
@@ -206,6 +210,13 @@ private:
         for (const Variant& v : variants_)
             if (v.batch == batch) return v;
         throw std::invalid_argument("A convolution of batch " + std::to_string(batch) + " was not planned.");
+    }
+
+    const Variant& backward_variant(int64_t batch) const {
+        const Variant& v = variant(batch);
+        if (v.backward_data == nullptr)
+            throw std::invalid_argument("The backward pass of a convolution of batch " + std::to_string(batch) + " was not planned.");
+        return v;
     }
 
     const void* stage(const Tensor& x, std::byte* workspace) {
