@@ -75,15 +75,11 @@ PlannedGpu planned_gpu(const std::string& name, const std::string& precision) {
     const GpuDescription gpu = describe_gpu(name);
     CudaOptions options;
     options.precision = cuda_precision(precision);
-    try {
-        return {.device = make_cuda_planning_device(gpu, options),
-                .title = gpu.title,
-                .memory_bytes = static_cast<double>(gpu.memory_bytes),
-                .bandwidth = gpu.bandwidth,
-                .peak_flops = gpu.peak_flops(options.precision)};
-    } catch (const CudaUnavailable& e) {
-        throw InputError(e.what());
-    }
+    return {.device = make_cuda_planning_device(gpu, options),
+            .title = gpu.title,
+            .memory_bytes = static_cast<double>(gpu.memory_bytes),
+            .bandwidth = gpu.bandwidth,
+            .peak_flops = gpu.peak_flops(options.precision)};
 }
 #else
 PlannedGpu planned_gpu(const std::string& name, const std::string&) {
@@ -261,7 +257,17 @@ Command add_plan(CLI::App& app) {
     app.add_option("--gpu", o->gpu, "Plan for this GPU, without one: " + gpu_choices())->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::all);
     o->common.add_to(app);
-    return [o] { return plan(*o); };
+    return [o] {
+#ifdef JEM_HAS_CUDA
+        try {
+            return plan(*o);
+        } catch (const CudaUnavailable& e) {
+            throw InputError(e.what());
+        }
+#else
+        return plan(*o);
+#endif
+    };
 }
 
 }  // namespace jem

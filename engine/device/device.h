@@ -58,8 +58,8 @@ enum class ConvInput {
 };
 
 struct ConvOptions {
-    std::vector<int64_t> batches;       // the batch sizes it will be called with
-    std::vector<int64_t> forward_only;  // others, that no backward pass has
+    std::vector<int64_t> batches;            // the batch sizes it will be called with
+    std::vector<int64_t> forward_only = {};  // others, that no backward pass has
     ConvAlgorithm algorithm = ConvAlgorithm::automatic;
     ConvInput input = ConvInput::activations;
 };
