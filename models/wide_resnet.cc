@@ -281,7 +281,7 @@ void WideResNet::convolve(const Conv& conv, const NetworkMemory& m, const Tensor
 // a is where the activation lies between the two; a convolution that fuses them needs no memory for it.
 void WideResNet::activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
                                        const Tensor& x, const Tensor* residual) {
-    if (settings_.norm == NormKind::batch && conv.plan->fuses_activation(x.n)) {
+    if (settings_.norm == NormKind::batch && conv.plan->fuses_activation(x.n, residual != nullptr)) {
         conv.plan->forward_activated(y, x, coefficients(norm, m.weights), memory_->at(conv.prepared),
                                      m.weights.slice(conv.bias, conv.shape.out_channels), residual, memory_->workspace());
         return;

@@ -78,8 +78,8 @@ public:
     virtual void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
                          std::byte* workspace) = 0;
     // Whether a norm and LeakyReLU in front of the convolution are better done by it: decided when the plan was made.
-    virtual bool fuses_activation(int64_t batch) const {
-        (void)batch;
+    virtual bool fuses_activation(int64_t batch, bool residual) const {
+        (void)batch, (void)residual;
         return false;
     }
     // y = conv(leaky(norm(x))) + bias [+ residual]; only where fuses_activation. It may round the norm otherwise than

@@ -83,7 +83,7 @@ public:
         launch(launcher_, "conv_forward", flops(x.n), images(x) ? conv_forward<A, float> : conv_forward<A, A>, shape_, y, x,
                reinterpret_cast<const A*>(prepared), bias.as<float>(), residual != nullptr ? residual->as<A>() : nullptr);
     }
-    bool fuses_activation(int64_t) const override { return ops_ != nullptr; }
+    bool fuses_activation(int64_t, bool) const override { return ops_ != nullptr; }
     void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
                            const Tensor* residual, std::byte* workspace) override {
         const Array shift{workspace, DType::f32, x.c};

@@ -10,8 +10,8 @@
 namespace jem {
 namespace {
 
-constexpr std::array kFusions = {Fusion::bias,       Fusion::bias_residual,   Fusion::accumulate,         Fusion::bias_sums,
-                                 Fusion::norm_leaky, Fusion::norm_leaky_sums, Fusion::leaky_backward_sums};
+constexpr std::array kFusions = {Fusion::bias,       Fusion::bias_residual,       Fusion::accumulate,      Fusion::bias_sums,
+                                 Fusion::norm_leaky, Fusion::norm_leaky_residual, Fusion::norm_leaky_sums, Fusion::leaky_backward_sums};
 // Of WRN-28-10: the most frequent kind, and one that halves the image.
 constexpr std::array kShapes = {ConvShape{.in_channels = 160, .out_channels = 160, .height = 32, .width = 32, .kernel = 3, .stride = 1},
                                 ConvShape{.in_channels = 320, .out_channels = 320, .height = 32, .width = 32, .kernel = 3, .stride = 2}};

@@ -106,6 +106,8 @@ const char* fusion_name(Fusion fusion) {
             return "bias and sums";
         case Fusion::norm_leaky:
             return "norm and leaky in front, bias";
+        case Fusion::norm_leaky_residual:
+            return "norm and leaky in front, bias and residual";
         case Fusion::norm_leaky_sums:
             return "norm and leaky in front, bias and sums";
         case Fusion::leaky_backward_sums:
@@ -147,14 +149,16 @@ std::vector<ConvOperand> operands_of(const ConvProblem& p) {
             out.push_back({ConvRole::residual, y.dims, type});
             break;
         case Fusion::norm_leaky:
+        case Fusion::norm_leaky_residual:
         case Fusion::norm_leaky_sums:
         case Fusion::bias_sums:
             out.push_back(channels(ConvRole::bias, s.out_channels));
+            if (p.fusion == Fusion::norm_leaky_residual) out.push_back({ConvRole::residual, y.dims, type});
             if (p.fusion != Fusion::bias_sums) {
                 out.push_back(channels(ConvRole::scale, s.in_channels));
                 out.push_back(channels(ConvRole::shift, s.in_channels));
             }
-            if (p.fusion != Fusion::norm_leaky) {
+            if (p.fusion == Fusion::norm_leaky_sums || p.fusion == Fusion::bias_sums) {
                 out.push_back(channels(ConvRole::sum, s.out_channels));
                 out.push_back(channels(ConvRole::sum_of_products, s.out_channels));
             }
@@ -328,7 +332,9 @@ void ConvGraph::Impl::lay_out() {
 
     switch (problem.pass) {
         case ConvPass::forward: {
-            const bool norm = problem.fusion == Fusion::norm_leaky || problem.fusion == Fusion::norm_leaky_sums;
+            const bool norm = problem.fusion == Fusion::norm_leaky || problem.fusion == Fusion::norm_leaky_residual ||
+                              problem.fusion == Fusion::norm_leaky_sums;
+            const bool residual = problem.fusion == Fusion::bias_residual || problem.fusion == Fusion::norm_leaky_residual;
             const bool sums = problem.fusion == Fusion::bias_sums || problem.fusion == Fusion::norm_leaky_sums;
             TensorPtr x = input(ConvRole::x);
             if (norm) {
@@ -342,7 +348,7 @@ void ConvGraph::Impl::lay_out() {
             }
             TensorPtr y = conv_fprop(x, input(ConvRole::w), geometry<fe::graph::Conv_fprop_attributes>());
             if (problem.fusion != Fusion::none) y = add(y, input(ConvRole::bias));
-            if (problem.fusion == Fusion::bias_residual) y = add(y, input(ConvRole::residual));
+            if (residual) y = add(y, input(ConvRole::residual));
             output(y, ConvRole::y);
             if (sums) {
                 output(sum(y), ConvRole::sum);

@@ -32,6 +32,7 @@ enum class Fusion {
     bias_residual,        // forward: y = conv(x) + bias + residual; residual may be y
     bias_sums,            // forward: y = conv(x) + bias, sum(y), sum(y^2) over N, H, W
     norm_leaky,           // forward: y = conv(a) + bias
+    norm_leaky_residual,  // forward: y = conv(a) + bias + residual; residual may be y
     norm_leaky_sums,      // forward: y = conv(a) + bias, sum(y), sum(y^2)
     leaky_backward_sums,  // backward to data: d_z = d_a * leaky'(scale * x + shift), sum(d_z), sum(d_z * x); x is the norm's input
     accumulate,           // backward to weights, onto f32: d_w = d_w + gradient

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <utility>
 
 #include "engine/device/cuda/cudnn_graphs.h"
 #include "engine/device/cuda/plan_cache.h"
@@ -24,11 +25,13 @@ constexpr size_t kLinearWorkspaceHopper = size_t{32} << 20, kLinearWorkspace = s
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// The fused forms that ConvPlan's callers can use today: each replaces a convolution and the op behind it.
-constexpr std::array kUsedFusions = {Fusion::bias, Fusion::bias_residual, Fusion::accumulate};
-// Those that would also take batch norm and the activation in. The network does not call them yet: whether they win, and so
-// whether it should, only a GPU can say. They are built, tested for every GPU generation, and listed.
-constexpr std::array kFurtherFusions = {Fusion::bias_sums, Fusion::norm_leaky, Fusion::norm_leaky_sums, Fusion::leaky_backward_sums};
+// The fused forms that ConvPlan's callers use: each replaces a convolution and the ops beside it, where that is faster.
+constexpr std::array kUsedFusions = {Fusion::bias, Fusion::bias_residual, Fusion::norm_leaky, Fusion::norm_leaky_residual,
+                                     Fusion::accumulate};
+// Those that would take batch norm's sums in as well. They are built, tested for every GPU generation, and listed, but not called:
+// their sums of squares are not shifted, so they cancel where Ops::batch_norm_statistics does not, and whether cuDNN adds them in
+// a fixed order only a GPU can say.
+constexpr std::array kFurtherFusions = {Fusion::bias_sums, Fusion::norm_leaky_sums, Fusion::leaky_backward_sums};
 
 struct Libraries {
     CudaLauncher& launcher;
@@ -38,6 +41,7 @@ struct Libraries {
     bool on_device;
     Cudnn cudnn;
     PlanCache cache;
+    bool told = false;  // that convolutions are being timed
 
     DType activation() const { return settings.precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
 };
@@ -107,9 +111,11 @@ public:
         const int64_t x = batch * shape.in_channels * shape.height * shape.width;
         const int64_t y = batch * shape.out_channels * shape.out_height() * shape.out_width();
         const int64_t w = shape.weight_count();
-        const std::array<size_t, kParts> sizes = {
-            bytes(x, type), bytes(y, type),       bytes(y, type),       bytes(y, type),
-            bytes(w, type), bytes(w, DType::f32), bytes(w, DType::f32), bytes(shape.out_channels, DType::f32)};
+        const std::array<size_t, kParts> sizes = {bytes(x, type),       bytes(y, type),
+                                                  bytes(y, type),       bytes(y, type),
+                                                  bytes(w, type),       bytes(w, DType::f32),
+                                                  bytes(w, DType::f32), bytes(shape.out_channels, DType::f32),
+                                                  bytes(x, type),       bytes(kNormArrays * shape.in_channels, DType::f32)};
         for (size_t i = 0; i < kParts; ++i) {
             offsets_[i] = operand_bytes_;
             operand_bytes_ += sizes[i];
@@ -119,7 +125,8 @@ public:
     }
 
     bool possible() const { return memory_->data() != nullptr; }
-    enum Part : size_t { kX, kY, kOtherY, kResidual, kW, kSum, kOtherSum, kBias, kParts };
+    enum Part : size_t { kX, kY, kOtherY, kResidual, kW, kSum, kOtherSum, kBias, kActivated, kNorm, kParts };
+    static constexpr int64_t kNormArrays = 4;  // mean, scale, beta, shift
     std::byte* at(Part part) const { return memory_->data() + offsets_[part]; }
     std::byte* workspace() const { return memory_->data() + operand_bytes_; }
 
@@ -136,7 +143,7 @@ public:
         std::vector<uint16_t> narrow(kPeriod);  // bf16, cut off
         for (size_t i = 0; i < kPeriod; ++i) narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
         for (size_t i = 0; i < kParts; ++i) {
-            const bool real = i == kSum || i == kOtherSum || i == kBias || lib_.activation() == DType::f32;
+            const bool real = i == kSum || i == kOtherSum || i == kBias || i == kNorm || lib_.activation() == DType::f32;
             const auto* from = real ? static_cast<const void*>(values.data()) : narrow.data();
             const size_t piece = kPeriod * (real ? sizeof(float) : sizeof(uint16_t));
             const size_t bytes = (i + 1 < kParts ? offsets_[i + 1] : operand_bytes_) - offsets_[i];
@@ -151,6 +158,16 @@ public:
     Tensor y(Part part) const {
         return {at(part), lib_.activation(), batch_, shape_.out_channels, shape_.out_height(), shape_.out_width(), shape_.out_channels};
     }
+    Tensor x(Part part) const {
+        return {at(part), lib_.activation(), batch_, shape_.in_channels, shape_.height, shape_.width, shape_.in_channels};
+    }
+    Array norm_array(int64_t i) const {
+        return Array{at(kNorm), DType::f32, kNormArrays * shape_.in_channels}.slice(i * shape_.in_channels, shape_.in_channels);
+    }
+    NormCoefficients norm() const {
+        return {.mean = norm_array(0), .inv_std = {}, .scale = norm_array(1), .beta = norm_array(2), .a = {}, .b = {}};
+    }
+    Array shift() const { return norm_array(3); }
     Array weights(Part part) const { return {at(part), part == kW ? lib_.activation() : DType::f32, shape_.weight_count()}; }
     Array bias() const { return {at(kBias), DType::f32, shape_.out_channels}; }
 
@@ -234,24 +251,8 @@ public:
           shape_(shape),
           algorithm_(options.algorithm),
           narrows_input_(options.input == ConvInput::images && lib.activation() != DType::f32) {
-        for (const int64_t batch : options.batches) {
-            Variant v;
-            v.batch = batch;
-            if (lib.on_device)
-                choose_by_time(v);
-            else
-                choose_first(v);
-            const size_t x = narrows_input_ ? x_bytes(batch) : 0;
-            const auto need = [&](size_t staged, const Step& step) {
-                workspace_bytes_ = std::max(workspace_bytes_, staged + aligned(step.graph->workspace_bytes()));
-            };
-            need(x, v.forward);
-            // Behind an unfused convolution the residual is added; it may be where the result goes.
-            need(x + (v.forward_onto.fused ? 0 : y_bytes(batch)), v.forward_onto);
-            need(x, v.backward_data);
-            need(x + (v.backward_weights.fused ? 0 : w_bytes()), v.backward_weights);
-            variants_.push_back(std::move(v));
-        }
+        for (const int64_t batch : options.batches) add(batch, true);
+        for (const int64_t batch : options.forward_only) add(batch, false);
         if (lib.on_device) lib.cache.save();
     }
 
@@ -282,7 +283,7 @@ public:
     }
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
-        const Variant& v = variant(d_y.n);
+        const Variant& v = backward_variant(d_y.n);
         check_tensors(v, d_x, d_y);
         void* to = narrows_input_ ? take(workspace, x_bytes(v.batch)) : d_x.data;
         run("conv_backward_data", v, v.backward_data, operands(to, prepared, d_y.data), workspace);
@@ -290,7 +291,7 @@ public:
     }
 
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
-        const Variant& v = variant(x.n);
+        const Variant& v = backward_variant(x.n);
         check_tensors(v, x, d_y);
         expect(d_w.count == shape_.weight_count() && d_w.type == DType::f32, "another gradient of the weights");
         const void* from = narrowed(x, workspace);
@@ -302,10 +303,32 @@ public:
         if (!step.fused) lib_.ops.accumulate(d_w, {to, lib_.activation(), d_w.count});
     }
 
+    bool fuses_activation(int64_t batch, bool residual) const override {
+        const Variant& v = variant(batch);
+        return (residual ? v.activated_onto : v.activated).graph != nullptr;
+    }
+    void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
+                           const Tensor* residual, std::byte* workspace) override {
+        const Variant& v = variant(x.n);
+        check_tensors(v, x, y);
+        expect(bias.count == shape_.out_channels && bias.type == DType::f32, "another bias");
+        expect(norm.scale.count == shape_.in_channels && norm.scale.type == DType::f32, "another norm");
+        if (residual != nullptr) expect_tensor(*residual, "residual", y_dims(v), lib_.activation());
+        const Array shift{take(workspace, shift_bytes()), DType::f32, shape_.in_channels};
+        lib_.ops.norm_shift(shift, norm);
+        ConvPointers p = operands(x.data, prepared, y.data);
+        p[ConvRole::bias] = bias.data;
+        p[ConvRole::residual] = residual != nullptr ? residual->data : nullptr;
+        p[ConvRole::scale] = norm.scale.data;
+        p[ConvRole::shift] = shift.data;
+        run("conv_forward", v, residual != nullptr ? v.activated_onto : v.activated, p, workspace);
+    }
+
     std::vector<Choice> choices() const override {
         std::vector<Choice> out;
         for (const Variant& v : variants_) {
             const auto add = [&](const char* pass, const Step& step) {
+                if (step.graph == nullptr) return;
                 out.push_back({.pass = step.fused ? pass + std::string(" with ") + fusion_name(step.graph->problem().fusion) : pass,
                                .engine = step.graph->engine(step.graph->rank()),
                                .batch = v.batch,
@@ -313,6 +336,8 @@ public:
             };
             add("forward", v.forward);
             if (v.forward_onto.graph != v.forward.graph) add("forward", v.forward_onto);
+            add("forward", v.activated);
+            add("forward", v.activated_onto);
             add("backward_data", v.backward_data);
             add("backward_weights", v.backward_weights);
         }
@@ -330,13 +355,37 @@ private:
     };
     struct Variant {
         int64_t batch = 0;
-        Step forward, forward_onto, backward_data, backward_weights;
+        Step forward, forward_onto;
+        Step activated, activated_onto;        // with the norm in front; no graph where that is slower
+        Step backward_data, backward_weights;  // no graph where the batch has no backward pass
     };
+
+    void add(int64_t batch, bool backward) {
+        Variant v;
+        v.batch = batch;
+        if (lib_.on_device)
+            choose_by_time(v, backward);
+        else
+            choose_first(v, backward);
+        const size_t x = narrows_input_ ? x_bytes(batch) : 0;
+        const auto need = [&](size_t staged, const Step& step) {
+            if (step.graph != nullptr) workspace_bytes_ = std::max(workspace_bytes_, staged + aligned(step.graph->workspace_bytes()));
+        };
+        need(x, v.forward);
+        // Behind an unfused convolution the residual is added; it may be where the result goes.
+        need(x + (v.forward_onto.fused ? 0 : y_bytes(batch)), v.forward_onto);
+        need(shift_bytes(), v.activated);
+        need(shift_bytes(), v.activated_onto);
+        need(x, v.backward_data);
+        need(x + (v.backward_weights.fused ? 0 : w_bytes()), v.backward_weights);
+        variants_.push_back(std::move(v));
+    }
 
     size_t elements(int64_t count) const { return aligned(static_cast<size_t>(count) * size_of(lib_.activation())); }
     size_t x_bytes(int64_t batch) const { return elements(batch * shape_.in_channels * shape_.height * shape_.width); }
     size_t y_bytes(int64_t batch) const { return elements(batch * shape_.out_channels * shape_.out_height() * shape_.out_width()); }
     size_t w_bytes() const { return elements(shape_.weight_count()); }
+    size_t shift_bytes() const { return aligned(static_cast<size_t>(shape_.in_channels) * sizeof(float)); }
     std::array<int64_t, 4> x_dims(const Variant& v) const { return {v.batch, shape_.in_channels, shape_.height, shape_.width}; }
     std::array<int64_t, 4> y_dims(const Variant& v) const {
         return {v.batch, shape_.out_channels, shape_.out_height(), shape_.out_width()};
@@ -346,6 +395,12 @@ private:
         for (const Variant& v : variants_)
             if (v.batch == batch) return v;
         throw std::logic_error("A convolution of batch " + std::to_string(batch) + " was not planned.");
+    }
+    const Variant& backward_variant(int64_t batch) const {
+        const Variant& v = variant(batch);
+        if (v.backward_data.graph == nullptr)
+            throw std::logic_error("The backward pass of a convolution of batch " + std::to_string(batch) + " was not planned.");
+        return v;
     }
     void check_tensors(const Variant& v, const Tensor& x, const Tensor& y) const {
         expect_tensor(x, "input", x_dims(v), narrows_input_ ? DType::f32 : lib_.activation());
@@ -395,8 +450,9 @@ private:
         graph->finalise_first();
         return graph;
     }
-    void choose_first(Variant& v) const {
+    void choose_first(Variant& v, bool backward) const {
         v.forward.graph = v.forward_onto.graph = first_graph(v.batch, ConvPass::forward);
+        if (!backward) return;
         v.backward_data.graph = first_graph(v.batch, ConvPass::backward_data);
         v.backward_weights.graph = first_graph(v.batch, ConvPass::backward_weights);
     }
@@ -411,22 +467,37 @@ private:
                std::to_string(lib_.settings.workspace_limit >> 20) + " MiB";
     }
 
-    void choose_by_time(Variant& v) {
+    void choose_by_time(Variant& v, bool backward) {
         Trial trial(lib_, shape_, v.batch);
         if (!trial.possible()) {
             std::fprintf(stderr, "Too little GPU memory is free to time %s for batch %lld: cuDNN's first choice is taken.\n",
                          shape_.text().c_str(), static_cast<long long>(v.batch));
-            return choose_first(v);
+            return choose_first(v, backward);
         }
         bool filled = false;
         v.forward = fastest(trial, v.batch, ConvPass::forward, Fusion::bias, filled);
         v.forward_onto = fastest(trial, v.batch, ConvPass::forward, Fusion::bias_residual, filled);
-        v.backward_data = fastest(trial, v.batch, ConvPass::backward_data, Fusion::none, filled);
-        v.backward_weights = fastest(trial, v.batch, ConvPass::backward_weights, Fusion::accumulate, filled);
+        if (!narrows_input_) {  // the stem has no norm in front of it
+            v.activated = activated(trial, v.batch, Fusion::norm_leaky, v.forward, filled);
+            v.activated_onto = activated(trial, v.batch, Fusion::norm_leaky_residual, v.forward_onto, filled);
+        }
+        if (backward) {
+            v.backward_data = fastest(trial, v.batch, ConvPass::backward_data, Fusion::none, filled);
+            v.backward_weights = fastest(trial, v.batch, ConvPass::backward_weights, Fusion::accumulate, filled);
+        }
         // Each once more: whatever cuDNN loads at a first call is loaded before a phase is recorded.
-        for (const Step* step : {&v.forward, &v.forward_onto, &v.backward_data, &v.backward_weights})
-            execute(trial, *step->graph, Trial::kY, Trial::kSum);
+        for (const Step* step : {&v.forward, &v.forward_onto, &v.activated, &v.activated_onto, &v.backward_data, &v.backward_weights})
+            if (step->graph != nullptr) execute(trial, *step->graph, Trial::kX, Trial::kY, Trial::kSum);
         trial.wait();
+    }
+
+    void begin_timing(Trial& trial, bool& filled) {
+        if (filled) return;
+        trial.fill();
+        filled = true;
+        if (!std::exchange(lib_.told, true))
+            std::fprintf(stderr, "Timing the convolutions of this network on %s, once%s.\n", lib_.gpu.title.c_str(),
+                         lib_.settings.cache_file.empty() ? "" : (" (remembered in " + lib_.settings.cache_file + ")").c_str());
     }
 
     // The remembered step, or the fastest of: the convolution alone with the op behind it, or fused with it.
@@ -434,8 +505,7 @@ private:
         const std::string remembered_as = key(batch, pass, fusion);
         if (const auto choice = lib_.cache.find(remembered_as))
             if (std::optional<Step> step = again(batch, pass, fusion, *choice)) return *step;
-        if (!filled) trial.fill();
-        filled = true;
+        begin_timing(trial, filled);
 
         // The convolution alone is timed once for both forward steps.
         const std::string alone = key(batch, pass, Fusion::none);
@@ -455,6 +525,43 @@ private:
         return again(batch, pass, fusion, best).value_or(Step{first_graph(batch, pass), false});
     }
 
+    // The convolution with the norm in front of it where that is faster than Ops::norm_leaky and `forward`, else no graph.
+    Step activated(Trial& trial, int64_t batch, Fusion fusion, const Step& forward, bool& filled) {
+        const std::string remembered_as = key(batch, ConvPass::forward, fusion);
+        if (const auto choice = lib_.cache.find(remembered_as)) {
+            if (!choice->fused) return {};
+            if (std::optional<Step> step = again(batch, ConvPass::forward, fusion, *choice)) return *step;
+        }
+        begin_timing(trial, filled);
+        const Fusion behind = fusion == Fusion::norm_leaky ? Fusion::bias : Fusion::bias_residual;
+        const auto apart = [&] {
+            lib_.ops.norm_leaky(trial.x(Trial::kActivated), trial.x(Trial::kX), trial.norm());
+            execute(trial, *forward.graph, Trial::kActivated, Trial::kY, Trial::kSum);
+            if (!forward.fused) op_behind(trial, behind);
+        };
+        PlanChoice best{.fused = false, .engine = forward.graph->engine(forward.graph->rank()), .seconds = trial.seconds(apart, INFINITY)};
+        std::optional<PlanChoice> fused = timed(trial, batch, ConvPass::forward, fusion);
+        if (fused) fused->seconds += trial.seconds([&] { lib_.ops.norm_shift(trial.shift(), trial.norm()); }, INFINITY);
+        std::optional<Step> step;
+        if (fused && fused->seconds < best.seconds) step = again(batch, ConvPass::forward, fusion, *fused);
+        if (step) {
+            // Taken only if it computes what the two apart do; the residual is what y holds before.
+            trial.fill();
+            const size_t bytes = trial.y(Trial::kY).bytes();
+            trial.copy(Trial::kOtherY, Trial::kResidual, bytes);
+            trial.copy(Trial::kY, Trial::kResidual, bytes);
+            apart();
+            lib_.ops.norm_shift(trial.shift(), trial.norm());
+            execute(trial, *step->graph, Trial::kX, Trial::kOtherY, Trial::kSum);
+            if (trial.agree(Trial::kOtherY, Trial::kY, trial.y(Trial::kY).count(), lib_.activation()))
+                best = *fused;
+            else
+                refuse(*fused, fusion);
+        }
+        lib_.cache.remember(remembered_as, best);
+        return best.fused ? *step : Step{};
+    }
+
     // The step of a choice; nothing where cuDNN does not offer that engine (any more).
     std::optional<Step> again(int64_t batch, ConvPass pass, Fusion fusion, const PlanChoice& choice) const {
         try {
@@ -471,14 +578,17 @@ private:
         // A slower one must be slower by more than the clock's noise before the heuristics' order is left.
         constexpr double kNoise = 0.98;
         constexpr double kHopeless = 3;
+        constexpr size_t kMostEngines = 10;  // of the ranked list: a first run must not spend minutes here
         std::optional<PlanChoice> best;
         try {
             ConvGraph graph(lib_.cudnn, problem(batch, pass, fusion));
-            for (size_t rank = 0; rank < graph.engines(); ++rank) {
+            size_t tried = 0;
+            for (size_t rank = 0; rank < graph.engines() && tried < kMostEngines; ++rank) {
                 if (!graph.finalise(rank)) continue;
+                ++tried;
                 try {
-                    const double seconds =
-                        trial.seconds([&] { execute(trial, graph, Trial::kY, Trial::kSum); }, best ? kHopeless * best->seconds : INFINITY);
+                    const double seconds = trial.seconds([&] { execute(trial, graph, Trial::kX, Trial::kY, Trial::kSum); },
+                                                         best ? kHopeless * best->seconds : INFINITY);
                     if (!best || seconds < kNoise * best->seconds)
                         best = PlanChoice{.fused = fusion != Fusion::none, .engine = graph.engine(rank), .seconds = seconds};
                 } catch (const std::runtime_error&) {  // it was planned but does not run: the next one
@@ -498,23 +608,26 @@ private:
         if (!one || !other) return std::nullopt;
         trial.fill();
         if (fusion == Fusion::accumulate) {
-            execute(trial, *one->graph, Trial::kY, Trial::kSum);
-            execute(trial, *other->graph, Trial::kY, Trial::kSum);
+            execute(trial, *one->graph, Trial::kX, Trial::kY, Trial::kSum);
+            execute(trial, *other->graph, Trial::kX, Trial::kY, Trial::kSum);
             lib_.ops.accumulate(trial.weights(Trial::kOtherSum), trial.weights(Trial::kW));
             if (trial.agree(Trial::kSum, Trial::kOtherSum, shape_.weight_count(), DType::f32)) return fused;
         } else {
             const Tensor y = trial.y(Trial::kY), residual = trial.y(Trial::kResidual);
             if (fusion == Fusion::bias_residual) trial.copy(Trial::kOtherY, Trial::kResidual, y.bytes());
-            execute(trial, *one->graph, Trial::kOtherY, Trial::kSum);
-            execute(trial, *other->graph, Trial::kY, Trial::kSum);
+            execute(trial, *one->graph, Trial::kX, Trial::kOtherY, Trial::kSum);
+            execute(trial, *other->graph, Trial::kX, Trial::kY, Trial::kSum);
             lib_.ops.add_bias(y, y, trial.bias(), fusion == Fusion::bias_residual ? &residual : nullptr);
             if (trial.agree(Trial::kOtherY, Trial::kY, y.count(), y.type)) return fused;
         }
-        std::fprintf(stderr, "%s (%s, %s) computes something else than the unfused form and is not used.\n", fused->engine.c_str(),
-                     shape_.text().c_str(), fusion_name(fusion));
+        refuse(*fused, fusion);
         return std::nullopt;
     }
 
+    void refuse(const PlanChoice& fused, Fusion fusion) const {
+        std::fprintf(stderr, "%s (%s, %s) computes something else than the unfused form and is not used.\n", fused.engine.c_str(),
+                     shape_.text().c_str(), fusion_name(fusion));
+    }
     void op_behind(Trial& trial, Fusion fusion) const {
         const Tensor y = trial.y(Trial::kY), residual = trial.y(Trial::kResidual);
         if (fusion == Fusion::accumulate)
@@ -524,8 +637,10 @@ private:
     }
 
     // In place where the plan would be: the residual is y, the sum is the gradient of the weights.
-    static void execute(const Trial& trial, const ConvGraph& graph, Trial::Part y, Trial::Part sum) {
-        ConvPointers p = operands(trial.at(Trial::kX), trial.at(Trial::kW), trial.at(y));
+    static void execute(const Trial& trial, const ConvGraph& graph, Trial::Part x, Trial::Part y, Trial::Part sum) {
+        ConvPointers p = operands(trial.at(x), trial.at(Trial::kW), trial.at(y));
+        p[ConvRole::scale] = trial.norm().scale.data;
+        p[ConvRole::shift] = trial.shift().data;
         p[ConvRole::bias] = trial.at(Trial::kBias);
         p[ConvRole::residual] = trial.at(y);
         if (graph.problem().fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w] = trial.at(sum);
