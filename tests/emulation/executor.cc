@@ -563,5 +563,7 @@ bool checks_races() { return kRace; }
 
 #if defined(CUDA_ON_HOST_RACE)
 extern "C" void __tsan_on_report(void*) { ++cuda_on_host::race_count; }
-extern "C" const char* __tsan_default_options() { return "report_signal_unsafe=0:exitcode=0"; }  // tests count the reports
+extern "C" const char* __tsan_default_options() {
+    return "report_signal_unsafe=0:exitcode=0:suppress_equal_stacks=0:suppress_equal_addresses=0";
+}  // tests count the reports
 #endif

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,7 +27,8 @@
 #include <sanitizer/asan_interface.h>
 #endif
 #if defined(CUDA_ON_HOST_RACE)
-#include <sanitizer/tsan_interface.h>
+// In the library, not in its header.
+extern "C" const char* __tsan_locate_address(void* address, char* name, size_t name_size, void** begin, size_t* bytes);
 #endif
 
 using namespace cuda_on_host;
@@ -421,6 +423,20 @@ std::string describe(const void* address) {
     return text;
 }
 
+namespace {
+
+// Sanitizers reserve whole ranges that nobody can read.
+bool readable(uintptr_t address) {
+    std::ifstream maps("/proc/self/maps");
+    uintptr_t begin, end;
+    char dash, read;
+    for (std::string rest; maps >> std::hex >> begin >> dash >> end >> read && std::getline(maps, rest);)
+        if (address >= begin && address < end) return read == 'r';
+    return false;
+}
+
+}  // namespace
+
 // Arguments are looked at as words, for C++ cannot list a functor's members; a pointer is a word that names a mapped page.
 const void* host_pointer_in(const void* argument, size_t size) {
     for (size_t i = 0; i + 8 <= size; i += 8) {
@@ -433,7 +449,7 @@ const void* host_pointer_in(const void* argument, size_t size) {
         if (mincore(reinterpret_cast<void*>(word & ~uintptr_t{kPage - 1}), 1, &resident) != 0) continue;
         bool guard = false;  // one past the end of an allocation is a legal argument
         for (const auto& [_, a] : machine().allocations) guard = guard || (p >= a.map - kPage && p < a.map + a.mapped + kPage);
-        if (!guard && !of_sanitizer(p)) return p;
+        if (!guard && !of_sanitizer(p) && readable(word)) return p;
     }
     return nullptr;
 }

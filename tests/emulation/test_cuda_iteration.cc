@@ -18,29 +18,32 @@ namespace {
 std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
 
 struct Variant {
+    CudaPrecision precision;
     std::string name;
     Settings settings;
 };
 
-// norm and SAM on and off, with and without sampling steps; where every access is checked, two of the eight
+// Both precisions, norm and SAM on and off, with and without sampling steps; where every access is checked, two of the sixteen.
 std::vector<Variant> variants() {
-    const bool few = cuda_on_host::checks_accesses();
     std::vector<Variant> all;
-    for (const Norm norm : {Norm::batch, Norm::none})
-        for (const SamForm sam : {SamForm::sam, SamForm::none})
-            for (const int64_t steps : {0, 3}) {
-                if (few && !(norm == Norm::batch && sam == SamForm::sam && steps == 3) &&
-                    !(norm == Norm::none && sam == SamForm::none && steps == 0))
-                    continue;
-                Settings s = selftest::iteration_settings();
-                s.width = 1;
-                s.norm = norm;
-                s.sam = sam;
-                s.sgld_steps = steps;
-                if (norm == Norm::none) s.lr = 0.01;
-                all.push_back({"norm " + name_of(norm) + ", " + name_of(sam) + ", K " + std::to_string(steps), s});
-            }
-    return all;
+    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
+        for (const Norm norm : {Norm::batch, Norm::none})
+            for (const SamForm sam : {SamForm::sam, SamForm::none})
+                for (const int64_t steps : {0, 3}) {
+                    Settings s = selftest::iteration_settings();
+                    s.width = 1;
+                    s.norm = norm;
+                    s.sam = sam;
+                    s.sgld_steps = steps;
+                    if (norm == Norm::none) s.lr = 0.01;
+                    all.push_back({precision,
+                                   std::string(precision_name(precision)) + ", norm " + name_of(norm) + ", " + name_of(sam) + ", K " +
+                                       std::to_string(steps),
+                                   s});
+                }
+    if (!cuda_on_host::checks_accesses()) return all;
+    const Variant f32 = all[6], bf16 = all[9];
+    return {f32, bf16};  // no norm, no SAM, K = 0; batch norm, SAM, K = 3
 }
 
 void check_all(const std::vector<selftest::Finding>& findings) {
@@ -51,75 +54,72 @@ void check_all(const std::vector<selftest::Finding>& findings) {
 }  // namespace
 
 TEST_CASE("recorded_graphs_of_an_iteration_equal_eager_calls_bit_for_bit") {
-    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
-        for (const Variant& v : variants()) {
-            INFO(std::string(precision_name(precision)), ", ", v.name);
-            EmulatedDevice device(precision);
-            check_all(selftest::check_repetition(*device, make_network, v.settings));
-        }
+    for (const Variant& v : variants()) {
+        INFO(v.name);
+        EmulatedDevice device(v.precision);
+        check_all(selftest::check_repetition(*device, make_network, v.settings));
+    }
 }
 
 TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
     const auto cpu = make_cpu_device({.threads = 1});
-    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
-        for (const Variant& v : variants()) {
-            INFO(std::string(precision_name(precision)), ", ", v.name);
-            EmulatedDevice device(precision);
-            check_all(selftest::check_iteration(*device, *cpu, make_network, v.settings, selftest::limits_of(precision_name(precision))));
-        }
+    for (const Variant& v : variants()) {
+        INFO(v.name);
+        EmulatedDevice device(v.precision);
+        check_all(selftest::check_iteration(*device, *cpu, make_network, v.settings, selftest::limits_of(precision_name(v.precision))));
+    }
 }
 
 // Before each phase everything is forgotten that memory's plan says is dead by then: nothing may read it.
 TEST_CASE("no_phase_reads_what_it_did_not_write") {
-    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
-        for (const Variant& v : variants()) {
-            INFO(std::string(precision_name(precision)), ", ", v.name);
-            EmulatedDevice device(precision);
-            const auto network = make_network(v.settings);
-            Memory memory(*device);
-            TrainingIteration iteration(*device, memory, *network, v.settings,
-                                        TrainingIteration::GivenBatches{.positive = 2, .negative = 3, .labelled = 4});
-            const int64_t first_launch = device->launches();
-            const auto work = iteration.plan();
-            memory.allocate();
-            std::byte* arena = nullptr;
-            for (const Memory::Placement& p : memory.placements())
-                if (p.name == "iteration state") arena = reinterpret_cast<std::byte*>(iteration.state()) - p.offset;
-            REQUIRE(arena != nullptr);
-            iteration.record();
-            iteration.prepare_weights();
-            iteration.begin(0, 0.1, 0);
-            int64_t now = first_launch;
-            size_t forgotten = 0;
-            for (const auto& [phase, report] : work) {
-                for (int64_t i = 0; i < iteration.repeats(phase); ++i) {
-                    std::vector<bool> dead(memory.arena_bytes(), false);
-                    const auto mark = [&](bool lives) {
-                        for (const Memory::Placement& p : memory.placements())
-                            if (p.first_use <= p.last_use && (p.first_use < now && p.last_use >= now) == lives)
-                                std::fill_n(dead.begin() + static_cast<ptrdiff_t>(p.offset), p.bytes, !lives);
-                    };
-                    mark(false);
-                    mark(true);
-                    for (size_t begin = 0, end; begin < dead.size(); begin = end) {
-                        for (end = begin; end < dead.size() && dead[end] == dead[begin];) ++end;
-                        if (!dead[begin]) continue;
-                        cuda_on_host::forget(arena + begin, end - begin);
-                        forgotten += end - begin;
-                    }
-                    iteration.run(phase);
+    for (const Variant& v : variants()) {
+        INFO(v.name);
+        EmulatedDevice device(v.precision);
+        const auto network = make_network(v.settings);
+        Memory memory(*device);
+        TrainingIteration iteration(*device, memory, *network, v.settings,
+                                    TrainingIteration::GivenBatches{.positive = 2, .negative = 3, .labelled = 4});
+        const int64_t first_launch = device->launches();
+        const auto work = iteration.plan();
+        memory.allocate();
+        std::byte* arena = nullptr;
+        for (const Memory::Placement& p : memory.placements())
+            if (p.name == "iteration state") arena = reinterpret_cast<std::byte*>(iteration.state()) - p.offset;
+        REQUIRE(arena != nullptr);
+        iteration.record();
+        iteration.prepare_weights();
+        iteration.begin(0, 0.1, 0);
+        int64_t now = first_launch;
+        size_t forgotten = 0;
+        for (const auto& [phase, report] : work) {
+            for (int64_t i = 0; i < iteration.repeats(phase); ++i) {
+                std::vector<bool> dead(memory.arena_bytes(), false);
+                const auto mark = [&](bool lives) {
+                    for (const Memory::Placement& p : memory.placements())
+                        if (p.first_use <= p.last_use && (p.first_use < now && p.last_use >= now) == lives)
+                            std::fill_n(dead.begin() + static_cast<ptrdiff_t>(p.offset), p.bytes, !lives);
+                };
+                mark(false);
+                mark(true);
+                for (size_t begin = 0, end; begin < dead.size(); begin = end) {
+                    for (end = begin; end < dead.size() && dead[end] == dead[begin];) ++end;
+                    if (!dead[begin]) continue;
+                    cuda_on_host::forget(arena + begin, end - begin);
+                    forgotten += end - begin;
                 }
-                for (const auto& [label, row] : report) now += row.launches;
+                iteration.run(phase);
             }
-            IterationState state;
-            iteration.read_state(state);
-            device->synchronize();
-            CHECK(forgotten > 0);
-            CHECK(state.diverged == 0);
-            std::vector<float> weights(static_cast<size_t>(iteration.parameters().weights().count));
-            device->download(weights.data(), iteration.parameters().weights().data, weights.size() * sizeof(float));
-            CHECK(std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); }));
+            for (const auto& [label, row] : report) now += row.launches;
         }
+        IterationState state;
+        iteration.read_state(state);
+        device->synchronize();
+        CHECK(forgotten > 0);
+        CHECK(state.diverged == 0);
+        std::vector<float> weights(static_cast<size_t>(iteration.parameters().weights().count));
+        device->download(weights.data(), iteration.parameters().weights().data, weights.size() * sizeof(float));
+        CHECK(std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); }));
+    }
 }
 
 TEST_CASE("convolutions_that_take_the_norm_in_front_of_them_change_an_iteration_by_rounding_only") {
