@@ -651,7 +651,7 @@ private:
     // Without a GPU --------------------------------------------------------------------------------------------------------------
 
     Choice fused_candidate(Fusion fusion) const {
-        const int64_t batch = variants_.empty() ? 0 : variants_.back().batch;
+        const int64_t batch = variants_.empty() ? 0 : variants_.front().batch;
         Choice c{.pass = std::string(pass_name(pass_of(fusion))) + " with " + fusion_name(fusion),
                  .engine = "not planned (no driver)",
                  .batch = batch,
