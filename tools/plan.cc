@@ -77,15 +77,11 @@ PlannedGpu planned_gpu(const std::string& name, const std::string& precision) {
     if (precision == "f64")
         throw InputError("--precision f64 with --gpu (the CUDA device computes in f32, tf32 or bf16). Choose one of these.");
     options.precision = precision == "bf16" ? CudaPrecision::bf16 : precision == "tf32" ? CudaPrecision::tf32 : CudaPrecision::f32;
-    try {
-        return {.device = make_cuda_planning_device(gpu, options),
-                .title = gpu.title,
-                .memory_bytes = static_cast<double>(gpu.memory_bytes),
-                .bandwidth = gpu.bandwidth,
-                .peak_flops = gpu.peak_flops(options.precision)};
-    } catch (const CudaUnavailable& e) {
-        throw InputError(e.what());
-    }
+    return {.device = make_cuda_planning_device(gpu, options),
+            .title = gpu.title,
+            .memory_bytes = static_cast<double>(gpu.memory_bytes),
+            .bandwidth = gpu.bandwidth,
+            .peak_flops = gpu.peak_flops(options.precision)};
 }
 #else
 PlannedGpu planned_gpu(const std::string& name, const std::string&) {
@@ -263,7 +259,17 @@ Command add_plan(CLI::App& app) {
     app.add_option("--gpu", o->gpu, "Plan for this GPU, without one: " + gpu_choices())->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::all);
     o->common.add_to(app);
-    return [o] { return plan(*o); };
+    return [o] {
+#ifdef JEM_HAS_CUDA
+        try {
+            return plan(*o);
+        } catch (const CudaUnavailable& e) {
+            throw InputError(e.what());
+        }
+#else
+        return plan(*o);
+#endif
+    };
 }
 
 }  // namespace jem

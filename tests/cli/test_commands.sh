@@ -60,7 +60,6 @@ run 0 plan --recipe softmax --data mnist --threads 1 --depth 10 --width 1 && exp
 ! grep -q '^  sample ' out || fail 'softmax samples' out
 run 0 plan --recipe sada-jem --data cifar100 --depth 10 --width 1 --threads 1 --json &&
     arena=$(value peak_bytes) && expect 'the process needs more than the arena' test "$(value peak_process_bytes)" -gt "$arena"
-refused 'not in this build' plan --recipe sada-jem --data cifar10 --gpu h100
 refused '--recipe is needed' plan --data cifar10
 refused '--data is needed' plan --recipe sada-jem
 refused 'says\? otherwise' plan --recipe sada-jem --data cifar10 --image-size 28

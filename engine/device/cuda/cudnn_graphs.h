@@ -7,19 +7,18 @@
 
 #include <array>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "engine/device/cuda/gpu.h"
+#include "engine/device/cuda/cuda_device.h"
 #include "engine/device/device.h"
 
 namespace jem {
 
-// cuDNN refused something, or was about to accept what it computes wrongly. "<problem> (<why>). <what to do>"
-class CudnnError : public std::runtime_error {
+// cuDNN cannot plan what is asked, or was about to accept what it computes wrongly. "<problem> (<why>). <what to do>"
+class CudnnError : public CudaUnavailable {
 public:
-    using std::runtime_error::runtime_error;
+    using CudaUnavailable::CudaUnavailable;
 };
 
 enum class ConvPass { forward, backward_data, backward_weights };
@@ -119,7 +118,8 @@ public:
     // Of the engine that was finalised last:
     size_t rank() const;
     size_t workspace_bytes() const;
-    // Queues it. Allocates nothing on the GPU, decides nothing, waits for nothing: it may be recorded. Throws CudnnError.
+    // Queues it. Allocates nothing on the GPU, decides nothing, waits for nothing: it may be recorded. Throws
+    // std::runtime_error.
     void execute(const ConvPointers& pointers, std::byte* workspace) const;
 
     const ConvProblem& problem() const;

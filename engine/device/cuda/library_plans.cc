@@ -481,7 +481,7 @@ private:
                         trial.seconds([&] { execute(trial, graph, Trial::kY, Trial::kSum); }, best ? kHopeless * best->seconds : INFINITY);
                     if (!best || seconds < kNoise * best->seconds)
                         best = PlanChoice{.fused = fusion != Fusion::none, .engine = graph.engine(rank), .seconds = seconds};
-                } catch (const CudnnError&) {  // it was planned but does not run: the next one
+                } catch (const std::runtime_error&) {  // it was planned but does not run: the next one
                 }
             }
         } catch (const CudnnError&) {  // no engine
