@@ -1,6 +1,7 @@
 #include "engine/device/cuda/cudnn_graphs.h"
 
 #include <cudnn_frontend.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -231,6 +232,9 @@ bool Cudnn::has_driver() {
 }
 
 namespace {
+// cuDNN loads NVRTC by name when it compiles a graph, and looks beside itself; this program knows where the toolkit is.
+void find_nvrtc() { (void)dlopen(("libnvrtc.so." + std::to_string(CUDART_VERSION / 1000)).c_str(), RTLD_LAZY | RTLD_GLOBAL); }
+
 void check_version() {
     if (Cudnn::version() >= kOldestCudnn) return;
     throw CudnnError("cuDNN " + std::to_string(Cudnn::version() / 10000) + "." + std::to_string(Cudnn::version() / 100 % 100) +
@@ -242,6 +246,7 @@ Cudnn::Cudnn(const GpuDescription& gpu) : impl_(std::make_unique<Impl>()) {
     check_version();
     impl_->described = std::make_shared<fe::DeviceProperties>();
     impl_->sm = gpu.sm;
+    if (has_driver()) find_nvrtc();
     fe::error_t status = impl_->described->deserialize({gpu.json.begin(), gpu.json.end()});
     if (status.is_bad())
         throw CudnnError("cuDNN does not understand the description of " + gpu.title + " (" + one_line(status.get_message()) +
@@ -250,6 +255,7 @@ Cudnn::Cudnn(const GpuDescription& gpu) : impl_(std::make_unique<Impl>()) {
 
 Cudnn::Cudnn(cudaStream_t stream) : impl_(std::make_unique<Impl>()) {
     check_version();
+    find_nvrtc();
     check(cudnnCreate(&impl_->handle), "start");
     check(cudnnSetStream(impl_->handle, stream), "use the stream");
 }

@@ -1,4 +1,5 @@
 #include <cublasLt.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <bit>
@@ -563,9 +564,49 @@ private:
 
 // The linear head ---------------------------------------------------------------------------------------------------------------
 
+// cuBLASLt, loaded when a GPU is used: linked, it would cost every start of the program, on the CPU too, 0.18 s and 210 MB.
+class CublasLt {
+public:
+    static const CublasLt& get() {
+        static const CublasLt library;
+        return library;
+    }
+#define JEM_CUBLASLT(member, function) decltype(&::function) member = load<decltype(&::function)>(#function)
+    JEM_CUBLASLT(create, cublasLtCreate);
+    JEM_CUBLASLT(destroy, cublasLtDestroy);
+    JEM_CUBLASLT(status_text, cublasLtGetStatusString);
+    JEM_CUBLASLT(create_product, cublasLtMatmulDescCreate);
+    JEM_CUBLASLT(destroy_product, cublasLtMatmulDescDestroy);
+    JEM_CUBLASLT(set_product, cublasLtMatmulDescSetAttribute);
+    JEM_CUBLASLT(create_matrix, cublasLtMatrixLayoutCreate);
+    JEM_CUBLASLT(destroy_matrix, cublasLtMatrixLayoutDestroy);
+    JEM_CUBLASLT(create_preference, cublasLtMatmulPreferenceCreate);
+    JEM_CUBLASLT(destroy_preference, cublasLtMatmulPreferenceDestroy);
+    JEM_CUBLASLT(set_preference, cublasLtMatmulPreferenceSetAttribute);
+    JEM_CUBLASLT(heuristic, cublasLtMatmulAlgoGetHeuristic);
+    JEM_CUBLASLT(multiply, cublasLtMatmul);
+#undef JEM_CUBLASLT
+
+private:
+    template <class F>
+    static F load(const char* function) {
+        static void* const library = [] {
+            const std::string name = "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
+            void* const loaded = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+            if (loaded == nullptr)
+                throw CudaUnavailable(name + " cannot be loaded (" + dlerror() +
+                                      "). Install CUDA's libraries, name their folder in LD_LIBRARY_PATH, or run with --device cpu.");
+            return loaded;
+        }();
+        void* const found = dlsym(library, function);
+        if (found == nullptr) throw CudaUnavailable(std::string("cuBLASLt has no ") + function + " (it is too old). Install a newer CUDA.");
+        return reinterpret_cast<F>(found);
+    }
+};
+
 void check(cublasStatus_t status, const char* what) {
     if (status != CUBLAS_STATUS_SUCCESS)
-        throw std::runtime_error(std::string("cuBLASLt could not ") + what + " (" + cublasLtGetStatusString(status) +
+        throw std::runtime_error(std::string("cuBLASLt could not ") + what + " (" + CublasLt::get().status_text(status) +
                                  "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
 }
 
@@ -573,13 +614,13 @@ template <auto Destroy>
 struct Destroyer {
     template <class T>
     void operator()(T* p) const {
-        Destroy(p);
+        (CublasLt::get().*Destroy)(p);
     }
 };
-using LtHandle = std::unique_ptr<cublasLtContext, Destroyer<cublasLtDestroy>>;
-using LtProduct = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroyer<cublasLtMatmulDescDestroy>>;
-using LtMatrix = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroyer<cublasLtMatrixLayoutDestroy>>;
-using LtPreference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroyer<cublasLtMatmulPreferenceDestroy>>;
+using LtHandle = std::unique_ptr<cublasLtContext, Destroyer<&CublasLt::destroy>>;
+using LtProduct = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroyer<&CublasLt::destroy_product>>;
+using LtMatrix = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroyer<&CublasLt::destroy_matrix>>;
+using LtPreference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroyer<&CublasLt::destroy_preference>>;
 
 // c = op(a) op(b) (+ bias a row, or + c); matrices in columns, as cuBLASLt has them: what is [rows, columns] in columns is
 // [columns, rows] in C++.
@@ -595,12 +636,11 @@ public:
     Product(cublasLtHandle_t handle, CudaPrecision precision, Operand a, Operand b, Operand c, Behind behind, size_t workspace_limit)
         : handle_(handle), beta_(behind == Behind::accumulation ? 1.0f : 0.0f) {
         cublasLtMatmulDesc_t product = nullptr;
-        check(cublasLtMatmulDescCreate(&product, precision == CudaPrecision::f32 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32,
-                                       CUDA_R_32F),
+        check(lt_.create_product(&product, precision == CudaPrecision::f32 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
               "describe a product");
         product_.reset(product);
         const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
-            check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value), "describe a product");
+            check(lt_.set_product(product, attribute, &value, sizeof value), "describe a product");
         };
         set(CUBLASLT_MATMUL_DESC_TRANSA, a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
         set(CUBLASLT_MATMUL_DESC_TRANSB, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -610,10 +650,10 @@ public:
         c_ = matrix(c);
 
         cublasLtMatmulPreference_t preference = nullptr;
-        check(cublasLtMatmulPreferenceCreate(&preference), "describe a preference");
+        check(lt_.create_preference(&preference), "describe a preference");
         const LtPreference owned(preference);
         const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-            check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "describe a preference");
+            check(lt_.set_preference(preference, attribute, &value, sizeof value), "describe a preference");
         };
         prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_limit});
         prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a.alignment);
@@ -623,7 +663,7 @@ public:
         cublasLtMatmulHeuristicResult_t result{};
         int found = 0;
         const cublasStatus_t status =
-            cublasLtMatmulAlgoGetHeuristic(handle, product, a_.get(), b_.get(), c_.get(), c_.get(), preference, 1, &result, &found);
+            lt_.heuristic(handle, product, a_.get(), b_.get(), c_.get(), c_.get(), preference, 1, &result, &found);
         if (status == CUBLAS_STATUS_SUCCESS && found == 0) check(CUBLAS_STATUS_NOT_SUPPORTED, "find an algorithm for the linear layer");
         check(status, "find an algorithm for the linear layer");
         algorithm_ = result.algo;
@@ -634,22 +674,22 @@ public:
 
     void run(cudaStream_t stream, void* c, const void* a, const void* b, const void* bias, std::byte* workspace) const {
         // The description is read when the product is queued: a recorded product keeps the address it had then.
-        if (bias != nullptr)
-            check(cublasLtMatmulDescSetAttribute(product_.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set the bias");
+        if (bias != nullptr) check(lt_.set_product(product_.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set the bias");
         const float one = 1;
-        check(cublasLtMatmul(handle_, product_.get(), &one, a, a_.get(), b, b_.get(), &beta_, c, c_.get(), c, c_.get(), &algorithm_,
-                             workspace, workspace_bytes_, stream),
+        check(lt_.multiply(handle_, product_.get(), &one, a, a_.get(), b, b_.get(), &beta_, c, c_.get(), c, c_.get(), &algorithm_,
+                           workspace, workspace_bytes_, stream),
               "queue a product");
     }
 
 private:
-    static LtMatrix matrix(const Operand& o) {
+    LtMatrix matrix(const Operand& o) const {
         cublasLtMatrixLayout_t layout = nullptr;
-        check(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, static_cast<uint64_t>(o.rows), static_cast<uint64_t>(o.columns), o.rows),
+        check(lt_.create_matrix(&layout, CUDA_R_32F, static_cast<uint64_t>(o.rows), static_cast<uint64_t>(o.columns), o.rows),
               "describe a matrix");
         return LtMatrix(layout);
     }
 
+    const CublasLt& lt_ = CublasLt::get();
     cublasLtHandle_t handle_;
     float beta_;
     LtProduct product_;
@@ -752,7 +792,7 @@ public:
         if (!lib_.cache.warning().empty()) std::fprintf(stderr, "%s\n", lib_.cache.warning().c_str());
         if (!on_device) return;
         cublasLtHandle_t handle = nullptr;
-        check(cublasLtCreate(&handle), "start");
+        check(CublasLt::get().create(&handle), "start");
         linear_.reset(handle);
     }
 
