@@ -413,11 +413,6 @@ void Timeline::run(const std::function<void()>& work) {
 }
 #endif
 
-void abandon_kernel(const char* what) {
-    note_error(what);
-    abandon();
-}
-
 bool inside_kernel() { return in_kernel && block_now.current != nullptr && block_now.current->thread >= 0; }
 
 void barrier(Site site) {

@@ -21,8 +21,6 @@ struct Kernel {
 std::string run_kernel(const Kernel& kernel, std::mt19937_64* random);
 
 bool inside_kernel();
-// Ends the kernel from within; what: what its thread did, "reads memory that ...".
-[[noreturn]] void abandon_kernel(const char* what);
 
 // After a fault: makes the device memory at an address accessible, if work that may touch it is running and it was not.
 bool open_for_work(const void* address);

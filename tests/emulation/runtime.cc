@@ -412,8 +412,7 @@ std::string describe(const void* address) {
         if (!a.live)
             std::snprintf(text, sizeof text, "%s memory that was freed (allocation #%d, offset %td).", kind, a.id, p - a.begin);
         else if (p >= a.begin && p < a.begin + a.bytes)
-            std::snprintf(text, sizeof text, "%s memory (allocation #%d, offset %td of %zu bytes). Copy it to the host first.", kind, a.id,
-                          p - a.begin, a.bytes);
+            std::snprintf(text, sizeof text, "%s memory (allocation #%d, offset %td of %zu bytes).", kind, a.id, p - a.begin, a.bytes);
         else
             std::snprintf(text, sizeof text, "memory outside %s allocation #%d (offset %td, of %zu bytes).", kind, a.id, p - a.begin,
                           a.bytes);
@@ -482,6 +481,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body>
             return break_device(address ? cudaErrorIllegalAddress : cudaErrorLaunchFailure, error);
         }
         error = check_canaries();
+        if (error.empty()) error = unwritten_reads();
         if (!error.empty()) break_device(cudaErrorIllegalAddress, "kernel '" + kernel.label + "' " + error + ".");
     };
     return submit(config.stream, {label, run}, call);

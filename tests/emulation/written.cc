@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "tests/emulation/control.h"
@@ -13,7 +14,11 @@
 
 namespace cuda_on_host {
 
-std::string describe_unwritten(const void* address) { return "bytes that nobody wrote, in " + describe(address); }
+std::string describe_unwritten(const void* address) {
+    std::string text = "bytes that nobody wrote, in " + describe(address);
+    if (text.ends_with('.')) text.pop_back();
+    return text;
+}
 
 bool checks_bounds() {
 #ifdef __SANITIZE_ADDRESS__
@@ -89,25 +94,37 @@ const char* first_unwritten(const void* memory, size_t bytes) {
 
 namespace {
 
+// Reads of unwritten bytes by the kernel that runs, and whose.
+struct Read {
+    const char* address;
+    size_t bytes;
+    uint3 block, thread;
+};
+std::vector<Read> suspects;
+
 void on_write(void* address, size_t bytes) {
     if (inside_kernel()) set_written(address, bytes, true);
 }
 
-[[noreturn]] void refuse(const char* unwritten) {
-    static char text[400];  // the frame is abandoned: nothing may be left to destroy
-    {
-        const std::string what = "reads " + describe_unwritten(unwritten);
-        std::snprintf(text, sizeof text, "%s", what.c_str());
-    }
-    abandon_kernel(text);
-}
-
 void on_read(void* address, size_t bytes) {
-    if (!inside_kernel()) return;
-    if (const char* unwritten = first_unwritten(address, bytes); unwritten != nullptr) refuse(unwritten);
+    if (inside_kernel() && first_unwritten(address, bytes) != nullptr)
+        suspects.push_back({static_cast<const char*>(address), bytes, blockIdx, threadIdx});
 }
 
 }  // namespace
+
+std::string unwritten_reads() {
+    std::string text;
+    for (const Read& r : std::exchange(suspects, {})) {
+        const char* unwritten = first_unwritten(r.address, r.bytes);
+        if (unwritten == nullptr || !text.empty()) continue;
+        char place[160];
+        std::snprintf(place, sizeof place, "block (%u,%u,%u) thread (%u,%u,%u) reads ", r.block.x, r.block.y, r.block.z, r.thread.x,
+                      r.thread.y, r.thread.z);
+        text = place + describe_unwritten(unwritten);
+    }
+    return text;
+}
 
 #endif
 

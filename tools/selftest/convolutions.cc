@@ -44,30 +44,33 @@ struct ConvTrial {
 std::vector<Case> convolution_cases(const Limits& limits) {
     std::vector<Case> cases;
     const auto add = [&](const ConvKind& kind, const char* pass, auto run) {
-        cases.push_back({fmt::format("convolution {}: {}", kind.name, pass), [=, shape = kind.shape](Side& s) {
-                             Outputs out;
-                             for (const ConvAlgorithm algorithm : {ConvAlgorithm::direct, ConvAlgorithm::automatic}) {
-                                 const auto plan = s.device().plan_convolution(shape, {.batches = {1, 3}, .algorithm = algorithm});
-                                 const double width = 1 / std::sqrt(static_cast<double>(shape.in_channels * shape.kernel * shape.kernel));
-                                 const Array w = s.real(Numbers(51).many(shape.weight_count(), -2 * width, 2 * width));
-                                 for (const int64_t n : {1, 3}) {
-                                     ConvTrial t = {.plan = plan.get(),
-                                                    .prepared = s.scratch(plan->prepared_bytes()),
-                                                    .workspace = s.scratch(plan->workspace_bytes()),
-                                                    .shape = shape,
-                                                    .batch = n,
-                                                    .in = {n, shape.in_channels, shape.height, shape.width},
-                                                    .out = {n, shape.out_channels, shape.out_height(), shape.out_width()},
-                                                    .image = shape.in_channels < 16,
-                                                    .bound = algorithm == ConvAlgorithm::direct ? limits.convolution : limits.winograd,
-                                                    .how = fmt::format("({}, batch {})", name_of(algorithm), n)};
-                                     plan->prepare(t.prepared, w, t.workspace);
-                                     run(out, s, t);
-                                 }
-                                 s.device().synchronize();
-                             }
-                             return out;
-                         }});
+        cases.push_back(
+            {fmt::format("convolution {}: {}", kind.name, pass), [=, shape = kind.shape](Side& s) {
+                 Outputs out;
+                 for (const ConvAlgorithm algorithm : {ConvAlgorithm::direct, ConvAlgorithm::automatic}) {
+                     const bool image = shape.in_channels < 16;
+                     const auto plan = s.device().plan_convolution(
+                         shape, {.batches = {1, 3}, .algorithm = algorithm, .input = image ? ConvInput::images : ConvInput::activations});
+                     const double width = 1 / std::sqrt(static_cast<double>(shape.in_channels * shape.kernel * shape.kernel));
+                     const Array w = s.real(Numbers(51).many(shape.weight_count(), -2 * width, 2 * width));
+                     for (const int64_t n : {1, 3}) {
+                         ConvTrial t = {.plan = plan.get(),
+                                        .prepared = s.scratch(plan->prepared_bytes()),
+                                        .workspace = s.scratch(plan->workspace_bytes()),
+                                        .shape = shape,
+                                        .batch = n,
+                                        .in = {n, shape.in_channels, shape.height, shape.width},
+                                        .out = {n, shape.out_channels, shape.out_height(), shape.out_width()},
+                                        .image = image,
+                                        .bound = algorithm == ConvAlgorithm::direct ? limits.convolution : limits.winograd,
+                                        .how = fmt::format("({}, batch {})", name_of(algorithm), n)};
+                         plan->prepare(t.prepared, w, t.workspace);
+                         run(out, s, t);
+                     }
+                     s.device().synchronize();
+                 }
+                 return out;
+             }});
     };
     for (const ConvKind& kind : kConvKinds) {
         add(kind, "forward", [](Outputs& out, Side& s, const ConvTrial& t) {
