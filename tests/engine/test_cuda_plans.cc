@@ -154,7 +154,7 @@ TEST_CASE("cuda plans: the network asks for these convolutions, and gets a choic
             CHECK(choice.engine.starts_with("cudnn eng"));
         }
         CHECK(got == wanted);
-        CHECK(candidates == 7 * static_cast<int>(convolutions_of(width).size()));
+        CHECK(candidates == 8 * static_cast<int>(convolutions_of(width).size()));
         CHECK(contains(network.head_engine(), "cublasLt"));
     }
 }

@@ -85,6 +85,8 @@ Settings unusual() {
     s.checkpoint_interval = 9;
     s.log_interval = 3;
     s.sample_interval = 0;
+    s.norm_statistics = NormStatistics::job;
+    s.sam_local = true;
     return s;
 }
 
@@ -174,7 +176,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 46);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 48);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
