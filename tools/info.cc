@@ -77,12 +77,16 @@ int info(const CommonOptions& common) {
                                 {"test", shape.num_test},
                                 {"installed", installed(name)}});
     }
-    json["missing"] = {{{"name", "CUDA device"},
-                        {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"},
-                        {"get", "not part of this version: --device cuda is refused, and nothing that can be installed changes that"}},
-                       {{"name", "MPI, NCCL"},
-                        {"gives", "training on several machines or GPUs"},
-                        {"get", "not part of this version; one process uses one machine's cores"}}};
+    json["missing"] = Json::array();
+    json["missing"].push_back(
+        {{"name", "CUDA device"},
+         {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"},
+         {"get", "not part of this version: --device cuda is refused, and nothing that can be installed changes that"}});
+    if (!missing_mpi().empty())
+        json["missing"].push_back(
+            {{"name", "MPI"}, {"gives", "training with several processes, on several machines"}, {"get", missing_mpi()}});
+    else
+        json["libraries"]["MPI"] = mpi_version();
     if (!common.json) {
         const auto text = [](const Json& j) { return j.get<std::string>(); };
         fmt::print("jem_engine {}, {}, {}\n  {}\n", text(json["version"]), text(json["compiler"]), text(json["build_type"]),

@@ -44,6 +44,7 @@ Settings unusual() {
     s.depth = 16;
     s.width = 3;
     s.norm = Norm::none;
+    s.norm_statistics = NormStatistics::job;
     s.in_channels = 1;
     s.image_size = 28;
     s.num_classes = 7;
@@ -78,6 +79,7 @@ Settings unusual() {
     s.reinit_freq = 0.1;
     s.init = StartForm::gaussian;
     s.sam = SamForm::asam_sign;
+    s.sam_local = true;
     s.rho = 2.0 / 3;
     s.p_x_weight = 0.1;
     s.p_y_given_x_weight = 0.2;
@@ -174,7 +176,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 46);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 48);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();

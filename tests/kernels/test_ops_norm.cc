@@ -255,14 +255,14 @@ TEST_CASE("running_statistics_are_kept_where_asked_or_diverged_or_not_finite") {
 TEST_CASE("a_variance_that_rounding_made_negative_counts_as_0") {
     double mean = 0, inv_std = 0, scale = 0;
     const double gamma = 2, first = 0.5;
-    const BatchNormStatistics<double, double> statistics{.mean = &mean,
-                                                         .inv_std = &inv_std,
-                                                         .scale = &scale,
-                                                         .gamma = &gamma,
+    const BatchNormStatistics<double, double> statistics{.out = {.mean = &mean,
+                                                                 .inv_std = &inv_std,
+                                                                 .scale = &scale,
+                                                                 .gamma = &gamma,
+                                                                 .running_mean = nullptr,
+                                                                 .running_var = nullptr,
+                                                                 .state = nullptr},
                                                          .first = &first,
-                                                         .running_mean = nullptr,
-                                                         .running_var = nullptr,
-                                                         .state = nullptr,
                                                          .rows = 1,
                                                          .block = 1,
                                                          .count = 4};
