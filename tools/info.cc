@@ -86,15 +86,20 @@ int info(const CommonOptions& common) {
     for (const std::string& gpu : visible_gpus(why)) json["devices"].push_back({{"name", "cuda"}, {"description", gpu}});
     if (!why.empty())
         json["missing"].push_back({{"name", "GPU"}, {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"}, {"get", why}});
+    if (!missing_nccl().empty())
+        json["missing"].push_back({{"name", "NCCL"}, {"gives", "training on several GPUs"}, {"get", missing_nccl()}});
+    else
+        json["libraries"]["NCCL"] = nccl_version();
 #else
     json["missing"].push_back({{"name", "CUDA device"},
                                {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16; plan --gpu"},
                                {"get", "left out of this build: " JEM_CUDA_MISSING}});
 #endif
-    for (const Json& missing : {Json{{"name", "MPI, NCCL"},
-                                     {"gives", "training on several machines or GPUs"},
-                                     {"get", "not part of this version; one process uses one machine's cores"}}})
-        json["missing"].push_back(missing);
+    if (!missing_mpi().empty())
+        json["missing"].push_back(
+            {{"name", "MPI"}, {"gives", "training with several processes, on several machines"}, {"get", missing_mpi()}});
+    else
+        json["libraries"]["MPI"] = mpi_version();
     if (!common.json) {
         const auto text = [](const Json& j) { return j.get<std::string>(); };
         fmt::print("jem_engine {}, {}, {}\n  {}\n", text(json["version"]), text(json["compiler"]), text(json["build_type"]),

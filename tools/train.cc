@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 
 #include "data/input_error.h"
@@ -95,6 +96,8 @@ int train(const TrainOptions& o) {
     } else {
         // SIGUSR1: mpirun passes it on, and leaves the ranks the time they need
         for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, on_signal_of_rank);
+        if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
+            console.message("To stop with a checkpoint send SIGUSR1 to mpirun: after an interrupt it leaves its ranks but a second.");
     }
     const TrainingResult result = trainer->run(o.resume, interrupted);
     const auto exit_code = [&] {

@@ -44,6 +44,7 @@ Settings unusual() {
     s.depth = 16;
     s.width = 3;
     s.norm = Norm::none;
+    s.norm_statistics = NormStatistics::job;
     s.in_channels = 1;
     s.image_size = 28;
     s.num_classes = 7;
@@ -78,6 +79,7 @@ Settings unusual() {
     s.reinit_freq = 0.1;
     s.init = StartForm::gaussian;
     s.sam = SamForm::asam_sign;
+    s.sam_local = true;
     s.rho = 2.0 / 3;
     s.p_x_weight = 0.1;
     s.p_y_given_x_weight = 0.2;

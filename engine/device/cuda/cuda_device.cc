@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "engine/device/cuda/nccl_communicator.h"
 #include "engine/device/cuda/plans.h"
 #include "engine/device/cuda/queue.h"
 #include "engine/device/cuda/runtime.h"
@@ -133,6 +134,10 @@ public:
         queue_.predict_by({.bandwidth = gpu_.bandwidth, .flops = gpu_.peak_flops(options_.precision)});
     }
 
+    CudaDevice(const CudaDevice&) = delete;  // what others hold refers to it
+    CudaDevice& operator=(const CudaDevice&) = delete;
+    ~CudaDevice() override { communicator_.reset(); }  // before the stream that it works on
+
     std::string name() const override { return "cuda"; }
     std::string description() const override {
         return gpu_.title + ", " + gib(gpu_.memory_bytes) + ", sm_" + std::to_string(gpu_.sm) + ", " + precision_name(options_.precision) +
@@ -171,6 +176,9 @@ public:
         return plans_->linear(in, out, batches);
     }
     Ops& ops() override { return *ops_; }
+    void join(Ranks& ranks) override {
+        if (ranks.size() > 1) communicator_ = make_nccl_communicator(queue_, ranks);
+    }
 
     void begin_capture() override {
         refuse_under_capture("begin another capture");

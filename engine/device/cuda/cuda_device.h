@@ -40,4 +40,8 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeC
 // The GPUs that the driver shows, "NVIDIA H100 80GB HBM3, 80 GiB, sm_90" each. Where none: empty, and why says it.
 std::vector<std::string> visible_gpus(std::string& why);
 
+// What is missing for several GPUs and how to get it; empty where this build has NCCL.
+std::string missing_nccl();
+std::string nccl_version();  // "2.28.9"; empty without
+
 }  // namespace jem

@@ -2,18 +2,25 @@
 
 #include <mpi.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 namespace jem {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{64} << 20;  // of a broadcast: MPI counts in ints
-constexpr int kTestsAwake = 2000;                 // of a wait, before it sleeps between tests
-constexpr long kSleepNanoseconds = 50'000;        // short against an iteration, long against a spin that takes a core from the others
+constexpr auto kLookInterval = std::chrono::seconds(1);  // for ranks that have died, while waiting
+constexpr size_t kPieceBytes = size_t{64} << 20;         // of a broadcast: MPI counts in ints
+constexpr int kTestsAwake = 2000;                        // of a wait, before it sleeps between tests
+constexpr long kSleepNanoseconds = 50'000;  // short against an iteration, long against a spin that takes a core from the others
 
 void check(int status, const char* what) {
     if (status == MPI_SUCCESS) return;
@@ -24,9 +31,32 @@ void check(int status, const char* what) {
                    "). A rank may have died; see what the others said. Go on with --resume.");
 }
 
+// Where a process is to be found: a pid means something on its machine, within its namespace.
+struct Home {
+    char machine[256];
+    uint64_t pid_namespace;
+    int64_t pid;
+};
+
+Home home_of_this_process() {
+    Home home = {};
+    gethostname(home.machine, sizeof home.machine - 1);
+    struct stat status;
+    if (stat("/proc/self/ns/pid", &status) == 0) home.pid_namespace = status.st_ino;
+    home.pid = getpid();
+    return home;
+}
+
 class MpiRanks final : public Ranks {
 public:
-    MpiRanks(int rank, int size) : Ranks(rank, size) {}
+    MpiRanks(int rank, int size) : Ranks(rank, size) {
+        std::vector<Home> homes(static_cast<size_t>(size));
+        Home& mine = homes[static_cast<size_t>(rank)] = home_of_this_process();
+        all_gather(homes.data(), sizeof(Home));
+        for (const Home& h : homes)
+            if (std::strcmp(h.machine, mine.machine) == 0 && h.pid_namespace == mine.pid_namespace && h.pid_namespace != 0)
+                neighbours_.push_back(static_cast<pid_t>(h.pid));
+    }
     MpiRanks(const MpiRanks&) = delete;  // MPI is finalised once
     MpiRanks& operator=(const MpiRanks&) = delete;
     ~MpiRanks() override { MPI_Finalize(); }
@@ -50,6 +80,12 @@ public:
             wait(request, "broadcast");
         }
     }
+    // mpirun ends the others when one dies; some launchers do not. Of a rank on another machine MPI's sockets tell.
+    bool lost() noexcept override {
+        for (const pid_t pid : neighbours_)
+            if (kill(pid, 0) != 0 && errno == ESRCH) return true;
+        return false;
+    }
     [[noreturn]] void abort(int exit_code) noexcept override {
         MPI_Abort(MPI_COMM_WORLD, exit_code);
         std::_Exit(exit_code);
@@ -61,18 +97,26 @@ private:
         return static_cast<int>(bytes);
     }
     // MPI's own waits spin: a rank that waits for another's evaluation would take its cores.
-    static void wait(MPI_Request& request, const char* what) {
+    void wait(MPI_Request& request, const char* what) {
         const timespec pause = {.tv_sec = 0, .tv_nsec = kSleepNanoseconds};
+        auto look = std::chrono::steady_clock::now() + kLookInterval;
         for (int tests = 0;; ++tests) {
             int done = 0;
             check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), what);
             if (done != 0) return;
-            if (tests < kTestsAwake)
+            if (tests < kTestsAwake) {
                 sched_yield();
-            else
-                nanosleep(&pause, nullptr);
+                continue;
+            }
+            nanosleep(&pause, nullptr);
+            if (const auto now = std::chrono::steady_clock::now(); now >= look) {
+                if (lost()) throw RankLost("A rank on this machine has died. See what it said last; go on with --resume.");
+                look = now + kLookInterval;
+            }
         }
     }
+
+    std::vector<pid_t> neighbours_;
 };
 
 }  // namespace
