@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -168,7 +169,7 @@ __global__ void masks_differ(float* x) {
 }
 __global__ void write_at(float* x, int n) { x[threadIdx.x + n] = 1; }
 __global__ void read_at(float* x, int n) { x[0] = x[n]; }
-__global__ void add_one(float* x) { *x += 1; }
+__global__ void add_one(float* x) { x[threadIdx.x] += 1; }
 __global__ void past_the_tile(float* x) {
     __shared__ float tile[64];
     tile[threadIdx.x + 1] = x[threadIdx.x];
@@ -319,13 +320,15 @@ TEST_CASE("memory_on_the_device_is_finite") {
 
 namespace {
 
-// Two streams, a counter and its host copy.
+constexpr unsigned kCounters = 64;  // ThreadSanitizer sees a copy of a few bytes byte by byte, and soon forgets the first
+
+// Two streams, counters and their host copy.
 struct Two {
     Stream s, other;
-    OnDevice x{1};
-    Pinned host{1};
+    OnDevice x{kCounters};
+    Pinned host{kCounters};
     Two() {
-        host.p[0] = 5;
+        std::fill_n(host.p, kCounters, 5.0f);
         host.upload(x.p, s);
         s.wait();
     }
@@ -350,7 +353,7 @@ TEST_CASE("what_a_capture_forbids_is_refused_with_cudas_code") {
                  capturing(cudaStreamCaptureModeRelaxed, [](Two& t) { t.s.wait(); }));
     check_caught("cudaErrorStreamCaptureInvalidated", capturing(cudaStreamCaptureModeGlobal, [](Two&) { (void)cudaDeviceSynchronize(); }));
     check_caught("cudaErrorStreamCaptureIsolation: cudaLaunchKernelEx 'wrong'", capturing(cudaStreamCaptureModeRelaxed, [](Two& t) {
-                     launch("wrong", t.other.s, add_one, {1, 1}, t.x.p);
+                     launch("wrong", t.other.s, add_one, {1, kCounters}, t.x.p);
                  }));
     const auto event = [] {
         cudaEvent_t e;
@@ -361,7 +364,7 @@ TEST_CASE("what_a_capture_forbids_is_refused_with_cudas_code") {
                      const cudaEvent_t fork = event();
                      CUDA(cudaEventRecord(fork, t.s.s));
                      CUDA(cudaStreamWaitEvent(t.other.s, fork, 0));
-                     launch("forked", t.other.s, add_one, {1, 1}, t.x.p);
+                     launch("forked", t.other.s, add_one, {1, kCounters}, t.x.p);
                  }));
     check_caught("cudaErrorCapturedEvent", capturing(cudaStreamCaptureModeRelaxed, [&](Two& t) {
                      const cudaEvent_t done = event();
@@ -399,7 +402,7 @@ TEST_CASE("launches_beyond_the_hardware_are_refused") {
 TEST_CASE("nothing_runs_before_it_is_waited_for") {
     cuda_on_host::reset({});
     Two t;
-    launch("add", t.s.s, add_one, {1, 1}, t.x.p);
+    launch("add", t.s.s, add_one, {1, kCounters}, t.x.p);
     t.host.download(t.x.p, t.s);
     check_race([&] {
         CHECK(t.host.p[0] != t.host.p[0]);
@@ -411,9 +414,9 @@ TEST_CASE("nothing_runs_before_it_is_waited_for") {
 TEST_CASE("streams_without_an_event_and_sources_changed_too_early_show") {
     cuda_on_host::reset({});
     Two t;
-    Pinned seen(1);
+    Pinned seen(kCounters);
     check_race([&] {
-        launch("add", t.s.s, add_one, {1, 1}, t.x.p);
+        launch("add", t.s.s, add_one, {1, kCounters}, t.x.p);
         seen.download(t.x.p, t.other);
         t.other.wait();
         t.s.wait();
