@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -130,6 +131,17 @@ TEST_CASE("convolutions_that_take_the_norm_in_front_of_them_change_an_iteration_
         EmulatedDevice device(precision, {}, Fusion::activation);
         check_all(selftest::check_repetition(*device, make_network, s));
         check_all(selftest::check_iteration(*device, *cpu, make_network, s, selftest::limits_of(precision_name(precision))));
+    }
+}
+
+TEST_CASE("one_iteration_on_the_emulated_gpu_in_f32_equals_pytorch_within_f32") {
+    if (cuda_on_host::checks_accesses()) {
+        std::puts("SKIPPED: the golden cases are run by the plain build");
+        return;
+    }
+    for (const Fusion fusion : {Fusion::none, Fusion::activation}) {
+        EmulatedDevice device(CudaPrecision::f32, {}, fusion);
+        compare_all_golden_f32(*device);
     }
 }
 

@@ -1,8 +1,12 @@
 #include "golden.h"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+
+#include "engine/step.h"
 
 namespace jem {
 namespace {
@@ -106,6 +110,89 @@ std::vector<double> probe_of(const std::vector<double>& values) {
     const size_t count = std::min(values.size(), kSamples), step = values.size() / count;
     for (size_t i = 0; i < count; ++i) out.push_back(values[i * step]);
     return out;
+}
+
+double rms(const std::vector<double>& v) {
+    double square = 0;
+    for (const double x : v) square += x * x;
+    return std::sqrt(square / static_cast<double>(std::max<size_t>(v.size(), 1)));
+}
+
+void compare(const std::string& name, const std::vector<double>& got, const std::vector<double>& want, double scale, double tolerance) {
+    REQUIRE_MESSAGE(got.size() == want.size(), name);
+    for (size_t i = 0; i < want.size(); ++i) {
+        const double difference = std::fabs(got[i] - want[i]);
+        const bool near = difference <= tolerance * scale;
+        CHECK_MESSAGE(near, name << "[" << i << "]: got " << got[i] << ", want " << want[i] << ", tolerance " << tolerance * scale);
+        if (!near) return;
+    }
+}
+
+// Samples against the tensor's rms, the norm against itself, the pattern's dot against the norm (its expected size is norm / sqrt 3).
+static void compare_probe(const std::string& name, const std::vector<double>& values, const std::vector<double>& want, double tolerance) {
+    const std::vector<double> got = probe_of(values);
+    const double norm = want.at(0), typical = norm / std::sqrt(static_cast<double>(values.size()));
+    const std::vector<double> got_samples(got.begin() + 2, got.end()), want_samples(want.begin() + 2, want.end());
+    if (norm == 0) {
+        compare(name + " (zero by construction)", values, std::vector<double>(values.size()), 1, 0);
+        return;
+    }
+    compare(name, got_samples, want_samples, std::max(typical, rms(want_samples)), tolerance);
+    compare(name + " norm", {got[0]}, {want[0]}, norm, tolerance);
+    compare(name + " pattern", {got[1]}, {want[1]}, norm, tolerance);
+}
+
+SafetensorsFile run_golden(Device& device, const GoldenCase& g) {
+    WideResNet network(network_settings(g.settings));
+    return run_step(device, network, g.settings,
+                    {.checkpoint = g.checkpoint,
+                     .checkpoint_path = g.name,
+                     .batch = g.batch,
+                     .batch_path = g.name,
+                     .optimizer_step = 0,
+                     .iterations = g.config.at("iterations")});
+}
+
+void compare_golden(Device& device, const std::string& name, const GoldenTolerance& t) {
+    CAPTURE(name);
+    const GoldenCase g = load_golden(name);
+    const SafetensorsFile got = run_golden(device, g);
+    size_t compared = 0;
+    for (const auto& entry : g.expected.tensors) {
+        const std::string& key = entry.first;
+        CAPTURE(key);
+        ++compared;
+        const std::vector<double> want = g.expected.doubles(key);
+        if (g.config.at("iterations") > 1 && got.has(key + "_curve")) {
+            compare(key, got.doubles(key + "_curve"), want, rms(want), t.losses);
+            continue;
+        }
+        REQUIRE(got.has(key));
+        const std::vector<double> values = got.doubles(key);
+        if (key == "logits_lab")
+            compare(key, values, want, rms(want), t.logits);
+        else if (key == "x_neg")
+            compare(key, values, want, 1, t.x);
+        else if (key == "grad_norm")
+            compare(key, values, want, rms(want), std::min(1.0, t.gradients));
+        else if (key.starts_with("grad"))
+            compare_probe(key, values, want, t.gradients);
+        else if (key.starts_with("param."))
+            compare_probe(key, values, want, t.weights);
+        else if (key.starts_with("running."))
+            compare_probe(key, values, want, t.statistics);
+        else
+            compare(key, values, want, std::max(1.0, rms(want)), t.losses);
+    }
+    CHECK(compared >= 4);
+}
+
+void compare_all_golden_f32(Device& device) {
+    for (const std::string& name : golden_case_names()) {
+        const GoldenCase g = load_golden(name);
+        if (g.config.at("iterations") > 1) continue;
+        compare_golden(device, name, g.config.at("kink_free") ? kGoldenF32 : kGoldenF32NearKinks);
+    }
 }
 
 }  // namespace jem
