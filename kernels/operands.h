@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "kernels/host_device.h"
 
@@ -44,5 +46,11 @@ struct FirstOfChannel {
     JEM_HD PerChannel<T> within(int64_t c) const { return {data + (offset(c) - c)}; }
     JEM_HD int64_t offset(int64_t c) const { return c / block * rows * block + c % block; }
 };
+
+// What an operand holds, and what is computed in.
+template <class O>
+using Element = std::decay_t<decltype(std::declval<O>().at(0, 0))>;
+template <class O>
+using Real = std::conditional_t<std::is_same_v<Element<O>, double>, double, float>;
 
 }  // namespace jem

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/operands.h"
 
@@ -21,11 +20,7 @@ inline constexpr bool kOfChannel = false;
 template <class T>
 inline constexpr bool kOfChannel<PerChannel<T>> = true;
 
-// What an operand holds, what is computed in, and how many of its elements make 16 bytes.
-template <class O>
-using Element = std::decay_t<decltype(std::declval<O>().at(0, 0))>;
-template <class O>
-using Real = std::conditional_t<std::is_same_v<Element<O>, double>, double, float>;
+// How many of an operand's elements make 16 bytes.
 template <class O>
 inline constexpr int kPackOf = kDense<O> ? 16 / sizeof(Element<O>) : 1;
 

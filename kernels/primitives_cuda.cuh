@@ -195,8 +195,8 @@ public:
         const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), depth * cuda::kElementsAThread);
         const int64_t chunks = divide_up(rows, rows_a_chunk);
         if (chunks > 0) {
-            const auto kernel = packs ? cuda::column_partials<cuda::Real<Head>, kPack, F, Head, I...>
-                                      : cuda::column_partials<cuda::Real<Head>, 1, F, Head, I...>;
+            const auto kernel = packs ? cuda::column_partials<Real<Head>, kPack, F, Head, I...>
+                                      : cuda::column_partials<Real<Head>, 1, F, Head, I...>;
             launch(label, bytes(l, head, in...), kernel, dim3(tiles, chunks), dim3(lanes, depth), f, s, rows_a_chunk, partials_, head,
                    in...);
         }
@@ -209,7 +209,7 @@ public:
     void reduce(const char* label, int64_t count, F f, I... in) {
         const int64_t blocks = std::min<int64_t>(cuda::kSumBlocks, divide_up(count, cuda::kBlock * cuda::kElementsAThread));
         need(label, blocks * F::kSums);
-        const double read = static_cast<double>(count) * static_cast<double>((size_t{0} + ... + sizeof(cuda::Element<I>)));
+        const double read = static_cast<double>(count) * static_cast<double>((size_t{0} + ... + sizeof(Element<I>)));
         if (blocks > 0)
             launch(label, read, cuda::reduce_partials<F, I...>, dim3(blocks), dim3(cuda::kBlock), f, checked(label, count), partials_,
                    in...);
@@ -238,7 +238,7 @@ private:
     // Read and written; what is one value a channel stays in the caches and is not counted.
     template <class... O>
     static double bytes(const Layout& l, const O&...) {
-        return static_cast<double>(l.count()) * static_cast<double>((size_t{0} + ... + (cuda::kDense<O> ? sizeof(cuda::Element<O>) : 0)));
+        return static_cast<double>(l.count()) * static_cast<double>((size_t{0} + ... + (cuda::kDense<O> ? sizeof(Element<O>) : 0)));
     }
 
     // Whether an operand can be moved N elements at a time.
@@ -246,7 +246,7 @@ private:
     static bool fits(const Layout& l, const O& o) {
         if constexpr (cuda::kDense<O> || cuda::kOfChannel<O>)
             return (cuda::kDense<O> || l.block % N == 0) &&
-                   reinterpret_cast<uintptr_t>(o.data) % alignof(cuda::Pack<cuda::Element<O>, N>) == 0;
+                   reinterpret_cast<uintptr_t>(o.data) % alignof(cuda::Pack<Element<O>, N>) == 0;
         else
             return true;
     }

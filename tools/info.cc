@@ -95,6 +95,9 @@ int info(const CommonOptions& common) {
                                {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16; plan --gpu"},
                                {"get", "left out of this build: " JEM_CUDA_MISSING}});
 #endif
+    if (!cpu_has_bf16())
+        json["missing"].push_back(
+            {{"name", "bf16"}, {"gives", "--precision bf16 on the CPU"}, {"get", "a CPU with AVX512_BF16 or AMX; f32 works on any"}});
     if (!missing_mpi().empty())
         json["missing"].push_back(
             {{"name", "MPI"}, {"gives", "training with several processes, on several machines"}, {"get", missing_mpi()}});

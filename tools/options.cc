@@ -261,10 +261,15 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
             throw InputError("--device cuda: this build has no CUDA parts (" + why + "). Use --device cpu, or auto.");
 #endif
     }
-    if (precision != "f32")
-        throw InputError("--precision " + precision + " is not available on the CPU (it computes in f32). Use --precision f32" +
+    if (precision != "f32" && precision != "bf16")
+        throw InputError("--precision " + precision + " is not available on the CPU (it computes in f32 or bf16). Use --precision f32" +
                          (precision == "f64" ? ", or --device reference." : "."));
-    return make_cpu_device({.threads = common.threads > 0 ? common.threads : the_job().threads()});
+    if (precision == "bf16" && !cpu_has_bf16())
+        throw InputError(
+            "--precision bf16 needs a CPU with AVX512_BF16 or AMX (this one would imitate it, slower than f32). Use --precision f32, "
+            "which is as fast here as bf16 would be with AVX512_BF16.");
+    return make_cpu_device({.threads = common.threads > 0 ? common.threads : the_job().threads(),
+                            .activation = precision == "bf16" ? DType::bf16 : DType::f32});
 }
 
 void refuse_without_mpi(const Device& device) {

@@ -213,8 +213,10 @@ inline void Device::join(Ranks& ranks) {
 std::unique_ptr<Device> make_reference_device(DType type);
 
 struct CpuOptions {
-    int threads = 0;  // 0: one a physical core
+    int threads = 0;                // 0: one a physical core
+    DType activation = DType::f32;  // or bf16: fast where cpu_has_bf16, exact everywhere
 };
+bool cpu_has_bf16();
 // One a physical core that this process may use; those that ranks on the same machine share are split between them.
 int threads_of_rank(Ranks& ranks);
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options);

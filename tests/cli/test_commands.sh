@@ -76,7 +76,7 @@ refused '--data is needed' train --recipe sada-jem --out never
 refused '--out is needed' train --recipe sada-jem --data fashion-mnist
 refused 'unknown data set' train --recipe sada-jem --data imagenet --out never
 refused '--device cuda' "${base[@]}" --device cuda
-refused '--precision bf16' "${base[@]}" --precision bf16
+refused '--precision tf32' "${base[@]}" --precision tf32
 refused 'both 0' "${base[@]}" --p-x-weight 0 --p-y-given-x-weight 0
 for wrong in 'depth 11' 'depth -2' 'depth 4' 'width 0' 'width 33' 'in-channels 2' 'image-size 7' 'image-size 65' 'num-classes 1' \
     'epochs -1' 'iterations -2' 'batch-size 0' 'batch-size -3' 'gen-batch-size 0' 'gen-batch-size 70000' 'lr -1' 'lr nan' 'lr inf' 'lr 1e99' \

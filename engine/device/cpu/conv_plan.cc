@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "engine/device/cpu/onednn.h"
+#include "kernels/bf16.h"
 
 namespace jem {
 namespace {
@@ -27,7 +28,8 @@ void submit_calls(HostStream& stream, const char* label, double flops, Calls... 
 }
 
 // [rows, from] -> [rows, to], the new channels 0 (to > from) or left out (to < from).
-void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int64_t from_channels, int threads) {
+template <class To>
+void repad(To* to, const float* from, int64_t rows, int64_t to_channels, int64_t from_channels, int threads) {
     const int64_t both = std::min(to_channels, from_channels);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; ++r) {
@@ -38,28 +40,31 @@ void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int6
 
 class CpuConvPlan final : public ConvPlan {
 public:
-    CpuConvPlan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options)
-        : stream_(stream), threads_(threads), shape_(shape), padded_(shape), block_(onednn::preferred_block()) {
+    CpuConvPlan(HostStream& stream, int threads, DType activation, const ConvShape& shape, const ConvOptions& options)
+        : stream_(stream), threads_(threads), type_(activation), shape_(shape), padded_(shape) {
+        const int64_t block = onednn::preferred_block();
         // Images have 1 or 3 channels, for which oneDNN has only reference kernels: they are padded to one block.
-        padded_.in_channels = (shape.in_channels + block_ - 1) / block_ * block_;
-        if (staged() && padded_.in_channels != block_)
+        padded_.in_channels = (shape.in_channels + block - 1) / block * block;
+        staged_ = padded_.in_channels != shape.in_channels || (options.input == ConvInput::images && type_ != DType::f32);
+        if (padded_.in_channels != shape.in_channels && padded_.in_channels != block)
             throw std::invalid_argument("A convolution from " + std::to_string(shape.in_channels) + " channels (more than a block of " +
-                                        std::to_string(block_) + " and no multiple of it). Choose another --width.");
-        if (shape.out_channels % block_ != 0)
+                                        std::to_string(block) + " and no multiple of it). Choose another --width.");
+        if (shape.out_channels % block != 0)
             throw std::invalid_argument("A convolution to " + std::to_string(shape.out_channels) + " channels (no multiple of a block of " +
-                                        std::to_string(block_) + "). Choose another --width.");
-        const bool winograd = options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 && shape.stride == 1 &&
-                              std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
+                                        std::to_string(block) + "). Choose another --width.");
+        const bool winograd = type_ == DType::f32 && options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 &&
+                              shape.stride == 1 && std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
         const auto add = [&](int64_t batch, bool backward) {
             Variant v;
             v.batch = batch;
-            ConvProblem p{.shape = padded_, .batch = batch, .block = block_};
+            ConvProblem p{
+                .shape = padded_, .batch = batch, .block = type_ == DType::f32 ? block : 0, .type = type_, .f32_gradient = staged_};
             v.forward = best(p, winograd, onednn::conv_forward);
             v.form_forward = form(v.forward->weights);
             if (backward) {
                 v.backward_data = best(p, winograd, onednn::conv_backward_data);
                 v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
-                v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged());
+                v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged_);
                 v.form_backward = form(v.backward_data->weights);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights->weights.get_size()));
             }
@@ -68,12 +73,15 @@ public:
             v.form_forward_onto = form(v.forward_onto->weights);
             for (const MadePtr& made : {v.forward, v.forward_onto, v.backward_data, v.backward_weights, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
-            if (staged()) staging_bytes_ = std::max(staging_bytes_, aligned(v.forward->src.get_size()));
+            if (staged_)
+                staging_bytes_ =
+                    std::max(staging_bytes_,
+                             aligned(static_cast<size_t>(batch * padded_.height * padded_.width * padded_.in_channels) * sizeof(float)));
             variants_.push_back(std::move(v));
         };
         for (const int64_t batch : options.batches) add(batch, true);
         for (const int64_t batch : options.forward_only) add(batch, false);
-        if (staged()) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
+        if (staged_) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
         for (const MadePtr& pack : packs_) scratch_bytes_ = std::max(scratch_bytes_, aligned(pack->scratch_bytes()));
     }
 
@@ -82,7 +90,7 @@ public:
 
     void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
         const float* from = weights.as<float>();
-        if (staged()) {
+        if (staged_) {
             float* wide = padded_weights(workspace);
             const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, to = padded_.in_channels, in = shape_.in_channels;
             stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, from, rows, to, in, threads); });
@@ -124,14 +132,14 @@ public:
         const Variant& v = backward_variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
         const MadePtr& made = v.backward_data;
-        void* to = staged() ? staging(workspace) : d_x.data;
+        void* to = staged_ ? workspace + scratch_bytes_ : d_x.data;
         submit_calls(stream_, "conv_backward_data", flops,
                      call(made, workspace,
                           {{DNNL_ARG_DIFF_SRC, made->src, to},
                            {DNNL_ARG_WEIGHTS, made->weights, prepared + form_offsets_[v.form_backward]},
                            {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
-        if (!staged()) return;
-        const float* wide = staging(workspace);
+        if (!staged_) return;
+        const auto* wide = reinterpret_cast<const float*>(workspace + scratch_bytes_);
         float* narrow = d_x.as<float>();
         const int64_t rows = d_x.n * d_x.h * d_x.w, from_channels = padded_.in_channels, to_channels = shape_.in_channels;
         stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(narrow, wide, rows, to_channels, from_channels, threads); });
@@ -150,8 +158,8 @@ public:
                            {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
         submit_calls(stream_, "accumulate_weights", 0,
                      call(v.unpack, workspace,
-                          {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged() ? wide : d_w.as<float>()}}));
-        if (!staged()) return;
+                          {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged_ ? wide : d_w.as<float>()}}));
+        if (!staged_) return;
         float* to = d_w.as<float>();
         const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, in = shape_.in_channels, from = padded_.in_channels;
         stream_.submit("accumulate_weights", {}, [=] {
@@ -178,8 +186,6 @@ private:
         size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
     };
 
-    bool staged() const { return padded_.in_channels != shape_.in_channels; }
-    float* staging(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + scratch_bytes_); }
     float* padded_weights(std::byte* workspace) const {
         return reinterpret_cast<float*>(workspace + scratch_bytes_ + staging_bytes_ + gradient_bytes_);
     }
@@ -220,11 +226,16 @@ private:
     }
 
     const void* stage(const Tensor& x, std::byte* workspace) {
-        if (!staged()) return x.data;
-        float* wide = staging(workspace);
+        if (!staged_) return x.data;
+        std::byte* wide = workspace + scratch_bytes_;
         const float* narrow = x.as<float>();
         const int64_t rows = x.n * x.h * x.w, to = padded_.in_channels, from = shape_.in_channels;
-        stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(wide, narrow, rows, to, from, threads); });
+        stream_.submit("conv_stage", {}, [=, threads = threads_, type = type_] {
+            if (type == DType::bf16)
+                repad(reinterpret_cast<Bf16*>(wide), narrow, rows, to, from, threads);
+            else
+                repad(reinterpret_cast<float*>(wide), narrow, rows, to, from, threads);
+        });
         return wide;
     }
 
@@ -235,8 +246,9 @@ private:
 
     HostStream& stream_;
     int threads_;
+    DType type_;
     ConvShape shape_, padded_;
-    int64_t block_;
+    bool staged_ = false;  // x is f32 images: widened to a block of channels, and rounded to the activation type
     std::vector<Variant> variants_;
     std::vector<MadePtr> packs_;  // [O, H, W, I] -> form i
     std::vector<size_t> form_offsets_;
@@ -303,8 +315,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options) {
-    return std::make_unique<CpuConvPlan>(stream, threads, shape, options);
+std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, DType activation, const ConvShape& shape,
+                                             const ConvOptions& options) {
+    return std::make_unique<CpuConvPlan>(stream, threads, activation, shape, options);
 }
 
 std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches) {

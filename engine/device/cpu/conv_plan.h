@@ -8,7 +8,9 @@
 
 namespace jem {
 
-std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, const ConvShape& shape, const ConvOptions& options);
+// activation: f32, in blocks of channels, or bf16, channels last
+std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, DType activation, const ConvShape& shape,
+                                             const ConvOptions& options);
 std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches);
 
 }  // namespace jem

@@ -13,6 +13,7 @@
 #include "engine/device/cpu/cpu_exec.h"
 #include "engine/device/cpu/onednn.h"
 #include "engine/device/host/host_device.h"
+#include "kernels/bf16.h"
 #include "kernels/ops_impl.h"
 
 namespace jem {
@@ -48,6 +49,8 @@ std::string cpu_model() {
     return "unknown CPU";
 }
 
+// A: activations. f32 lies in oneDNN's blocks of channels, for which it has Winograd; bf16 has its channels side by side.
+template <class A>
 class CpuDevice final : public HostDevice {
 public:
     explicit CpuDevice(const CpuOptions& options)
@@ -63,14 +66,15 @@ public:
                " (" + onednn::instruction_set() + ")";
     }
     DType real_type() const override { return DType::f32; }
-    DType activation_type() const override { return DType::f32; }
+    DType activation_type() const override { return DTypeOf<A>::value; }
     int64_t channel_block(int64_t channels) const override {
+        if (activation_type() != DType::f32) return channels;
         const int64_t block = onednn::preferred_block();
         return channels % block == 0 ? block : channels;
     }
     std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
         refuse_under_capture("plan a convolution");
-        return make_cpu_conv_plan(stream_, threads_, shape, options);
+        return make_cpu_conv_plan(stream_, threads_, activation_type(), shape, options);
     }
     std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) override {
         refuse_under_capture("plan a linear layer");
@@ -81,7 +85,7 @@ public:
 private:
     int threads_;
     std::unique_ptr<Buffer> partials_;
-    OpsOn<CpuExec, float, float> ops_;
+    OpsOn<CpuExec, float, A> ops_;
 };
 
 }  // namespace
@@ -107,6 +111,11 @@ int threads_of_rank(Ranks& ranks) {
     return std::max(1, static_cast<int>(threads + 1e-9));
 }
 
-std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) { return std::make_unique<CpuDevice>(options); }
+bool cpu_has_bf16() { return onednn::has_bf16(); }
+
+std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) {
+    if (options.activation == DType::bf16) return std::make_unique<CpuDevice<Bf16>>(options);
+    return std::make_unique<CpuDevice<float>>(options);
+}
 
 }  // namespace jem

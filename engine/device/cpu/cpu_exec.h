@@ -176,7 +176,7 @@ private:
     template <int64_t Lanes, class F, class Head, class... I>
     static void sum_tile(double (&sums)[F::kSums][kLanes], const F& f, int64_t first, int64_t rows, int64_t stride, int64_t lanes,
                          int64_t c, Head head, I... in) {
-        using R = decltype(head.at(0, 0));
+        using R = Real<Head>;
         const int64_t width = Lanes > 0 ? Lanes : lanes;
         for (int64_t begin = 0; begin < rows; begin += kRowsInFloat) {
             const int64_t end = std::min(rows, begin + kRowsInFloat);

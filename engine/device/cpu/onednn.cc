@@ -13,21 +13,32 @@ dnnl::stream& cpu_stream() {
     return stream;
 }
 
-memory::format_tag blocked(int64_t block) { return block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c; }
+memory::format_tag tag_of(int64_t block) {
+    if (block == 0) return memory::format_tag::nhwc;
+    return block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
+}
+
+memory::data_type type_of(DType type) { return type == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32; }
 
 struct ConvDescs {
-    memory::desc x, y, w, bias;
+    memory::desc x, y, w, bias, d_x, d_w;
     memory::dims strides, padding;
     dnnl::algorithm algorithm;
 
     explicit ConvDescs(const ConvProblem& p)
-        : x({p.batch, p.shape.in_channels, p.shape.height, p.shape.width}, memory::data_type::f32, blocked(p.block)),
-          y({p.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width()}, memory::data_type::f32, blocked(p.block)),
-          w({p.shape.out_channels, p.shape.in_channels, p.shape.kernel, p.shape.kernel}, memory::data_type::f32, memory::format_tag::any),
-          bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
+        : bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
           strides{p.shape.stride, p.shape.stride},
           padding{p.shape.padding(), p.shape.padding()},
-          algorithm(p.winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct) {}
+          algorithm(p.winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct) {
+        const auto type = type_of(p.type), f32 = memory::data_type::f32;
+        const memory::dims x_dims = {p.batch, p.shape.in_channels, p.shape.height, p.shape.width};
+        const memory::dims w_dims = {p.shape.out_channels, p.shape.in_channels, p.shape.kernel, p.shape.kernel};
+        x = {x_dims, type, tag_of(p.block)};
+        y = {{p.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width()}, type, tag_of(p.block)};
+        w = {w_dims, type, memory::format_tag::any};
+        d_x = p.f32_gradient ? memory::desc(x_dims, f32, tag_of(p.block)) : x;
+        d_w = {w_dims, f32, memory::format_tag::any};
+    }
 };
 
 dnnl::primitive_attr attributes(bool accumulate) {
@@ -53,11 +64,35 @@ auto described(const char* what, const ConvProblem& p, Make make) -> std::unique
     }
 }
 
+// 3.x made one step of what 2.x does in two: describe the operation, then look for an implementation.
+template <class Primitive, class... Described>
+typename Primitive::primitive_desc implement(const dnnl::primitive_attr& attr, const Described&... described) {
+#if DNNL_VERSION_MAJOR >= 3
+    return {cpu_engine(), described..., attr};
+#else
+    return {typename Primitive::desc(described...), attr, cpu_engine()};
+#endif
+}
+template <class Primitive, class... Described>
+typename Primitive::primitive_desc implement_backward(const dnnl::convolution_forward::primitive_desc& forward,
+                                                      const Described&... described) {
+#if DNNL_VERSION_MAJOR >= 3
+    return {cpu_engine(), described..., forward, attributes(false)};
+#else
+    return {typename Primitive::desc(described...), attributes(false), cpu_engine(), forward};
+#endif
+}
+
 dnnl::convolution_forward::primitive_desc forward_desc(const ConvProblem& p) {
     const ConvDescs d(p);
-    return {
-        dnnl::convolution_forward::desc(prop_kind::forward_training, d.algorithm, d.x, d.w, d.bias, d.y, d.strides, d.padding, d.padding),
-        attributes(p.accumulate), cpu_engine()};
+    return implement<dnnl::convolution_forward>(attributes(p.accumulate), prop_kind::forward_training, d.algorithm, d.x, d.w, d.bias, d.y,
+                                                d.strides, d.padding, d.padding);
+}
+
+// Each instruction set is a set of bits that holds those of the sets it extends.
+bool has(dnnl::cpu_isa wanted) {
+    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), bits = static_cast<unsigned>(wanted);
+    return (isa & bits) == bits;
 }
 
 }  // namespace
@@ -67,10 +102,7 @@ const dnnl::engine& cpu_engine() {
     return engine;
 }
 
-int64_t preferred_block() {
-    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
-    return (isa & avx512) == avx512 ? 16 : 8;
-}
+int64_t preferred_block() { return has(dnnl::cpu_isa::avx512_core) ? 16 : 8; }
 
 std::string version() {
     const dnnl_version_t* v = dnnl_version();
@@ -94,9 +126,11 @@ std::string instruction_set() {
         case dnnl::cpu_isa::avx512_core_amx:
             return "AMX";
         default:
-            return "other";
+            return has(dnnl::cpu_isa::avx512_core_amx) ? "AMX" : "other";
     }
 }
+
+bool has_bf16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
 
 std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {
     const auto pd = described("forward convolution", p, [&] { return forward_desc(p); });
@@ -108,9 +142,8 @@ std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {
 std::shared_ptr<const Made> conv_backward_data(const ConvProblem& p) {
     const auto pd = described("backward convolution to data", p, [&] {
         const ConvDescs d(p);
-        return dnnl::convolution_backward_data::primitive_desc(
-            dnnl::convolution_backward_data::desc(d.algorithm, d.x, d.w, d.y, d.strides, d.padding, d.padding), attributes(false),
-            cpu_engine(), forward_desc(p));
+        return implement_backward<dnnl::convolution_backward_data>(forward_desc(p), d.algorithm, d.d_x, d.w, d.y, d.strides, d.padding,
+                                                                   d.padding);
     });
     if (pd == nullptr) return nullptr;
     return std::make_shared<Made>(Made{dnnl::convolution_backward_data(*pd), pd->diff_src_desc(), pd->weights_desc(), pd->diff_dst_desc(),
@@ -120,9 +153,8 @@ std::shared_ptr<const Made> conv_backward_data(const ConvProblem& p) {
 std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& p) {
     const auto pd = described("backward convolution to weights", p, [&] {
         const ConvDescs d(p);
-        return dnnl::convolution_backward_weights::primitive_desc(
-            dnnl::convolution_backward_weights::desc(d.algorithm, d.x, d.w, d.y, d.strides, d.padding, d.padding), attributes(false),
-            cpu_engine(), forward_desc(p));
+        return implement_backward<dnnl::convolution_backward_weights>(forward_desc(p), d.algorithm, d.x, d.d_w, d.y, d.strides, d.padding,
+                                                                      d.padding);
     });
     if (pd == nullptr) return nullptr;
     return std::make_shared<Made>(Made{dnnl::convolution_backward_weights(*pd), pd->src_desc(), pd->diff_weights_desc(),
@@ -134,9 +166,9 @@ std::shared_ptr<const Made> matmul(const Matrix& a, const Matrix& b, bool bias, 
     const memory::desc src({a.rows, a.columns}, f32, memory::dims{a.row_stride, a.column_stride});
     const memory::desc weights({b.rows, b.columns}, f32, memory::dims{b.row_stride, b.column_stride});
     const memory::desc dst({a.rows, b.columns}, f32, memory::format_tag::ab);
-    const auto desc = bias ? dnnl::matmul::desc(src, weights, memory::desc({1, b.columns}, f32, memory::format_tag::ab), dst)
-                           : dnnl::matmul::desc(src, weights, dst);
-    const dnnl::matmul::primitive_desc pd(desc, attributes(accumulate), cpu_engine());
+    const auto pd =
+        bias ? implement<dnnl::matmul>(attributes(accumulate), src, weights, memory::desc({1, b.columns}, f32, memory::format_tag::ab), dst)
+             : implement<dnnl::matmul>(attributes(accumulate), src, weights, dst);
     return std::make_shared<Made>(Made{dnnl::matmul(pd), src, weights, dst, pd.scratchpad_desc(), pd.impl_info_str()});
 }
 

@@ -1,4 +1,4 @@
-// The only file that knows oneDNN's creation API: convolutions and matrix products as calls that are ready to run.
+// The only file that knows oneDNN's creation API (2.x and 3.x): convolutions and matrix products as calls that are ready to run.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,9 @@ struct Made {
 struct ConvProblem {
     ConvShape shape;  // channels already padded to the block
     int64_t batch = 0;
-    int64_t block = 16;  // of both activations
+    int64_t block = 16;         // of both activations; 0: channels last
+    DType type = DType::f32;    // of both activations and the weights: f32 or bf16. Biases and weight gradients are f32.
+    bool f32_gradient = false;  // backward to data: its result is f32 whatever the type
     bool winograd = false;
     bool accumulate = false;  // forward only: dst += conv
 };
@@ -33,6 +35,8 @@ const dnnl::engine& cpu_engine();
 int64_t preferred_block();  // 16 with AVX-512, else 8
 std::string version();
 std::string instruction_set();
+// Whether this CPU multiplies bf16 itself (AVX512_BF16 or AMX). Without, oneDNN imitates it, slower than f32.
+bool has_bf16();
 
 // Empty where oneDNN has no such implementation (winograd), an error otherwise.
 std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);
