@@ -262,15 +262,13 @@ struct MeanPool {
 };
 
 // The other way: every position receives d_y / (H*W).
-template <class Out, class In>
+template <class R>
 struct MeanPoolBackward {
-    Out* d_x;
-    const In* d_y;
-    int64_t rows, block;
+    R share;  // 1 / (H*W)
 
-    JEM_HD void operator()(int64_t i) const {
-        const int64_t plane = i / (rows * block), lane = i % block;
-        d_x[i] = static_cast<Out>(d_y[plane * block + lane] / static_cast<In>(rows));
+    template <class Y>
+    JEM_HD void operator()(Y&& d_x, R d_y) const {
+        d_x = d_y * share;
     }
 };
 

@@ -171,8 +171,11 @@ public:
         exec_.for_each("mean_pool", y.count(), MeanPool<R, A>{y.as<R>(), x.as<A>(), l.rows, l.block});
     }
     void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) override {
-        const Layout l = d_x.layout();
-        exec_.for_each("mean_pool_backward", d_x.count(), MeanPoolBackward<A, R>{d_x.as<A>(), d_y.as<R>(), l.rows, l.block});
+        // [N, C] is one value for each of N * C channels
+        Layout l = d_x.layout();
+        l.blocks = l.planes;
+        exec_.for_each("mean_pool_backward", l, MeanPoolBackward<R>{static_cast<R>(1.0 / static_cast<double>(l.rows))}, Out<A>{d_x.as<A>()},
+                       PerChannel<R>{d_y.as<R>()});
     }
 
     void log_sum_exp(Array lse, const Tensor& logits) override {

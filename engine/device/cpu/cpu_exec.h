@@ -1,5 +1,6 @@
 // The four primitives on CPU cores: OpenMP over tiles, SIMD within one. Tiles depend on the shape alone, so the engine's
-// own sums do not depend on the number of threads.
+// own sums do not depend on the number of threads. What runs inside a tile is compiled twice, for AVX2 and for AVX-512, and chosen
+// when the program runs: both add in the same order, lane by lane.
 #pragma once
 
 #include <algorithm>
@@ -20,13 +21,21 @@ inline constexpr int64_t kSmallCount = 2048;     // items below which starting t
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// A function for AVX-512, which may take in others that are not. Same architecture and tuning, more instructions: otherwise g++ would not
+// inline the functors.
+#define JEM_AVX512 [[gnu::target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")]]
+inline bool cpu_has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
 class CpuExec {
 public:
     static constexpr int kPixelsPerItem = 64;
 
     // partials: scratch for sums, of partials_count doubles; ops run one after another and share it.
     CpuExec(HostStream& stream, int threads, double* partials, int64_t partials_count)
-        : stream_(&stream), threads_(threads), partials_(partials), partials_count_(partials_count) {}
+        : stream_(&stream), threads_(threads), avx512_(cpu_has_avx512()), partials_(partials), partials_count_(partials_count) {}
 
     // Items may differ much in cost (a fresh chain sums over a whole class): handed out as threads come free.
     template <class F>
@@ -43,15 +52,15 @@ public:
     template <class F, class O, class... I>
     void for_each(const char* label, Layout l, F f, O out, I... in) {
         const int threads = threads_;
+        const bool wide = avx512_;
         const Work work{.bytes = static_cast<double>(l.count()) * static_cast<double>((element_bytes(out) + ... + element_bytes(in)))};
         if constexpr ((is_dense(O{}) && ... && is_dense(I{}))) {
             stream_->submit(label, work, [=] {
                 const int64_t count = l.count(), tiles = divide_up(count, kTileElements);
 #pragma omp parallel for schedule(static) num_threads(threads) if (count > kSmallCount)
                 for (int64_t t = 0; t < tiles; ++t) {
-                    const int64_t end = std::min(count, (t + 1) * kTileElements);
-#pragma omp simd
-                    for (int64_t i = t * kTileElements; i < end; ++i) f(out.at(i, 0), in.at(i, 0)...);
+                    const int64_t begin = t * kTileElements, end = std::min(count, begin + kTileElements);
+                    wide ? elements_avx512(f, begin, end, 0, out, in...) : elements(f, begin, end, 0, out, in...);
                 }
             });
         } else {
@@ -60,17 +69,7 @@ public:
 #pragma omp parallel for schedule(static) num_threads(threads) if (l.count() > kSmallCount)
                 for (int64_t t = 0; t < l.planes * parts; ++t) {
                     const int64_t plane = t / parts, begin = t % parts * rows_a_tile, end = std::min(l.rows, begin + rows_a_tile);
-                    const int64_t c = plane % l.blocks * l.block;
-                    for (int64_t r = begin; r < end; ++r) {
-                        const int64_t first = (plane * l.rows + r) * l.block;
-                        if (l.block == kLanes) {
-#pragma omp simd
-                            for (int64_t b = 0; b < kLanes; ++b) f(out.at(first + b, c + b), in.at(first + b, c + b)...);
-                        } else {
-#pragma omp simd
-                            for (int64_t b = 0; b < l.block; ++b) f(out.at(first + b, c + b), in.at(first + b, c + b)...);
-                        }
-                    }
+                    wide ? rows_avx512(f, l, plane, begin, end, out, in...) : rows(f, l, plane, begin, end, out, in...);
                 }
             });
         }
@@ -79,6 +78,7 @@ public:
     template <class F, class... I>
     void column_reduce(const char* label, Layout l, F f, I... in) {
         const int threads = threads_;
+        const bool wide = avx512_;
         const int64_t lane_tiles = divide_up(l.block, kLanes), channels = l.channels();
         const int64_t images_a_chunk = divide_up(l.images(), kMaxChunks), chunks = divide_up(l.images(), images_a_chunk);
         need(label, chunks * channels * F::kSums);
@@ -93,10 +93,8 @@ public:
                 const int64_t last = std::min(l.images(), (chunk + 1) * images_a_chunk);
                 for (int64_t n = chunk * images_a_chunk; n < last; ++n) {
                     const int64_t first = (n * l.blocks + block) * l.rows * l.block + lane;
-                    if (l.block - lane >= kLanes)
-                        sum_tile<kLanes>(sums, f, first, l.rows, l.block, kLanes, c, in.within(c)...);
-                    else
-                        sum_tile<0>(sums, f, first, l.rows, l.block, l.block - lane, c, in.within(c)...);
+                    const Tile tile_of_image{first, l.rows, l.block, std::min(kLanes, l.block - lane), c};
+                    wide ? sum_tile_avx512(sums, f, tile_of_image, in.within(c)...) : sum_tile(sums, f, tile_of_image, in.within(c)...);
                 }
                 for (int k = 0; k < F::kSums; ++k)
                     for (int64_t b = 0; b < std::min(kLanes, l.block - lane); ++b)
@@ -172,25 +170,94 @@ private:
         return true;
     }
 
-    // sums[k][lane] += over the rows of one image and up to kLanes channels. Lanes > 0: their number, known to the compiler.
+    template <class F, class O, class... I>
+    [[gnu::always_inline]] static inline void elements_of(const F& f, int64_t begin, int64_t end, int64_t c, O out, I... in) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) f(out.at(i, c + (i - begin)), in.at(i, c + (i - begin))...);
+    }
+    template <class F, class O, class... I>
+    static void elements(const F& f, int64_t begin, int64_t end, int64_t c, O out, I... in) {
+        elements_of(f, begin, end, c, out, in...);
+    }
+    template <class F, class O, class... I>
+    JEM_AVX512 static void elements_avx512(const F& f, int64_t begin, int64_t end, int64_t c, O out, I... in) {
+        elements_of(f, begin, end, c, out, in...);
+    }
+
+    // Rows begin .. end of one plane.
+    template <class F, class O, class... I>
+    [[gnu::always_inline]] static inline void rows_of(const F& f, const Layout& l, int64_t plane, int64_t begin, int64_t end, O out,
+                                                      I... in) {
+        const int64_t c = plane % l.blocks * l.block;
+        for (int64_t r = begin; r < end; ++r) {
+            const int64_t first = (plane * l.rows + r) * l.block;
+            if (l.block == kLanes)
+                elements_of(f, first, first + kLanes, c, out, in...);
+            else
+                elements_of(f, first, first + l.block, c, out, in...);
+        }
+    }
+    template <class F, class O, class... I>
+    static void rows(const F& f, const Layout& l, int64_t plane, int64_t begin, int64_t end, O out, I... in) {
+        rows_of(f, l, plane, begin, end, out, in...);
+    }
+    template <class F, class O, class... I>
+    JEM_AVX512 static void rows_avx512(const F& f, const Layout& l, int64_t plane, int64_t begin, int64_t end, O out, I... in) {
+        rows_of(f, l, plane, begin, end, out, in...);
+    }
+
+    // The rows of one image and up to kLanes channels.
+    struct Tile {
+        int64_t first, rows, stride;  // of elements
+        int64_t lanes, channel;
+    };
+    // One value a channel, converted once a tile.
+    template <class R>
+    struct HeldChannels {
+        R values[kLanes];
+        int64_t first;
+        R at(int64_t, int64_t c) const { return values[c - first]; }
+    };
+    template <class T>
+    [[gnu::always_inline]] static inline In<T> held(In<T> in, const Tile&) {
+        return in;
+    }
+    template <class T>
+    [[gnu::always_inline]] static inline HeldChannels<Real<PerChannel<T>>> held(PerChannel<T> in, const Tile& t) {
+        HeldChannels<Real<PerChannel<T>>> out;
+        out.first = t.channel;
+        for (int64_t b = 0; b < kLanes; ++b) out.values[b] = b < t.lanes ? in.at(0, t.channel + b) : Real<PerChannel<T>>(0);
+        return out;
+    }
+
+    // sums[k][lane] += over a tile. Lanes > 0: their number, known to the compiler.
     template <int64_t Lanes, class F, class Head, class... I>
-    static void sum_tile(double (&sums)[F::kSums][kLanes], const F& f, int64_t first, int64_t rows, int64_t stride, int64_t lanes,
-                         int64_t c, Head head, I... in) {
+    [[gnu::always_inline]] static inline void sum_tile_of(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, Head head, I... in) {
         using R = Real<Head>;
-        const int64_t width = Lanes > 0 ? Lanes : lanes;
-        for (int64_t begin = 0; begin < rows; begin += kRowsInFloat) {
-            const int64_t end = std::min(rows, begin + kRowsInFloat);
+        const int64_t width = Lanes > 0 ? Lanes : t.lanes;
+        for (int64_t begin = 0; begin < t.rows; begin += kRowsInFloat) {
+            const int64_t end = std::min(t.rows, begin + kRowsInFloat);
             R partial[F::kSums][kLanes] = {};
-            for (int64_t r = begin; r < end; ++r)
+            for (int64_t r = begin; r < end; ++r) {
+                const int64_t first = t.first + r * t.stride;
 #pragma omp simd
                 for (int64_t b = 0; b < width; ++b) {
                     R terms[F::kSums];
-                    f.map(terms, head.at(first + r * stride + b, c + b), in.at(first + r * stride + b, c + b)...);
+                    f.map(terms, head.at(first + b, t.channel + b), in.at(first + b, t.channel + b)...);
                     for (int k = 0; k < F::kSums; ++k) partial[k][b] += terms[k];
                 }
+            }
             for (int k = 0; k < F::kSums; ++k)
                 for (int64_t b = 0; b < width; ++b) sums[k][b] += static_cast<double>(partial[k][b]);
         }
+    }
+    template <class F, class... I>
+    static void sum_tile(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, I... in) {
+        t.lanes == kLanes ? sum_tile_of<kLanes>(sums, f, t, held(in, t)...) : sum_tile_of<0>(sums, f, t, held(in, t)...);
+    }
+    template <class F, class... I>
+    JEM_AVX512 static void sum_tile_avx512(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, I... in) {
+        t.lanes == kLanes ? sum_tile_of<kLanes>(sums, f, t, held(in, t)...) : sum_tile_of<0>(sums, f, t, held(in, t)...);
     }
 
     void need(const char* label, int64_t doubles) const {
@@ -201,6 +268,7 @@ private:
 
     HostStream* stream_;
     int threads_;
+    bool avx512_;
     double* partials_;
     int64_t partials_count_;
 };
