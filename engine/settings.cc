@@ -72,6 +72,7 @@ const std::vector<Field>& fields() {
         plain("data", &Settings::data),
         plain("data_dir", &Settings::data_dir),
         plain("n_valid", &Settings::n_valid),
+        plain("recompute", &Settings::recompute),
         plain("augment", &Settings::augment),
         plain("gen_augment", &Settings::gen_augment),
         plain("input_noise", &Settings::input_noise),

@@ -29,6 +29,7 @@ struct Settings {
     int64_t in_channels = 0, image_size = 0, num_classes = 0;
     std::string precision = "f32";
     ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
+    bool recompute = false;  // keep one activation a block instead of two
 
     // Data
     std::string data, data_dir;

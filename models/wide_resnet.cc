@@ -158,6 +158,8 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
                                 .y = output_of(b.conv2.name, b.conv2.shape),
                                 .again1 = input_of(b.conv1.name + "/input again", b.conv1.shape),
                                 .again2 = input_of(b.conv2.name + "/input again", b.conv2.shape),
+                                .again_h = output_of(b.conv1.name + " again", b.conv1.shape),
+                                .again_a1 = input_of(b.conv1.name + "/input, recomputed", b.conv1.shape),
                                 .d_h = input_of(b.conv2.name + "/d_input", b.conv2.shape),
                                 .d_x = input_of(b.conv1.name + "/d_input", b.conv1.shape),
                                 .d_shortcut = input_of(b.conv1.name + "/d_shortcut", b.conv1.shape)});
@@ -205,6 +207,8 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
 void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
     PassActivations& p = passes_[static_cast<size_t>(pass)];
     const bool weights = p.settings.gradients == Gradients::weights;
+    // Where sampling has half as many images as the labelled batch, as in the paper, its two tensors a block need what one needs there.
+    const bool recompute = settings_.recompute && weights;
     if (weights) {
         head_->backward_weights(m.gradient.slice(head_weight_, settings_.num_classes * head_in_), at(p.features), at(p.d_logits),
                                 memory_->workspace());
@@ -219,12 +223,14 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         const Block& b = blocks_[i];
         const BlockActivations& t = p.blocks[i];
         const Activation& x = i > 0 ? p.blocks[i - 1].y : p.stem;
+        const Activation& h = recompute ? t.again_h : t.h;
+        if (recompute) activate_and_convolve(b.norm1, b.conv1, m, at(h), t.again_a1, at(x), nullptr);
         if (weights) {
-            activate(b.norm2, m, at(t.again2), at(t.h));
+            activate(b.norm2, m, at(t.again2), at(h));
             convolve_weights(b.conv2, m, at(t.again2), at(*d_y));
         }
         convolve_data(b.conv2, at(t.d_h), at(*d_y));
-        activate_backward(b.norm2, m, p.settings, at(t.d_h), at(t.h), nullptr);
+        activate_backward(b.norm2, m, p.settings, at(t.d_h), at(h), nullptr);
         if (weights) {
             activate(b.norm1, m, at(t.again1), at(x));
             convolve_weights(b.conv1, m, at(t.again1), at(t.d_h));

@@ -18,6 +18,7 @@ struct WideResNetSettings {
     int64_t depth = 28, width = 10;  // depth = 6n + 4
     NormKind norm = NormKind::batch;
     NormBatch norm_batch = NormBatch::of_rank;
+    bool recompute = false;                                      // keep a block's input alone; its first convolution runs again
     int64_t in_channels = 3, image_size = 32, num_classes = 10;  // 64 pixels and more: a fourth group
 };
 
@@ -65,6 +66,7 @@ private:
     struct BlockActivations {
         Activation a1, h, a2, y;          // forward; the block's input is the y before it. h and y are kept for the backward pass
         Activation again1, again2;        // a1 and a2 once more, for the weight gradients
+        Activation again_h, again_a1;     // h once more where it was not kept, and a1 for that
         Activation d_h, d_x, d_shortcut;  // gradients of h, of the block's input, of what the shortcut passes on
     };
     struct PassActivations {

@@ -205,6 +205,8 @@ void SettingsFlags::add_to(CLI::App& app, Kind kind) {
     number("--p-x-weight,--px", &Settings::p_x_weight, "Weight of log p(x)");
     number("--p-y-given-x-weight,--pyx", &Settings::p_y_given_x_weight, "Weight of log p(y|x)");
     number("--energy-l2,--l2", &Settings::energy_l2, "Weight of the squared energies");
+    on_off("--recompute", &Settings::recompute,
+           "Keep one activation a block instead of two: less memory, and each block's first convolution runs again before a backward pass");
     on_off("--augment", &Settings::augment, "Crop and flip the labelled images");
     on_off("--gen-augment", &Settings::gen_augment, "Crop and flip the images of p(x)");
     number("--input-noise", &Settings::input_noise, "Deviation of the noise added to real images");
@@ -286,6 +288,7 @@ std::unique_ptr<Network> make_network(const Settings& s) {
                            .width = s.width,
                            .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
                            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
+                           .recompute = s.recompute,
                            .in_channels = s.in_channels,
                            .image_size = s.image_size,
                            .num_classes = s.num_classes});

@@ -51,6 +51,7 @@ WideResNetSettings network_settings(const Settings& s) {
     return {.depth = s.depth,
             .width = s.width,
             .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
+            .recompute = s.recompute,
             .in_channels = s.in_channels,
             .image_size = s.image_size,
             .num_classes = s.num_classes};

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 
+#include "engine/iteration.h"
 #include "golden.h"
 #ifdef JEM_HAS_CUDA
 #include "engine/device/cuda/cuda_device.h"
@@ -33,6 +34,34 @@ TEST_CASE("one_iteration_on_a_gpu_in_f32_equals_pytorch_within_f32") {
     }
 #endif
     std::printf("SKIPPED: golden cases on a GPU: %s\n", why.c_str());
+}
+
+// Dropping activations and computing them again takes the same numbers through the same functions.
+TEST_CASE("activations_that_are_recomputed_leave_every_bit_as_it_was_and_need_less_memory") {
+    for (const DType activation : {DType::f32, DType::bf16}) {
+        if (activation == DType::bf16 && !cpu_has_bf16()) continue;
+        for (const char* name : {"sam", "norm_none", "deep"}) {
+            CAPTURE(name);
+            GoldenCase g = load_golden(name);
+            std::vector<SafetensorsFile> results;
+            std::vector<size_t> arenas;
+            for (const bool recompute : {false, true}) {
+                g.settings.recompute = recompute;
+                const auto device = make_cpu_device({.threads = 1, .activation = activation});
+                results.push_back(run_golden(*device, g));
+                Memory memory(*device);
+                WideResNet network(network_settings(g.settings));
+                TrainingIteration iteration(*device, memory, network, g.settings,
+                                            TrainingIteration::GivenBatches{.positive = 8, .negative = 8, .labelled = 16});
+                iteration.plan();
+                memory.pack();
+                arenas.push_back(memory.arena_bytes());
+            }
+            REQUIRE(results[0].tensors.size() == results[1].tensors.size());
+            for (const auto& [key, tensor] : results[0].tensors) CHECK_MESSAGE(results[1].doubles(key) == results[0].doubles(key), key);
+            CHECK(arenas[1] < arenas[0]);
+        }
+    }
 }
 
 TEST_CASE("loss_curve_of_ten_iterations_in_f32_stays_near_pytorch") {
