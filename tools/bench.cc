@@ -35,6 +35,61 @@ void fill_randomly(Device& device, Array to, uint64_t seed, uint32_t what) {
     upload_values(device, to, values);
 }
 
+// What this machine does at best, to hold the ops against: moving large arrays, and multiplying by large matrices (a direct 1x1
+// convolution). The best of several tries.
+struct Peaks {
+    double bytes_per_second = 0, flops = 0;
+};
+
+Peaks measure_peaks(Device& device) {
+    constexpr int kTries = 5;
+    constexpr int64_t kElements = int64_t{32} << 20;  // 256 MiB of f32 are moved: beyond any cache
+    constexpr int64_t kBatch = 8;
+    const ConvShape shape = {.in_channels = 512, .out_channels = 512, .height = 32, .width = 32, .kernel = 1, .stride = 1};
+    const auto plan = device.plan_convolution(shape, {.batches = {}, .forward_only = {kBatch}, .algorithm = ConvAlgorithm::direct});
+    const size_t activations =
+        static_cast<size_t>(kBatch * shape.in_channels * shape.height * shape.width) * size_of(device.activation_type());
+    const auto large = device.allocate(2 * kElements * sizeof(float)), x = device.allocate(activations), y = device.allocate(activations),
+               prepared = device.allocate(plan->prepared_bytes()), workspace = device.allocate(plan->workspace_bytes()),
+               weights = device.allocate(static_cast<size_t>(shape.weight_count() + shape.out_channels) * sizeof(float));
+    const Array from{large->data(), device.real_type(), kElements};
+    const Array to{large->data() + from.bytes(), device.real_type(), kElements},
+        w{weights->data(), device.real_type(), shape.weight_count()};
+    const Array bias{weights->data() + w.bytes(), device.real_type(), shape.out_channels};
+    const auto tensor = [&](Buffer& buffer) {
+        return Tensor{.data = buffer.data(),
+                      .type = device.activation_type(),
+                      .n = kBatch,
+                      .c = shape.in_channels,
+                      .h = shape.height,
+                      .w = shape.width,
+                      .block = device.channel_block(shape.in_channels)};
+    };
+    plan->prepare(prepared->data(), w, workspace->data());
+    Peaks best;
+    for (int i = 0; i < kTries; ++i) {
+        const auto rate_of = [&](double work, auto run) {
+            device.synchronize();
+            const auto start = std::chrono::steady_clock::now();
+            run();
+            device.synchronize();
+            return work / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        };
+        best.bytes_per_second =
+            std::max(best.bytes_per_second, rate_of(2.0 * static_cast<double>(from.bytes()), [&] { device.ops().convert(to, from); }));
+        best.flops = std::max(best.flops, rate_of(shape.flops() * static_cast<double>(kBatch), [&] {
+                                  plan->forward(tensor(*y), tensor(*x), prepared->data(), bias, nullptr, workspace->data());
+                              }));
+    }
+    return best;
+}
+
+// Of the peak that binds the op; empty where its work is not counted.
+std::string share_of_peak(const WorkRow& row, const Peaks& peaks) {
+    const double ideal = std::max(row.flops / peaks.flops, row.bytes / peaks.bytes_per_second);
+    return ideal > 0 && row.seconds > 0 ? fmt::format("{:.0f} %", 100 * ideal / row.seconds) : "";
+}
+
 int bench(const BenchOptions& o) {
     Settings s = recipe(o.recipe);
     s.sgld_steps = s.samples() ? 5 : 0;
@@ -108,15 +163,21 @@ int bench(const BenchOptions& o) {
         for (const auto& [label, row] : profile) total += row.seconds;
         std::vector<std::pair<std::string, WorkRow>> rows(profile.begin(), profile.end());
         std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+        const Peaks peaks = measure_peaks(*device);
+        json["peak_flops_per_s"] = peaks.flops;
+        json["peak_bytes_per_s"] = peaks.bytes_per_second;
         if (!o.common.json)
-            fmt::print("\n{:26} {:>9} {:>11} {:>7} {:>9} {:>8}\n", "op", "launches", "ms an iter.", "share", "GFLOP/s", "GB/s");
+            fmt::print(
+                "measured peaks: {:.0f} GFLOP/s (direct 1x1 convolution of 512 channels), {:.1f} GB/s (copy of 128 MiB)\n"
+                "\n{:26} {:>9} {:>11} {:>7} {:>9} {:>8} {:>8}\n",
+                1e-9 * peaks.flops, 1e-9 * peaks.bytes_per_second, "op", "launches", "ms an iter.", "share", "GFLOP/s", "GB/s", "of peak");
         const double n = static_cast<double>(o.repeat);
         for (const auto& [label, row] : rows) {
             if (!o.common.json)
-                fmt::print("{:26} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8}\n", label, static_cast<double>(row.launches) / n,
+                fmt::print("{:26} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8} {:>8}\n", label, static_cast<double>(row.launches) / n,
                            1e3 * row.seconds / n, 100 * row.seconds / total,
                            row.flops > 0 ? fmt::format("{:.0f}", 1e-9 * row.flops / row.seconds) : "",
-                           row.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * row.bytes / row.seconds) : "");
+                           row.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * row.bytes / row.seconds) : "", share_of_peak(row, peaks));
             json["ops"][label] = {{"launches", static_cast<double>(row.launches) / n},
                                   {"seconds", row.seconds / n},
                                   {"flops", row.flops / n},
