@@ -15,8 +15,12 @@ using onednn::ConvProblem;
 using onednn::Made;
 using MadePtr = std::shared_ptr<const Made>;
 
-// Winograd transforms whole tensors into its scratch; beyond this a direct convolution is the better bargain.
-constexpr size_t kWinogradScratchLimit = size_t{160} << 20;
+// Winograd transforms whole tensors into its scratch, so a batch that would need too much is taken in parts. Measured on two cores with
+// AVX-512 and 32 to 640 channels: the larger a part the better or as good, and one of fewer than 256 tiles of 4x4 pixels is slower, since
+// each part transforms the weights anew. Weights of 640 channels alone take 180 MiB, hence the second limit, for those that do not fit
+// into the first.
+constexpr int64_t kWinogradTiles = 256;
+constexpr size_t kWinogradScratchLimits[] = {size_t{128} << 20, size_t{256} << 20};
 // Measured: below 32 channels on either side the transforms cost more than they save.
 constexpr int64_t kWinogradMinChannels = 32;
 
@@ -60,18 +64,18 @@ public:
             ConvProblem p{
                 .shape = padded_, .batch = batch, .block = type_ == DType::f32 ? block : 0, .type = type_, .f32_gradient = staged_};
             v.forward = best(p, winograd, onednn::conv_forward);
-            v.form_forward = form(v.forward->weights);
+            v.form_forward = form(v.forward.made->weights);
             if (backward) {
                 v.backward_data = best(p, winograd, onednn::conv_backward_data);
                 v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
-                v.unpack = onednn::reorder(v.backward_weights->weights, onednn::weights_ohwi(padded_), !staged_);
-                v.form_backward = form(v.backward_data->weights);
-                gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights->weights.get_size()));
+                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(padded_), !staged_);
+                v.form_backward = form(v.backward_data.made->weights);
+                gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
             p.accumulate = true;
             v.forward_onto = best(p, winograd, onednn::conv_forward);
-            v.form_forward_onto = form(v.forward_onto->weights);
-            for (const MadePtr& made : {v.forward, v.forward_onto, v.backward_data, v.backward_weights, v.unpack})
+            v.form_forward_onto = form(v.forward_onto.made->weights);
+            for (const MadePtr& made : {v.forward.made, v.forward_onto.made, v.backward_data.made, v.backward_weights.made, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
             if (staged_)
                 staging_bytes_ =
@@ -118,26 +122,30 @@ public:
             });
         }
         const double flops = shape_.flops() * static_cast<double>(x.n);
-        const MadePtr& made = residual != nullptr ? v.forward_onto : v.forward;
-        const size_t form = residual != nullptr ? v.form_forward_onto : v.form_forward;
-        submit_calls(stream_, "conv_forward", flops,
-                     call(made, workspace,
-                          {{DNNL_ARG_SRC, made->src, stage(x, workspace)},
-                           {DNNL_ARG_WEIGHTS, made->weights, prepared + form_offsets_[form]},
-                           {DNNL_ARG_BIAS, bias_desc(), bias.data},
-                           {DNNL_ARG_DST, made->dst, y.data}}));
+        const Part& part = residual != nullptr ? v.forward_onto : v.forward;
+        const std::byte* w = prepared + form_offsets_[residual != nullptr ? v.form_forward_onto : v.form_forward];
+        const std::byte* from = stage(x, workspace);
+        submit_parts("conv_forward", flops, x.n, part, [&](const Made& made, int64_t i) {
+            return call(part, workspace,
+                        {{DNNL_ARG_SRC, made.src, from + i * made.src.get_size()},
+                         {DNNL_ARG_WEIGHTS, made.weights, w},
+                         {DNNL_ARG_BIAS, bias_desc(), bias.data},
+                         {DNNL_ARG_DST, made.dst, static_cast<std::byte*>(y.data) + i * made.dst.get_size()}});
+        });
     }
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
         const Variant& v = backward_variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
-        const MadePtr& made = v.backward_data;
-        void* to = staged_ ? workspace + scratch_bytes_ : d_x.data;
-        submit_calls(stream_, "conv_backward_data", flops,
-                     call(made, workspace,
-                          {{DNNL_ARG_DIFF_SRC, made->src, to},
-                           {DNNL_ARG_WEIGHTS, made->weights, prepared + form_offsets_[v.form_backward]},
-                           {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
+        const Part& part = v.backward_data;
+        std::byte* to = staged_ ? workspace + scratch_bytes_ : static_cast<std::byte*>(d_x.data);
+        const std::byte* w = prepared + form_offsets_[v.form_backward];
+        submit_parts("conv_backward_data", flops, d_y.n, part, [&](const Made& made, int64_t i) {
+            return call(part, workspace,
+                        {{DNNL_ARG_DIFF_SRC, made.src, to + i * made.src.get_size()},
+                         {DNNL_ARG_WEIGHTS, made.weights, w},
+                         {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}});
+        });
         if (!staged_) return;
         const auto* wide = reinterpret_cast<const float*>(workspace + scratch_bytes_);
         float* narrow = d_x.as<float>();
@@ -148,17 +156,21 @@ public:
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
         const Variant& v = backward_variant(x.n);
         const double flops = shape_.flops() * static_cast<double>(x.n);
-        const MadePtr& made = v.backward_weights;
+        const Part& part = v.backward_weights;
+        const Made& made = *part.made;
         std::byte* packed = workspace + scratch_bytes_ + staging_bytes_;
         float* wide = padded_weights(workspace);
-        submit_calls(stream_, "conv_backward_weights", flops,
-                     call(made, workspace,
-                          {{DNNL_ARG_SRC, made->src, stage(x, workspace)},
-                           {DNNL_ARG_DIFF_WEIGHTS, made->weights, packed},
-                           {DNNL_ARG_DIFF_DST, made->dst, d_y.data}}));
-        submit_calls(stream_, "accumulate_weights", 0,
-                     call(v.unpack, workspace,
-                          {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged_ ? wide : d_w.as<float>()}}));
+        const std::byte* source = stage(x, workspace);
+        for (int64_t i = 0; i * part.images < x.n; ++i) {
+            submit_calls(stream_, "conv_backward_weights", flops * static_cast<double>(part.images) / static_cast<double>(x.n),
+                         call(part, workspace,
+                              {{DNNL_ARG_SRC, made.src, source + i * made.src.get_size()},
+                               {DNNL_ARG_DIFF_WEIGHTS, made.weights, packed},
+                               {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}}));
+            submit_calls(stream_, "accumulate_weights", 0,
+                         call(v.unpack, workspace,
+                              {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged_ ? wide : d_w.as<float>()}}));
+        }
         if (!staged_) return;
         float* to = d_w.as<float>();
         const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, in = shape_.in_channels, from = padded_.in_channels;
@@ -171,17 +183,25 @@ public:
     std::vector<Choice> choices() const override {
         std::vector<Choice> out;
         for (const Variant& v : variants_)
-            for (const auto& [pass, made] : {std::pair<const char*, MadePtr>{"forward", v.forward},
+            for (const auto& [pass, part] : {std::pair<const char*, const Part&>{"forward", v.forward},
                                              {"backward_data", v.backward_data},
                                              {"backward_weights", v.backward_weights}})
-                if (made != nullptr) out.push_back({pass, made->engine, v.batch, made->scratch_bytes()});
+                if (part.made != nullptr)
+                    out.push_back({pass,
+                                   part.made->engine + (part.images < v.batch ? ", " + std::to_string(part.images) + " at a time" : ""),
+                                   v.batch, part.made->scratch_bytes()});
         return out;
     }
 
 private:
+    // A primitive for so many images of a batch; the batch is a multiple.
+    struct Part {
+        MadePtr made;
+        int64_t images = 0;
+    };
     struct Variant {
         int64_t batch = 0;
-        MadePtr forward, forward_onto, backward_data, backward_weights;
+        Part forward, forward_onto, backward_data, backward_weights;
         MadePtr unpack;  // weight gradient -> [O, H, W, I]
         size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
     };
@@ -192,14 +212,19 @@ private:
     dnnl::memory::desc bias_desc() const { return {{shape_.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x}; }
 
     template <class Make>
-    static MadePtr best(ConvProblem problem, bool winograd, Make make) {
-        if (winograd) {
-            problem.winograd = true;
-            const MadePtr made = make(problem);
-            if (made != nullptr && made->scratch_bytes() <= kWinogradScratchLimit) return made;
-            problem.winograd = false;
-        }
-        return make(problem);
+    static Part best(ConvProblem problem, bool winograd, Make make) {
+        const int64_t batch = problem.batch, tiles = ((problem.shape.height + 3) / 4) * ((problem.shape.width + 3) / 4);
+        problem.winograd = winograd;
+        for (const size_t limit : kWinogradScratchLimits)
+            for (int64_t images = winograd ? batch : 0; images > 0; --images) {
+                if (batch % images != 0 || (images < batch && images * tiles < kWinogradTiles)) continue;
+                problem.batch = images;
+                problem.winograd_scratch = limit;
+                if (const Part part{make(problem), images}; part.made != nullptr) return part;
+            }
+        problem.batch = batch;
+        problem.winograd = false;
+        return {make(problem), batch};
     }
 
     // The prepared weights hold each layout that some primitive asks for once.
@@ -220,13 +245,13 @@ private:
 
     const Variant& backward_variant(int64_t batch) const {
         const Variant& v = variant(batch);
-        if (v.backward_data == nullptr)
+        if (v.backward_data.made == nullptr)
             throw std::invalid_argument("The backward pass of a convolution of batch " + std::to_string(batch) + " was not planned.");
         return v;
     }
 
-    const void* stage(const Tensor& x, std::byte* workspace) {
-        if (!staged_) return x.data;
+    const std::byte* stage(const Tensor& x, std::byte* workspace) {
+        if (!staged_) return static_cast<const std::byte*>(x.data);
         std::byte* wide = workspace + scratch_bytes_;
         const float* narrow = x.as<float>();
         const int64_t rows = x.n * x.h * x.w, to = padded_.in_channels, from = shape_.in_channels;
@@ -239,6 +264,19 @@ private:
         return wide;
     }
 
+    // make_call(primitive, i): of part i
+    template <class MakeCall>
+    void submit_parts(const char* label, double flops, int64_t batch, const Part& part, MakeCall make_call) {
+        std::vector<std::shared_ptr<const Call>> calls;
+        for (int64_t i = 0; i * part.images < batch; ++i) calls.push_back(make_call(*part.made, i));
+        stream_.submit(label, {.flops = flops}, [calls = std::move(calls)] {
+            for (const auto& c : calls) c->run();
+        });
+    }
+
+    static std::shared_ptr<const Call> call(const Part& part, std::byte* workspace, std::vector<Call::Argument> arguments) {
+        return call(part.made, workspace, std::move(arguments));
+    }
     static std::shared_ptr<const Call> call(const MadePtr& made, std::byte* workspace, std::vector<Call::Argument> arguments) {
         arguments.push_back({DNNL_ARG_SCRATCHPAD, made->scratch, workspace});
         return std::make_shared<const Call>(made, arguments);

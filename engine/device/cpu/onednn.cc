@@ -56,7 +56,9 @@ dnnl::primitive_attr attributes(bool accumulate) {
 template <class Make>
 auto described(const char* what, const ConvProblem& p, Make make) -> std::unique_ptr<decltype(make())> {
     try {
-        return std::make_unique<decltype(make())>(make());
+        auto made = std::make_unique<decltype(make())>(make());
+        if (p.winograd && made->scratchpad_desc().get_size() > p.winograd_scratch) return nullptr;
+        return made;
     } catch (const dnnl::error& e) {
         if (p.winograd) return nullptr;
         throw std::runtime_error(std::string("oneDNN has no ") + what + " for " + p.shape.text() + ", batch " + std::to_string(p.batch) +

@@ -245,6 +245,22 @@ TEST_CASE("convolutions_of_wrn_28_10_match_the_definition_when_direct") { check_
 
 TEST_CASE("convolutions_of_wrn_28_10_match_the_definition_by_winograd") { check_network(28, 10, ConvAlgorithm::automatic); }
 
+// Winograd's scratch for all 64 images would be 190 MiB.
+TEST_CASE("convolutions_that_take_a_batch_in_parts_match_the_definition") {
+    const ConvShape shape = {.in_channels = 160, .out_channels = 160, .height = 32, .width = 32};
+    const auto device = make_cpu_device({.threads = 2});
+    const auto plan = device->plan_convolution(shape, {.batches = {64}});
+    bool in_parts = false, winograd = false;
+    for (const ConvPlan::Choice& c : plan->choices()) {
+        in_parts = in_parts || c.engine.ends_with(" at a time");
+        winograd = winograd || c.engine.find("wino") != std::string::npos;
+        CHECK(c.workspace_bytes <= size_t{256} << 20);
+    }
+    CHECK(in_parts == winograd);  // oneDNN 3 has no Winograd, nor does AVX2
+    OnDevice m(*device);
+    ConvCase(m, shape, ConvAlgorithm::automatic, {64}).check(64);
+}
+
 const ConvShape kOddShapes[] = {
     {.in_channels = 1, .out_channels = 16, .height = 28, .width = 28},                            // the stem of one channel
     {.in_channels = 3, .out_channels = 16, .height = 9, .width = 7},                              //
