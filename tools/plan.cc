@@ -1,7 +1,9 @@
 // jem_engine plan: what a training run would need, without running it.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "data/input_error.h"
 #include "engine/trainer.h"
@@ -42,10 +44,18 @@ Totals totals_of(const WorkReport& work) {
     return t;
 }
 
-// What the process of a fresh run needs besides the arena, at its peak: while it writes a checkpoint. Measured on Linux
-// with WRN-10-1, 16-4 and 28-10 and buffers of 100 to 30000 images: within 4 % of the process's peak resident memory.
+// Of this process, now: code, libraries with what they have loaded and compiled for the plan, heap. The arena is only planned.
+double resident_bytes() {
+    std::ifstream statm("/proc/self/statm");
+    double total = 0, resident = 0;
+    statm >> total >> resident;
+    return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+// What the process of a fresh run needs besides the arena, at its peak: while it writes a checkpoint. Held against the kernel's figure by
+// tests/cli/test_memory.sh, and by hand with WRN-10-1 to 28-10.
 double host_bytes(const Settings& s, const Network& network, int64_t held_out) {
-    constexpr double kProgram = 24 << 20;         // code, oneDNN's kernels, heap: 19 to 37 MiB
+    constexpr double kStart = 12 << 20;           // more than a plan: threads, other commands' code, buffers of files
     constexpr double kBufferBytesAPixel = 16;     // of the buffer in two layouts, as double and as float
     constexpr double kTensorBytesAnElement = 24;  // the same of one tensor
     const auto pixels = static_cast<double>(s.in_channels * s.image_size * s.image_size);
@@ -53,8 +63,8 @@ double host_bytes(const Settings& s, const Network& network, int64_t held_out) {
     for (const TensorInfo& info : network.parameters()) largest = std::max(largest, static_cast<double>(info.count()));
     const double saved = (s.optimizer == Optimizer::adam ? 3 : 2) + (s.ema > 0 ? 1 : 0);
     const double buffer = s.samples() ? static_cast<double>(s.buffer_size) * pixels * kBufferBytesAPixel : 0;
-    return kProgram + static_cast<double>(held_out) * pixels + saved * static_cast<double>(network.parameter_count()) * sizeof(float) +
-           std::max(buffer, largest * kTensorBytesAnElement);
+    return resident_bytes() + kStart + static_cast<double>(held_out) * pixels +
+           saved * static_cast<double>(network.parameter_count()) * sizeof(float) + std::max(buffer, largest * kTensorBytesAnElement);
 }
 
 // What a CUDA process takes on the GPU besides the arena: its context, kernels as they are loaded, scratch of sums. Assumed from
