@@ -13,8 +13,9 @@ struct Settings {
     size_t memory_bytes = size_t{1} << 30;  // of each device
     size_t used_by_others = 0;
     int devices = 1;
-    int driver = 1000000;  // CUDA version that the driver is for, as 1000 * major + 10 * minor; 0: there is no driver
-    bool busy = false;     // another process holds the device for itself
+    int driver = 1000000;         // CUDA version that the driver is for, as 1000 * major + 10 * minor; 0: there is no driver
+    bool busy = false;            // another process holds the device for itself
+    bool sees_lost_ranks = true;  // NCCL notices when another rank dies, as over a network; through shared memory it does not
 };
 
 // A new machine; everything of the old one is gone. Not while anyone still holds something of the old one.
@@ -23,6 +24,9 @@ void reset(const Settings& settings);
 std::string last_report();  // the full text behind the last error code, "" if none
 size_t live_objects();      // allocations, streams, events, graphs not yet destroyed
 uint64_t launches();        // kernels executed since reset
+// What libraries that stand on the runtime were asked for and would answer by a hang or worse: a line each, since reset.
+std::string misuses();
+void note_misuse(const std::string& text);  // any thread
 
 // ThreadSanitizer's reports so far; always 0 in other builds.
 uint64_t races();

@@ -415,6 +415,11 @@ void Timeline::run(const std::function<void()>& work) {
 
 bool inside_kernel() { return in_kernel && block_now.current != nullptr && block_now.current->thread >= 0; }
 
+void fail_kernel(const std::string& what) {
+    const Unwatched unwatched;
+    if (block_now.error.empty()) note_error(what);
+}
+
 void barrier(Site site) {
     Unwatched unwatched;
     Block& b = block_now;
@@ -559,6 +564,6 @@ bool checks_races() { return kRace; }
 #if defined(CUDA_ON_HOST_RACE)
 extern "C" void __tsan_on_report(void*) { ++cuda_on_host::race_count; }
 extern "C" const char* __tsan_default_options() {
-    return "report_signal_unsafe=0:exitcode=0:suppress_equal_stacks=0:suppress_equal_addresses=0";
+    return "report_signal_unsafe=0:exitcode=0:suppress_equal_stacks=0:suppress_equal_addresses=0:atexit_sleep_ms=0";
 }  // tests count the reports
 #endif

@@ -21,6 +21,11 @@ struct Kernel {
 std::string run_kernel(const Kernel& kernel, std::mt19937_64* random);
 
 bool inside_kernel();
+// The thread that runs goes on, its kernel is reported as wrong. For kernels that are part of the emulation.
+void fail_kernel(const std::string& what);
+
+struct Settings;
+const Settings& settings();  // the machine's
 
 // After a fault: makes the device memory at an address accessible, if work that may touch it is running and it was not.
 bool open_for_work(const void* address);

@@ -127,6 +127,8 @@ struct Machine {
     cudaError_t broken = cudaSuccess;  // sticky, as after an illegal address
     cudaError_t reported = cudaSuccess;
     std::string report;  // of that error
+    std::mutex misuse_mutex;
+    std::string misuses;
 };
 
 Machine& machine() {
@@ -511,6 +513,19 @@ void reset(const Settings& settings) {
     m.broken = m.reported = cudaSuccess;
     m.report.clear();
     last_error = cudaSuccess;
+    const std::lock_guard<std::mutex> misuse_lock(m.misuse_mutex);
+    m.misuses.clear();
+}
+
+const Settings& settings() { return machine().settings; }
+
+std::string misuses() {
+    const std::lock_guard<std::mutex> lock(machine().misuse_mutex);
+    return machine().misuses;
+}
+void note_misuse(const std::string& text) {
+    const std::lock_guard<std::mutex> lock(machine().misuse_mutex);
+    machine().misuses += text + "\n";
 }
 
 std::string last_report() { return machine().report; }

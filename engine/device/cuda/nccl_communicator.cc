@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
 
@@ -14,10 +15,13 @@ namespace {
 
 constexpr std::chrono::seconds kWatchInterval{1};
 
-void check_nccl(ncclResult_t status, ncclComm_t communicator, const char* what) {
-    if (status == ncclSuccess) return;
-    throw RankLost(std::string("Could not ") + what + " (NCCL: " + ncclGetErrorString(status) + "; " + ncclGetLastError(communicator) +
-                   "). A rank may have died: see what the others said, or run again with NCCL_DEBUG=WARN. Go on with --resume.");
+std::string error_text(ncclResult_t status, ncclComm_t communicator, const char* what) {
+    return std::string("Could not ") + what + " (NCCL: " + ncclGetErrorString(status) + "; " + ncclGetLastError(communicator) +
+           "). A rank may have died: see what the others said, or run again with NCCL_DEBUG=WARN. Go on with --resume.";
+}
+
+void check_nccl(ncclResult_t status, const char* what) {
+    if (status != ncclSuccess) throw RankLost(error_text(status, nullptr, what));
 }
 
 ncclDataType_t type_of(DType type) {
@@ -42,19 +46,22 @@ class NcclCommunicator final : public Communicator {
 public:
     NcclCommunicator(CudaLauncher& launcher, Ranks& ranks) : Communicator(ranks), launcher_(launcher) {
         ncclUniqueId id = {};
-        if (first()) check_nccl(ncclGetUniqueId(&id), nullptr, "get NCCL's unique id");
+        if (first()) check_nccl(ncclGetUniqueId(&id), "get NCCL's unique id");
         ranks.broadcast(&id, sizeof id);
-        check_nccl(ncclCommInitRank(&communicator_, size(), id, rank()), nullptr, "connect the GPUs");
+        check_nccl(ncclCommInitRank(&communicator_, size(), id, rank()), "connect the GPUs");
         watch_ = std::thread([this] { watch(); });
     }
+    // To destroy it is a collective, too, that waits for every rank: where one is lost, or this one leaves alone by an exception while the
+    // others wait for it in another, it would wait for ever. The process is about to end then, and takes the communicator with it.
     ~NcclCommunicator() override {
+        cudaStreamSynchronize(launcher_.stream());  // while somebody watches
         {
             const std::lock_guard lock(mutex_);
             ending_ = true;
         }
         end_.notify_one();
         watch_.join();
-        if (error_.empty()) ncclCommDestroy(communicator_);
+        if (error_.empty() && !ranks().lost() && std::uncaught_exceptions() == 0) ncclCommDestroy(communicator_);
     }
 
     void all_reduce_sum(Array x) override {
@@ -82,16 +89,16 @@ private:
     template <class Call>
     void queue(const char* label, double bytes, const char* what, Call call) {
         if (!launcher_.announce(label, bytes, 0)) return;
-        ncclResult_t status = ncclSuccess;
         std::string error;
         {
             const std::lock_guard lock(mutex_);
             error = error_;
-            if (error.empty()) status = call(communicator_, launcher_.stream());
+            if (error.empty())
+                if (const ncclResult_t status = call(communicator_, launcher_.stream()); status != ncclSuccess)
+                    error = error_text(status, communicator_, what);
         }
         launcher_.launched();
         if (!error.empty()) throw RankLost(error);
-        check_nccl(status, communicator_, what);
     }
 
     void watch() {
@@ -105,6 +112,9 @@ private:
             else if (ranks().lost())
                 error_ = "Another rank is gone. See what it said last; go on with --resume.";
             if (error_.empty()) continue;
+            // Not under the lock: since NCCL 2.26 it waits until no graph holds calls of the communicator, and the graphs go when check()
+            // has thrown.
+            lock.unlock();
             ncclCommAbort(communicator_);
             return;
         }

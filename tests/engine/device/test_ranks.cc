@@ -13,6 +13,7 @@
 
 #include "engine/device/tcp/tcp_ranks.h"
 #include "tests/check.h"
+#include "tests/engine/device/collectives.h"
 #include "tests/on_device.h"
 #include "tests/thread_ranks.h"
 
@@ -97,28 +98,7 @@ TEST_CASE("collectives are recorded and replayed, and only counted in a dry run"
     on_ranks(2, [](Ranks& ranks) {
         auto device = make_reference_device(DType::f64);
         device->join(ranks);
-        OnDevice memory(*device);
-        const Array x = memory.real({1.0, 2.0}), all = memory.real(Values(4, ranks.rank() + 1.0)),
-                    first = memory.real({ranks.rank() + 5.0});
-        const auto queue = [&] {
-            device->communicator().all_reduce_sum(x);
-            device->communicator().all_gather(all);
-            device->communicator().broadcast(first);
-        };
-        device->begin_dry_run();
-        queue();
-        const WorkReport dry = device->end_dry_run();
-        CHECK(dry.size() == 3);
-        CHECK(dry.at("all_reduce_sum").launches == 1);
-        check_equal("a dry run leaves values alone", memory.read(x), {1, 2});
-        const auto graph = capture(*device, queue);
-        check_equal("recording leaves values alone", memory.read(x), {1, 2});
-        CHECK(graph->launches() == 3);
-        graph->replay();
-        graph->replay();
-        check_equal("two sums", memory.read(x), {4, 8});
-        check_equal("gathered", memory.read(all), {1, 1, 2, 2});
-        check_equal("rank 0's", memory.read(first), {5});
+        check_recorded_collectives(*device);
     });
 }
 
