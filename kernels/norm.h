@@ -64,11 +64,19 @@ struct NormLeaky {
 // d_x = scale * dz + a * xc + b + residual, where a and b carry what flows through the batch's mean and variance
 // (a = b = 0 for running statistics).
 template <class R>
+struct NormBackward {
+    template <class Y>
+    JEM_HD void operator()(Y&& d_x, R dz, R x, R residual, R mean, R scale, R a, R b) const {
+        d_x = std::fma(scale, dz, std::fma(a, x - mean, b)) + residual;
+    }
+};
+
+// The same from d_y, the gradient behind the LeakyReLU.
+template <class R>
 struct NormLeakyBackward {
     template <class Y>
     JEM_HD void operator()(Y&& d_x, R d_y, R x, R residual, R mean, R scale, R beta, R a, R b) const {
-        const R dz = leaky_backward(normalised(x, mean, scale, beta), d_y);
-        d_x = std::fma(scale, dz, std::fma(a, x - mean, b)) + residual;
+        NormBackward<R>{}(d_x, leaky_backward(normalised(x, mean, scale, beta), d_y), x, residual, mean, scale, a, b);
     }
 };
 
@@ -115,6 +123,24 @@ struct BatchNormStatistics {
     JEM_HD void finish(int64_t c, const double (&sums)[kSums]) const {
         const double shifted_mean = sums[0] / count;
         out.set(c, static_cast<double>(first_of(c)) + shifted_mean, sums[1] / count - shifted_mean * shifted_mean, count);
+    }
+};
+
+// One item is one channel: the same from sums over N, H, W that a convolution left, of y - centre and of its square. They are f32, so
+// the variance's relative error is some roundings of 2^-24 times 1 + (mean - centre)^2 / var: without a centre, a mean of 100
+// deviations would cost four of f32's seven digits. The centre is the running mean before this batch: from the second update on
+// within a few deviations of the batch's mean; before the first it is zero, as a fresh network's means are within a deviation or so.
+template <class R>
+struct BatchNormOfSums {
+    NormOfBatch<R> out;
+    const R* sums;    // [2, C]
+    const R* centre;  // [C], may be out.running_mean
+    int64_t channels;
+    double count;
+
+    JEM_HD void operator()(int64_t c) const {
+        const double from_centre = static_cast<double>(sums[c]) / count, square = static_cast<double>(sums[channels + c]) / count;
+        out.set(c, static_cast<double>(centre[c]) + from_centre, square - from_centre * from_centre, count);
     }
 };
 
@@ -217,6 +243,15 @@ struct NormBackwardSums {
         d_gamma[c] += static_cast<R>(static_cast<double>(out.inv_std[c]) * sums[1]);
         d_beta[c] += static_cast<R>(sums[0]);
     }
+};
+
+// One item is one channel: the same from sums over N, H, W that a convolution left, of dz and of dz * xc.
+template <class R>
+struct NormBackwardOfSums {
+    NormBackwardSums<R> out;
+    const R* sums;  // [2, C]
+
+    JEM_HD void operator()(int64_t c) const { out.finish(c, {static_cast<double>(sums[c]), static_cast<double>(sums[out.channels + c])}); }
 };
 
 // One item is one channel: the sums of all ranks, added in their order.

@@ -73,6 +73,9 @@ public:
     // mean, inv_std, scale of x's batch; the running statistics updated (unless the state has diverged) or kept.
     virtual void batch_norm_statistics(const NormCoefficients& out, const Tensor& x, const BatchNormParameters& parameters,
                                        RunningStatistics running, const IterationState* state) = 0;
+    // The same from sums that a convolution left, R [2, C]: over N, H, W, of x - running_mean and of its square.
+    virtual void batch_norm_of_sums(const NormCoefficients& out, Array sums, const Tensor& x, const BatchNormParameters& parameters,
+                                    RunningStatistics running, const IterationState* state) = 0;
     // The same from the running statistics; a = b = 0.
     virtual void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& parameters) = 0;
     // shift = beta - scale * mean, R [C]: norm(x) = scale * x + shift, for libraries that want it so.
@@ -82,6 +85,8 @@ public:
     virtual void leaky(const Tensor& y, const Tensor& x) = 0;
     // a, b of the coefficients; accumulates d_gamma and d_beta unless they are empty.
     virtual void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) = 0;
+    // The same from sums that a convolution left, R [2, C]: over N, H, W, of dz = leaky' * d_y and of dz * (x - mean).
+    virtual void norm_backward_of_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, Array sums, const Tensor& x) = 0;
     // The same in two steps, for a batch that is spread over ranks: each leaves its own share (moments: mean and M2; sums:
     // sum(dz) and sum(dz * xc); f64 [2, C]), then makes the coefficients of all shares, f64 [ranks, 2, C]. x is one rank's;
     // d_gamma and d_beta receive its share.
@@ -94,6 +99,9 @@ public:
     // d_x = gradient through leaky and norm, + residual unless that is null.
     virtual void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                                      const Tensor* residual) = 0;
+    // The same through norm alone: dz is the gradient between norm and leaky.
+    virtual void norm_backward(const Tensor& d_x, const Tensor& dz, const Tensor& x, const NormCoefficients& norm,
+                               const Tensor* residual) = 0;
     virtual void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) = 0;
     // d_bias[c] += sum of d_y over N, H, W
     virtual void bias_gradient(Array d_bias, const Tensor& d_y) = 0;

@@ -79,6 +79,16 @@ public:
                 .out = norm_of_batch(out, p, running, state), .first = x.as<A>(), .rows = l.rows, .block = l.block, .count = values_of(l)},
             In<A>{x.as<A>()}, FirstOfChannel<A>{x.as<A>(), l.rows, l.block});
     }
+    void batch_norm_of_sums(const NormCoefficients& out, Array sums, const Tensor& x, const BatchNormParameters& p,
+                            RunningStatistics running, const IterationState* state) override {
+        const Layout l = x.layout();
+        exec_.for_each("batch_norm_of_sums", l.channels(),
+                       BatchNormOfSums<R>{.out = norm_of_batch(out, p, running, state),
+                                          .sums = sums.as<R>(),
+                                          .centre = p.running_mean.as<R>(),
+                                          .channels = l.channels(),
+                                          .count = values_of(l)});
+    }
     void batch_norm_moments(Array moments, const Tensor& x) override {
         const Layout l = x.layout();
         double* out = moments.as<double>();
@@ -117,6 +127,10 @@ public:
     void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) override {
         backward_sums("norm_backward_sums", Array{}, norm, d_gamma, d_beta, d_y, x);
     }
+    void norm_backward_of_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, Array sums, const Tensor& x) override {
+        exec_.for_each("norm_backward_of_sums", x.c,
+                       NormBackwardOfSums<R>{backward_sums_of(Array{}, norm, d_gamma, d_beta, x.layout()), sums.as<R>()});
+    }
     void norm_backward_own_sums(Array sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
                                 const Tensor& x) override {
         backward_sums("norm_backward_own_sums", sums, norm, d_gamma, d_beta, d_y, x);
@@ -134,6 +148,18 @@ public:
             exec_.for_each("norm_leaky_backward", x.layout(), NormLeakyBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()},
                            In<A>{x.as<A>()}, added, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
                            PerChannel<R>{norm.beta.as<R>()}, PerChannel<R>{norm.a.as<R>()}, PerChannel<R>{norm.b.as<R>()});
+        };
+        if (residual != nullptr)
+            run(In<A>{residual->as<A>()});
+        else
+            run(Zero<A>{});
+    }
+    void norm_backward(const Tensor& d_x, const Tensor& dz, const Tensor& x, const NormCoefficients& norm,
+                       const Tensor* residual) override {
+        const auto run = [&](auto added) {
+            exec_.for_each("norm_backward", x.layout(), NormBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{dz.as<A>()}, In<A>{x.as<A>()}, added,
+                           PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.a.as<R>()},
+                           PerChannel<R>{norm.b.as<R>()});
         };
         if (residual != nullptr)
             run(In<A>{residual->as<A>()});
@@ -360,18 +386,20 @@ private:
         return {.a = norm.a.as<R>(), .b = norm.b.as<R>(), .inv_std = norm.inv_std.as<R>(), .scale = norm.scale.as<R>(), .count = count};
     }
     // own_sums empty: the coefficients of this batch alone.
+    static NormBackwardSums<R> backward_sums_of(Array own_sums, const NormCoefficients& norm, Array d_gamma, Array d_beta,
+                                                const Layout& l) {
+        const bool weights = d_gamma.count > 0;
+        return {.out = backward_coefficients(norm, values_of(l)),
+                .own_sums = own_sums.count > 0 ? own_sums.as<double>() : nullptr,
+                .d_gamma = weights ? d_gamma.as<R>() : nullptr,
+                .d_beta = weights ? d_beta.as<R>() : nullptr,
+                .channels = l.channels()};
+    }
     void backward_sums(const char* label, Array own_sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
                        const Tensor& x) {
         const Layout l = x.layout();
-        const bool weights = d_gamma.count > 0;
-        exec_.column_reduce(label, l,
-                            NormBackwardSums<R>{.out = backward_coefficients(norm, values_of(l)),
-                                                .own_sums = own_sums.count > 0 ? own_sums.as<double>() : nullptr,
-                                                .d_gamma = weights ? d_gamma.as<R>() : nullptr,
-                                                .d_beta = weights ? d_beta.as<R>() : nullptr,
-                                                .channels = l.channels()},
-                            In<A>{d_y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
-                            PerChannel<R>{norm.beta.as<R>()});
+        exec_.column_reduce(label, l, backward_sums_of(own_sums, norm, d_gamma, d_beta, l), In<A>{d_y.as<A>()}, In<A>{x.as<A>()},
+                            PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
     }
     static Layout flat(int64_t count) { return {.planes = 1, .rows = count, .block = 1, .blocks = 1}; }
 

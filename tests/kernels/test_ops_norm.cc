@@ -1,6 +1,7 @@
 // Normalisation, LeakyReLU, bias gradient and mean pooling against loops in double.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -219,6 +220,59 @@ TEST_CASE("batch_norm_statistics_do_not_cancel_where_the_mean_is_large") {
     });
 }
 
+// What a convolution leaves: over N, H, W of each channel, sum of first(i), sum of second(i). Nothing is lost in between, for the
+// tolerances are those of what is made of them.
+template <class First, class Second>
+Values sums_of(const Extent& e, First first, Second second) {
+    const size_t channels = static_cast<size_t>(e.c);
+    std::vector<long double> sums(2 * channels);
+    for (size_t i = 0; i < static_cast<size_t>(e.count()); ++i) {
+        sums[channel_of(e, i)] += static_cast<long double>(first(i));
+        sums[channels + channel_of(e, i)] += static_cast<long double>(second(i));
+    }
+    Values rounded;
+    for (const long double sum : sums) rounded.push_back(static_cast<double>(sum));
+    return rounded;
+}
+
+TEST_CASE("batch_norm_of_sums_equals_the_statistics_of_the_values_and_takes_its_centre_from_the_old_running_mean") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents)
+            for (const RunningStatistics running : {RunningStatistics::update, RunningStatistics::keep})
+                // As before the first update; and with a mean of 200 deviations, near which the running mean is.
+                for (const double mean_of_all : {0, 300}) {
+                    if (e.n * e.rows() == 1) continue;  // its variance is 0, and rounding of the sums is all that would be seen
+                    INFO(e.text() << ", mean " << mean_of_all);
+                    TestData data(12);
+                    NormLayer l = norm_layer(m, data, e.c);
+                    for (double& v : l.running_mean) v = mean_of_all > 0 ? v + mean_of_all : 0;
+                    m.write(l.parameters.running_mean, l.running_mean);
+                    l.running_mean = m.read(l.parameters.running_mean);  // as rounded
+                    Values x = data.normals(e.count(), 0.3, 1.5);
+                    for (double& v : x) v = static_cast<float>(v + mean_of_all);
+                    const double magnitude = std::max(1.0, mean_of_all);
+                    const auto centred = [&](size_t i) { return x[i] - l.running_mean[channel_of(e, i)]; };
+                    const Array sums = m.real(sums_of(e, centred, [&](size_t i) { return centred(i) * centred(i); }));
+                    m.ops().batch_norm_of_sums(l.out, sums, m.unwritten(e), l.parameters, running, m.state());
+                    Values small = x;  // the two passes in double lose digits, too
+                    for (double& v : small) v -= mean_of_all;
+                    Moments want = moments(e, small);
+                    for (double& v : want.mean) v += mean_of_all;
+                    check_statistics(m, l, want, m.roundings(kSum, magnitude), {.relative = kStatistics * m.rounding()});
+                    const bool update = running == RunningStatistics::update;
+                    const double count = static_cast<double>(e.n * e.rows());
+                    Values mean, var;
+                    for (size_t c = 0; c < want.mean.size(); ++c) {
+                        const double unbiased = count > 1 ? want.var[c] * count / (count - 1) : want.var[c];
+                        mean.push_back(update ? 0.1 * l.running_mean[c] + 0.9 * want.mean[c] : l.running_mean[c]);
+                        var.push_back(update ? 0.1 * l.running_var[c] + 0.9 * unbiased : l.running_var[c]);
+                    }
+                    check_close("running mean", m.read(l.parameters.running_mean), mean, m.roundings(kSum, magnitude));
+                    check_close("running variance", m.read(l.parameters.running_var), var, {.relative = kStatistics * m.rounding()});
+                }
+    });
+}
+
 TEST_CASE("running_statistics_are_kept_where_asked_or_diverged_or_not_finite") {
     on_every_device([](OnDevice& m) {
         const Extent e{.n = 3, .c = 32, .h = 3, .w = 5, .block = 16};
@@ -356,6 +410,32 @@ TEST_CASE("norm_leaky_backward_passes_leaky_scale_mean_and_variance") {
     });
 }
 
+TEST_CASE("norm_backward_is_norm_leaky_backward_without_the_leaky") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(13);
+            const Coefficients k = random_coefficients(data, e.c);
+            const Values x = away_from_the_kink(data, e, k), d_z = data.normals(e.count()), added = data.normals(e.count());
+            Values plain, with;
+            for (size_t i = 0; i < x.size(); ++i) {
+                const size_t c = channel_of(e, i);
+                plain.push_back(k.scale[c] * d_z[i] + k.a[c] * (x[i] - k.mean[c]) + k.b[c]);
+                with.push_back(plain[i] + added[i]);
+            }
+            const Tolerance tolerance = m.roundings(kElementwise, kMagnitude);
+            const NormCoefficients norm = upload(m, k);
+            const Tensor in = m.tensor(e, x), gradient = m.tensor(e, d_z), residual = m.tensor(e, added), out = m.unwritten(e);
+            m.ops().norm_backward(out, gradient, in, norm, nullptr);
+            check_close("no residual", m.read(out), plain, tolerance);
+            m.ops().norm_backward(out, gradient, in, norm, &residual);
+            check_close("residual", m.read(out), with, tolerance);
+            m.ops().norm_backward(gradient, gradient, in, norm, &residual);
+            check_equal("d_x == dz", m.read(gradient), m.read(out));
+        }
+    });
+}
+
 TEST_CASE("norm_backward_sums_give_a_b_and_add_to_the_parameters_gradients") {
     on_every_device([](OnDevice& m) {
         for (const Extent& e : kExtents) {
@@ -394,6 +474,19 @@ TEST_CASE("norm_backward_sums_give_a_b_and_add_to_the_parameters_gradients") {
             m.ops().norm_backward_sums(again, {}, {}, gradient, in);
             check_equal("a without d_gamma", m.read(again.a), m.read(norm.a));
             check_equal("b without d_beta", m.read(again.b), m.read(norm.b));
+
+            // The same from sums that somebody else took.
+            const auto dz = [&](size_t i) { return leaky_slope(normalised(k, channel_of(e, i), x[i])) * d_y[i]; };
+            const Array sums = m.real(sums_of(e, dz, [&](size_t i) { return dz(i) * (x[i] - k.mean[channel_of(e, i)]); }));
+            m.write(got_gamma, d_gamma), m.write(got_beta, d_beta);
+            const NormCoefficients of_sums = upload(m, k);
+            m.ops().norm_backward_of_sums(of_sums, got_gamma, got_beta, sums, in);
+            check_within("a of sums", m.read(of_sums.a), a, a_limit);
+            check_within("b of sums", m.read(of_sums.b), b, b_limit);
+            check_within("d_gamma of sums", m.read(got_gamma), gamma, gamma_limit);
+            check_within("d_beta of sums", m.read(got_beta), beta, beta_limit);
+            m.ops().norm_backward_of_sums(of_sums, {}, {}, sums, in);
+            check_within("d_gamma kept", m.read(got_gamma), gamma, gamma_limit);
         }
     });
 }

@@ -85,6 +85,32 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
         run("kept", RunningStatistics::keep, {});
         run("diverged", RunningStatistics::update, diverged);
     });
+    // The sums are two numbers a channel that only have to be possible ones.
+    const auto sums_of = [](const Extent& e, const NormNumbers& v) {
+        const double count = static_cast<double>(e.n * e.h * e.w);
+        Values sums;
+        for (const double mean : v.mean) sums.push_back(count * mean);
+        for (int64_t c = 0; c < e.c; ++c) sums.push_back(count * (v.mean[static_cast<size_t>(c)] * v.mean[static_cast<size_t>(c)] + 1));
+        return sums;
+    };
+    add("batch_norm_of_sums", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        for (const RunningStatistics running : {RunningStatistics::update, RunningStatistics::keep}) {
+            const NormCoefficients to = {.mean = s.unwritten(e.c),
+                                         .inv_std = s.unwritten(e.c),
+                                         .scale = s.unwritten(e.c),
+                                         .beta = s.real(v.beta),
+                                         .a = s.real(v.a),
+                                         .b = s.real(v.b)};
+            const BatchNormParameters p = {s.real(v.gamma), s.real(v.beta), s.real(v.running_mean), s.real(v.running_var)};
+            s.ops().batch_norm_of_sums(to, s.real(sums_of(e, v)), s.activation(e), p, running, s.state());
+            const std::pair<const char*, Array> all[] = {{"mean", to.mean},
+                                                         {"inv_std", to.inv_std},
+                                                         {"scale", to.scale},
+                                                         {"running_mean", p.running_mean},
+                                                         {"running_var", p.running_var}};
+            for (const auto& [what, array] : all) out.push_back({what, s.read(array), element});
+        }
+    });
     add("running_norm_coefficients", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
         const NormCoefficients to = {.mean = s.unwritten(e.c),
                                      .inv_std = s.unwritten(e.c),
@@ -120,6 +146,20 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
         out.push_back({"a alone", s.read(without.a), sum});
         out.push_back({"d_gamma", s.read(d_gamma), sum});
         out.push_back({"d_beta", s.read(d_beta), sum});
+    });
+    add("norm_backward_of_sums", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        const Array d_gamma = s.real(v.gamma), d_beta = s.real(v.beta);  // added to
+        const NormCoefficients norm = coefficients(s, v);
+        s.ops().norm_backward_of_sums(norm, d_gamma, d_beta, s.real(sums_of(e, v)), s.activation(e));
+        const std::pair<const char*, Array> all[] = {{"a", norm.a}, {"b", norm.b}, {"d_gamma", d_gamma}, {"d_beta", d_beta}};
+        for (const auto& [what, array] : all) out.push_back({what, s.read(array), element});
+    });
+    add("norm_backward", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        const Tensor x = s.activation(e, v.x), dz = s.activation(e, v.d_y), d_x = s.activation(e), residual = s.activation(e, v.residual);
+        s.ops().norm_backward(d_x, dz, x, coefficients(s, v), &residual);
+        out.push_back({"d_x with residual", s.read(d_x), element});
+        s.ops().norm_backward(dz, dz, x, coefficients(s, v), nullptr);
+        out.push_back({"d_x in place", s.read(dz), element});
     });
     add("norm_leaky_backward", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
         const Tensor x = s.activation(e, v.x), d_y = s.activation(e, v.d_y), d_x = s.activation(e), residual = s.activation(e, v.residual);
