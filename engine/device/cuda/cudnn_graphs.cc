@@ -18,6 +18,7 @@ using TensorPtr = std::shared_ptr<fe::graph::Tensor_attributes>;
 using Dims = std::vector<int64_t>;
 
 constexpr int64_t kOldestCudnn = 90800;  // the first that plans from a description
+constexpr int64_t kOrderedSums = 91100;  // the first that can be asked for sums in a fixed order
 constexpr float kSlope = static_cast<float>(kLeakySlope);
 // Many of cuDNN's kernels count elements with 32 bits. It accepts larger tensors (2^33 elements were tried) without a word.
 constexpr int64_t kMostElements = (int64_t{1} << 31) - 1;
@@ -40,8 +41,8 @@ DataType_t cudnn_type(DType type) {
 }
 
 const char* role_name(ConvRole role) {
-    constexpr std::array<const char*, kConvRoles> names = {
-        "x", "w", "y", "bias", "residual", "scale", "shift", "norm input", "sum", "sum of products", "accumulated w"};
+    constexpr std::array<const char*, kConvRoles> names = {"x",     "w",          "y",      "bias", "residual",        "scale",
+                                                           "shift", "norm input", "centre", "sum",  "sum of products", "accumulated w"};
     return names[static_cast<size_t>(role)];
 }
 
@@ -105,12 +106,16 @@ const char* fusion_name(Fusion fusion) {
             return "bias and residual";
         case Fusion::bias_sums:
             return "bias and sums";
+        case Fusion::bias_residual_sums:
+            return "bias, residual and sums";
         case Fusion::norm_leaky:
             return "norm and leaky in front, bias";
         case Fusion::norm_leaky_residual:
             return "norm and leaky in front, bias and residual";
         case Fusion::norm_leaky_sums:
             return "norm and leaky in front, bias and sums";
+        case Fusion::norm_leaky_residual_sums:
+            return "norm and leaky in front, bias, residual and sums";
         case Fusion::leaky_backward_sums:
             return "leaky backward and sums";
         case Fusion::accumulate:
@@ -130,6 +135,19 @@ ConvPass pass_of(Fusion fusion) {
     }
 }
 
+bool has_norm(Fusion f) {
+    return f == Fusion::norm_leaky || f == Fusion::norm_leaky_residual || f == Fusion::norm_leaky_sums ||
+           f == Fusion::norm_leaky_residual_sums;
+}
+bool has_residual(Fusion f) {
+    return f == Fusion::bias_residual || f == Fusion::bias_residual_sums || f == Fusion::norm_leaky_residual ||
+           f == Fusion::norm_leaky_residual_sums;
+}
+bool has_sums(Fusion f) {
+    return f == Fusion::bias_sums || f == Fusion::bias_residual_sums || f == Fusion::norm_leaky_sums ||
+           f == Fusion::norm_leaky_residual_sums || f == Fusion::leaky_backward_sums;
+}
+
 std::vector<ConvOperand> operands_of(const ConvProblem& p) {
     const ConvShape& s = p.shape;
     const DType type = activation_type(p.precision);
@@ -139,42 +157,18 @@ std::vector<ConvOperand> operands_of(const ConvProblem& p) {
         ConvRole::w, {s.out_channels, s.in_channels, s.kernel, s.kernel}, p.fusion == Fusion::accumulate ? DType::f32 : type};
     const ConvOperand y{ConvRole::y, {p.batch, s.out_channels, s.out_height(), s.out_width()}, type};
     std::vector<ConvOperand> out = {x, w, y};
-    switch (p.fusion) {
-        case Fusion::none:
-            break;
-        case Fusion::bias:
-            out.push_back(channels(ConvRole::bias, s.out_channels));
-            break;
-        case Fusion::bias_residual:
-            out.push_back(channels(ConvRole::bias, s.out_channels));
-            out.push_back({ConvRole::residual, y.dims, type});
-            break;
-        case Fusion::norm_leaky:
-        case Fusion::norm_leaky_residual:
-        case Fusion::norm_leaky_sums:
-        case Fusion::bias_sums:
-            out.push_back(channels(ConvRole::bias, s.out_channels));
-            if (p.fusion == Fusion::norm_leaky_residual) out.push_back({ConvRole::residual, y.dims, type});
-            if (p.fusion != Fusion::bias_sums) {
-                out.push_back(channels(ConvRole::scale, s.in_channels));
-                out.push_back(channels(ConvRole::shift, s.in_channels));
-            }
-            if (p.fusion == Fusion::norm_leaky_sums || p.fusion == Fusion::bias_sums) {
-                out.push_back(channels(ConvRole::sum, s.out_channels));
-                out.push_back(channels(ConvRole::sum_of_products, s.out_channels));
-            }
-            break;
-        case Fusion::leaky_backward_sums:
-            out.push_back(channels(ConvRole::scale, s.in_channels));
-            out.push_back(channels(ConvRole::shift, s.in_channels));
-            out.push_back({ConvRole::norm_input, x.dims, type});
-            out.push_back(channels(ConvRole::sum, s.in_channels));
-            out.push_back(channels(ConvRole::sum_of_products, s.in_channels));
-            break;
-        case Fusion::accumulate:
-            out.push_back({ConvRole::accumulated_w, w.dims, DType::f32});
-            break;
+    const bool leaky_backward = p.fusion == Fusion::leaky_backward_sums;
+    if (p.fusion != Fusion::none && pass_of(p.fusion) == ConvPass::forward) out.push_back(channels(ConvRole::bias, s.out_channels));
+    if (has_residual(p.fusion)) out.push_back({ConvRole::residual, y.dims, type});
+    if (has_norm(p.fusion) || leaky_backward) {
+        out.push_back(channels(ConvRole::scale, s.in_channels));
+        out.push_back(channels(ConvRole::shift, s.in_channels));
     }
+    if (leaky_backward) out.push_back({ConvRole::norm_input, x.dims, type});
+    if (has_sums(p.fusion))
+        for (const ConvRole role : {ConvRole::centre, ConvRole::sum, ConvRole::sum_of_products})
+            out.push_back(channels(role, leaky_backward ? s.in_channels : s.out_channels));
+    if (p.fusion == Fusion::accumulate) out.push_back({ConvRole::accumulated_w, w.dims, DType::f32});
     return out;
 }
 
@@ -307,9 +301,14 @@ struct ConvGraph::Impl : fe::graph::Graph {
         return fe::graph::Pointwise_attributes().set_mode(mode).set_compute_data_type(DataType_t::FLOAT);
     }
     TensorPtr add(const TensorPtr& a, const TensorPtr& b) { return pointwise(a, b, pointwise_of(fe::PointwiseMode_t::ADD)); }
+    TensorPtr subtract(const TensorPtr& a, const TensorPtr& b) { return pointwise(a, b, pointwise_of(fe::PointwiseMode_t::SUB)); }
     TensorPtr multiply(const TensorPtr& a, const TensorPtr& b) { return pointwise(a, b, pointwise_of(fe::PointwiseMode_t::MUL)); }
     TensorPtr sum(const TensorPtr& t) {
-        return reduction(t, fe::graph::Reduction_attributes().set_mode(fe::ReductionMode_t::ADD).set_compute_data_type(DataType_t::FLOAT));
+        return reduction(t, fe::graph::Reduction_attributes()
+                                .set_mode(fe::ReductionMode_t::ADD)
+                                // Left to itself cuDNN adds with atomics, and marks no engine for it.
+                                .set_is_deterministic(!problem.nondeterministic)
+                                .set_compute_data_type(DataType_t::FLOAT));
     }
     template <class Attributes>
     Attributes geometry() const {
@@ -338,12 +337,8 @@ void ConvGraph::Impl::lay_out() {
 
     switch (problem.pass) {
         case ConvPass::forward: {
-            const bool norm = problem.fusion == Fusion::norm_leaky || problem.fusion == Fusion::norm_leaky_residual ||
-                              problem.fusion == Fusion::norm_leaky_sums;
-            const bool residual = problem.fusion == Fusion::bias_residual || problem.fusion == Fusion::norm_leaky_residual;
-            const bool sums = problem.fusion == Fusion::bias_sums || problem.fusion == Fusion::norm_leaky_sums;
             TensorPtr x = input(ConvRole::x);
-            if (norm) {
+            if (has_norm(problem.fusion)) {
                 // cuDNN takes a prologue in bf16 only if what it hands on has the type of the tensors.
                 x = multiply(x, input(ConvRole::scale));
                 x->set_data_type(type);
@@ -354,11 +349,12 @@ void ConvGraph::Impl::lay_out() {
             }
             TensorPtr y = conv_fprop(x, input(ConvRole::w), geometry<fe::graph::Conv_fprop_attributes>());
             if (problem.fusion != Fusion::none) y = add(y, input(ConvRole::bias));
-            if (residual) y = add(y, input(ConvRole::residual));
+            if (has_residual(problem.fusion)) y = add(y, input(ConvRole::residual));
             output(y, ConvRole::y);
-            if (sums) {
-                output(sum(y), ConvRole::sum);
-                output(sum(multiply(y, y)), ConvRole::sum_of_products);
+            if (has_sums(problem.fusion)) {
+                const TensorPtr d = subtract(y, input(ConvRole::centre));
+                output(sum(d), ConvRole::sum);
+                output(sum(multiply(d, d)), ConvRole::sum_of_products);
             }
             break;
         }
@@ -368,11 +364,12 @@ void ConvGraph::Impl::lay_out() {
                 const Dims dims(operand(ConvRole::x).dims.begin(), operand(ConvRole::x).dims.end());
                 d->set_dim(dims).set_stride(strides_nhwc(dims));
                 const TensorPtr x = input(ConvRole::norm_input);
-                const TensorPtr z = add(multiply(x, input(ConvRole::scale)), input(ConvRole::shift));
+                const TensorPtr xc = subtract(x, input(ConvRole::centre));
+                const TensorPtr z = add(multiply(xc, input(ConvRole::scale)), input(ConvRole::shift));
                 const TensorPtr d_z = pointwise(d, z, pointwise_of(fe::PointwiseMode_t::RELU_BWD).set_relu_lower_clip_slope(kSlope));
                 output(d_z, ConvRole::x);
                 output(sum(d_z), ConvRole::sum);
-                output(sum(multiply(d_z, x)), ConvRole::sum_of_products);
+                output(sum(multiply(d_z, xc)), ConvRole::sum_of_products);
             } else {
                 output(d, ConvRole::x);
             }
@@ -395,6 +392,8 @@ ConvGraph::ConvGraph(const Cudnn& cudnn, const ConvProblem& problem) : impl_(std
     Impl& g = *impl_;
     g.cudnn = &cudnn.impl();
     g.problem = problem;
+    if (has_sums(problem.fusion) && !problem.nondeterministic && Cudnn::version() < kOrderedSums)
+        throw CudnnError("cuDNN cannot plan " + describe(problem) + " (before 9.11 its sums have no fixed order). Install a newer one.");
     try {
         g.lay_out();
         check(g.validate(), problem, "validate");

@@ -25,20 +25,27 @@ enum class ConvPass { forward, backward_data, backward_weights };
 const char* pass_name(ConvPass pass);  // "forward" ...
 
 // What is computed in one graph with the convolution. a = leaky(scale[c] * x + shift[c]) is batch norm with its coefficients
-// folded, and the activation behind it. Biases, scales and sums are f32 [C].
+// folded, and the activation behind it. Biases, scales and sums are f32 [C]. Sums are taken over N, H, W: of d = y - centre[c] and of
+// d^2, y as it is stored.
 enum class Fusion {
     none,
-    bias,                 // forward: y = conv(x) + bias
-    bias_residual,        // forward: y = conv(x) + bias + residual; residual may be y
-    bias_sums,            // forward: y = conv(x) + bias, sum(y), sum(y^2) over N, H, W
-    norm_leaky,           // forward: y = conv(a) + bias
-    norm_leaky_residual,  // forward: y = conv(a) + bias + residual; residual may be y
-    norm_leaky_sums,      // forward: y = conv(a) + bias, sum(y), sum(y^2)
-    leaky_backward_sums,  // backward to data: d_z = d_a * leaky'(scale * x + shift), sum(d_z), sum(d_z * x); x is the norm's input
-    accumulate,           // backward to weights, onto f32: d_w = d_w + gradient
+    bias,                      // forward: y = conv(x) + bias
+    bias_residual,             // forward: y = conv(x) + bias + residual; residual may be y
+    bias_sums,                 // forward: y = conv(x) + bias, sum(d), sum(d^2)
+    bias_residual_sums,        // forward: y = conv(x) + bias + residual, sum(d), sum(d^2); residual may be y
+    norm_leaky,                // forward: the same four of a
+    norm_leaky_residual,       //
+    norm_leaky_sums,           //
+    norm_leaky_residual_sums,  //
+    leaky_backward_sums,       // backward to data: d_z = d_a * leaky'(z), sum(d_z), sum(d_z * (x - centre)), where x is the norm's input
+                               // and z = scale * (x - centre) + shift: centre is its mean, shift its beta
+    accumulate,                // backward to weights, onto f32: d_w = d_w + gradient
 };
 const char* fusion_name(Fusion fusion);  // "bias" ...
 ConvPass pass_of(Fusion fusion);         // none: forward, though it goes with all
+bool has_norm(Fusion fusion);            // norm and leaky of the forward pass
+bool has_residual(Fusion fusion);
+bool has_sums(Fusion fusion);  // of either pass
 
 struct ConvProblem {
     ConvShape shape;
@@ -47,13 +54,13 @@ struct ConvProblem {
     Fusion fusion = Fusion::none;
     CudaPrecision precision = CudaPrecision::f32;
     ConvAlgorithm algorithm = ConvAlgorithm::automatic;
-    bool nondeterministic = false;  // let engines in that do not repeat bit for bit
+    bool nondeterministic = false;  // let engines in that do not repeat bit for bit, and sums in any order
     size_t workspace_limit = size_t{512} << 20;
 };
 
 // What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ...
-enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, sum, sum_of_products, accumulated_w };
-inline constexpr size_t kConvRoles = 11;
+enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, centre, sum, sum_of_products, accumulated_w };
+inline constexpr size_t kConvRoles = 12;
 
 struct ConvOperand {
     ConvRole role = ConvRole::x;
