@@ -130,6 +130,9 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         keep_coefficients(b.norm2);
     }
     keep_coefficients(tail_);
+    if (settings_.norm == NormKind::batch)
+        norm_sums_ = memory.keep("statistics", "norm sums of a convolution",
+                                 static_cast<size_t>(2 * head_in_) * size_of(device.real_type()));  // the widest norm
     if (settings_.norm == NormKind::batch && settings_.norm_batch == NormBatch::of_job && device.communicator().size() > 1)
         norm_shares_ = memory.keep("statistics", "norm sums of all ranks",
                                    static_cast<size_t>(device.communicator().size() * 2 * head_in_) * sizeof(double));  // the widest norm
@@ -184,20 +187,21 @@ void WideResNet::prepare(Array weights) {
 void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images) {
     PassActivations& p = passes_[static_cast<size_t>(pass)];
     const NormMode mode = p.settings.norm;
-    convolve(stem_, m, at(p.stem), images);
+    Array sums = convolve(stem_, m, at(p.stem), images, {&blocks_.front().norm1, mode});
     const Activation* x = &p.stem;
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const Block& b = blocks_[i];
         const BlockActivations& t = p.blocks[i];
-        statistics_of(b.norm1, m, mode, at(*x));
-        activate_and_convolve(b.norm1, b.conv1, m, at(t.h), t.a1, at(*x), nullptr);
-        statistics_of(b.norm2, m, mode, at(t.h));
+        const Norm& behind = i + 1 < blocks_.size() ? blocks_[i + 1].norm1 : tail_;
+        statistics_of(b.norm1, m, mode, at(*x), sums);
+        sums = activate_and_convolve(&b.norm1, b.conv1, m, at(t.h), &t.a1, at(*x), nullptr, {&b.norm2, mode});
+        statistics_of(b.norm2, m, mode, at(t.h), sums);
         if (b.shortcut) convolve(*b.shortcut, m, at(t.y), at(*x));
         const Tensor residual = b.shortcut ? at(t.y) : at(*x);
-        activate_and_convolve(b.norm2, b.conv2, m, at(t.y), t.a2, at(t.h), &residual);
+        sums = activate_and_convolve(&b.norm2, b.conv2, m, at(t.y), &t.a2, at(t.h), &residual, {&behind, mode});
         x = &t.y;
     }
-    statistics_of(tail_, m, mode, at(*x));
+    statistics_of(tail_, m, mode, at(*x), sums);
     activate(tail_, m, at(p.tail), at(*x));
     device_->ops().mean_pool(at(p.features), at(p.tail));
     head_->forward(at(p.logits), at(p.features), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
@@ -206,6 +210,7 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
 
 void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
     PassActivations& p = passes_[static_cast<size_t>(pass)];
+    const NormMode mode = p.settings.norm;
     const bool weights = p.settings.gradients == Gradients::weights;
     // Where sampling has half as many images as the labelled batch, as in the paper, its two tensors a block need what one needs there.
     const bool recompute = settings_.recompute && weights;
@@ -217,31 +222,32 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
     head_->backward_data(at(p.d_features), at(p.d_logits), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
                          memory_->workspace());
     device_->ops().mean_pool_backward(at(p.d_tail), at(p.d_features));
-    activate_backward(tail_, m, p.settings, at(p.d_tail), at(p.blocks.back().y), nullptr);
+    activate_backward(tail_, m, p.settings, at(p.d_tail), at(p.blocks.back().y), nullptr, {});
     const Activation* d_y = &p.d_tail;
     for (size_t i = blocks_.size(); i-- > 0;) {
         const Block& b = blocks_[i];
         const BlockActivations& t = p.blocks[i];
         const Activation& x = i > 0 ? p.blocks[i - 1].y : p.stem;
         const Activation& h = recompute ? t.again_h : t.h;
-        if (recompute) activate_and_convolve(b.norm1, b.conv1, m, at(h), t.again_a1, at(x), nullptr);
+        // With the sums that forward asked for, though nobody reads them: the same form gives the same bits.
+        if (recompute) activate_and_convolve(&b.norm1, b.conv1, m, at(h), &t.again_a1, at(x), nullptr, {&b.norm2, mode});
         if (weights) {
             activate(b.norm2, m, at(t.again2), at(h));
             convolve_weights(b.conv2, m, at(t.again2), at(*d_y));
         }
-        convolve_data(b.conv2, at(t.d_h), at(*d_y));
-        activate_backward(b.norm2, m, p.settings, at(t.d_h), at(h), nullptr);
+        Array sums = convolve_data(b.conv2, m, at(t.d_h), at(*d_y), at(h), {&b.norm2, mode});
+        activate_backward(b.norm2, m, p.settings, at(t.d_h), at(h), nullptr, sums);
         if (weights) {
             activate(b.norm1, m, at(t.again1), at(x));
             convolve_weights(b.conv1, m, at(t.again1), at(t.d_h));
         }
-        convolve_data(b.conv1, at(t.d_x), at(t.d_h));
+        sums = convolve_data(b.conv1, m, at(t.d_x), at(t.d_h), at(x), {&b.norm1, mode});
         if (b.shortcut) {
             if (weights) convolve_weights(*b.shortcut, m, at(x), at(*d_y));
             convolve_data(*b.shortcut, at(t.d_shortcut), at(*d_y));
         }
         const Tensor residual = b.shortcut ? at(t.d_shortcut) : at(*d_y);
-        activate_backward(b.norm1, m, p.settings, at(t.d_x), at(x), &residual);
+        activate_backward(b.norm1, m, p.settings, at(t.d_x), at(x), &residual, sums);
         d_y = &t.d_x;
     }
     if (weights)
@@ -279,22 +285,52 @@ NormCoefficients WideResNet::coefficients(const Norm& norm, Array weights) {
             .b = coefficient(norm, 4)};
 }
 
-void WideResNet::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Tensor* residual) {
-    conv.plan->forward(y, x, memory_->at(conv.prepared), m.weights.slice(conv.bias, conv.shape.out_channels), residual,
-                       memory_->workspace());
+bool WideResNet::wants_sums(const Next& next) const {
+    return next.norm != nullptr && settings_.norm == NormKind::batch && next.mode != NormMode::running && !norm_shares_.valid();
 }
 
-// a is where the activation lies between the two; a convolution that fuses them needs no memory for it.
-void WideResNet::activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
-                                       const Tensor& x, const Tensor* residual) {
-    if (settings_.norm == NormKind::batch && conv.plan->fuses_activation(x.n, residual != nullptr)) {
-        conv.plan->forward_activated(y, x, coefficients(norm, m.weights), memory_->at(conv.prepared),
-                                     m.weights.slice(conv.bias, conv.shape.out_channels), residual, memory_->workspace());
-        return;
+Array WideResNet::sums_for(const Norm& norm) { return {memory_->at(norm_sums_), device_->real_type(), 2 * norm.channels}; }
+
+// norm and LeakyReLU are in front, unless null; a is where the activation lies between the two, and a convolution that fuses them
+// needs no memory for it.
+Array WideResNet::activate_and_convolve(const Norm* norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation* a,
+                                        const Tensor& x, const Tensor* residual, const Next& next) {
+    const ConvFusion wanted{.activation = norm != nullptr && settings_.norm == NormKind::batch, .sums = wants_sums(next)};
+    const ConvFusion fused = conv.plan->fuses(x.n, wanted, residual != nullptr);
+    FusedForward with;
+    NormCoefficients in_front;
+    Tensor from = x;
+    if (fused.activation) {
+        in_front = coefficients(*norm, m.weights);
+        with.norm = &in_front;
+    } else if (norm != nullptr) {
+        from = at(*a);
+        activate(*norm, m, from, x);
     }
-    const Tensor activated = at(a);
-    activate(norm, m, activated, x);
-    convolve(conv, m, y, activated, residual);
+    if (fused.sums) {
+        with.centre = m.statistics.slice(next.norm->running_mean, next.norm->channels);
+        with.sums = sums_for(*next.norm);
+    }
+    conv.plan->forward_fused(y, from, with, memory_->at(conv.prepared), m.weights.slice(conv.bias, conv.shape.out_channels), residual,
+                             memory_->workspace());
+    return with.sums;
+}
+
+Array WideResNet::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next) {
+    return activate_and_convolve(nullptr, conv, m, y, nullptr, x, nullptr, next);
+}
+
+// x is what `next` normalises; with sums d_x is the gradient behind that norm, in front of the LeakyReLU.
+Array WideResNet::convolve_data(const Conv& conv, const NetworkMemory& m, const Tensor& d_x, const Tensor& d_y, const Tensor& x,
+                                const Next& next) {
+    if (!wants_sums(next) || !conv.plan->fuses_leaky_backward(d_y.n)) {
+        convolve_data(conv, d_x, d_y);
+        return {};
+    }
+    const Array sums = sums_for(*next.norm);
+    conv.plan->backward_data_fused(d_x, d_y, {.x = x, .norm = coefficients(*next.norm, m.weights), .sums = sums},
+                                   memory_->at(conv.prepared), memory_->workspace());
+    return sums;
 }
 
 void WideResNet::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {
@@ -308,7 +344,7 @@ void WideResNet::convolve_weights(const Conv& conv, const NetworkMemory& m, cons
     if (settings_.norm == NormKind::none) device_->ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape.out_channels), d_y);
 }
 
-void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x) {
+void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums) {
     if (settings_.norm == NormKind::none) return;
     const BatchNormParameters parameters{.gamma = m.weights.slice(norm.gamma, norm.channels),
                                          .beta = m.weights.slice(norm.beta, norm.channels),
@@ -317,6 +353,7 @@ void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMod
     Ops& ops = device_->ops();
     if (mode == NormMode::running) return ops.running_norm_coefficients(coefficients(norm, m.weights), parameters);
     const RunningStatistics running = mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep;
+    if (sums.count > 0) return ops.batch_norm_of_sums(coefficients(norm, m.weights), sums, x, parameters, running, m.state);
     if (!norm_shares_.valid()) return ops.batch_norm_statistics(coefficients(norm, m.weights), x, parameters, running, m.state);
     Communicator& ranks = device_->communicator();
     ops.batch_norm_moments(ranks.own(shares(norm)), x);
@@ -331,9 +368,10 @@ void WideResNet::activate(const Norm& norm, const NetworkMemory& m, const Tensor
         device_->ops().norm_leaky(y, x, coefficients(norm, m.weights));
 }
 
-// In place: d_x holds the gradient behind the activation and receives the one in front of the norm.
+// In place: d_x holds the gradient behind the activation and receives the one in front of the norm. With sums the activation has been
+// passed already.
 void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
-                                   const Tensor* residual) {
+                                   const Tensor* residual, Array sums) {
     if (settings_.norm == NormKind::none) return device_->ops().leaky_backward(d_x, d_x, x, residual);
     const NormCoefficients norm_values = coefficients(norm, m.weights);
     if (pass.norm != NormMode::running) {
@@ -341,6 +379,10 @@ void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, con
         const bool weights = pass.gradients == Gradients::weights;
         const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
         const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+        if (sums.count > 0) {
+            ops.norm_backward_of_sums(norm_values, d_gamma, d_beta, sums, x);
+            return ops.norm_backward(d_x, d_x, x, norm_values, residual);
+        }
         if (!norm_shares_.valid()) {
             ops.norm_backward_sums(norm_values, d_gamma, d_beta, d_x, x);
         } else {

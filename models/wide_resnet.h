@@ -86,16 +86,26 @@ private:
     NormCoefficients coefficients(const Norm& norm, Array weights);
     Array shares(const Norm& norm);
 
+    // The norm that comes next, forward or backward. A convolution may take the sums for it while it writes what the norm reads: then
+    // it answers with them, R [2, C], else with nothing; they are valid until the next ones are taken.
+    struct Next {
+        const Norm* norm;  // null: nobody wants sums
+        NormMode mode;
+    };
+    bool wants_sums(const Next& next) const;
+    Array sums_for(const Norm& norm);
+
     // The lines that forward and backward are written in.
-    void activate_and_convolve(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation& a,
-                               const Tensor& x, const Tensor* residual);
-    void convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Tensor* residual = nullptr);
+    Array activate_and_convolve(const Norm* norm, const Conv& conv, const NetworkMemory& m, const Tensor& y, const Activation* a,
+                                const Tensor& x, const Tensor* residual, const Next& next);
+    Array convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next = {});
+    Array convolve_data(const Conv& conv, const NetworkMemory& m, const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Next& next);
     void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
     void convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y);
-    void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x);
+    void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums);
     void activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x);
     void activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
-                           const Tensor* residual);
+                           const Tensor* residual, Array sums);
 
     WideResNetSettings settings_;
     std::vector<TensorInfo> parameters_, statistics_;
@@ -103,6 +113,7 @@ private:
     std::vector<Block> blocks_;
     Norm tail_;
     Slot norm_shares_;  // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
+    Slot norm_sums_;    // R [2, C]: what a convolution takes for the norm that follows
     int64_t head_in_ = 0, head_weight_ = 0, head_bias_ = 0;
 
     Device* device_ = nullptr;

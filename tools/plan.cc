@@ -208,7 +208,7 @@ int plan(const PlanOptions& o) {
         if (!network->head_engine().empty()) fmt::print("\nlinear head: {}\n", network->head_engine());
         if (!candidates.empty()) {
             fmt::print("\nFused graphs are compiled at run time and used where timing on a GPU says that they win.\n");
-            print_engines("fused candidate", 53, candidates);
+            print_engines("fused candidate", 60, candidates);
         }
     }
     if (!fits)

@@ -64,6 +64,21 @@ struct ConvOptions {
     ConvInput input = ConvInput::activations;
 };
 
+// What a forward pass may take over from the ops around it.
+struct ConvFusion {
+    bool activation = false;  // norm and LeakyReLU in front
+    bool sums = false;        // for the statistics of the norm behind
+};
+struct FusedForward {
+    const NormCoefficients* norm = nullptr;  // x becomes leaky(norm(x)); null: nothing is in front
+    Array centre{}, sums{};                  // R [C]; R [2, C], written: over N, H, W, of y - centre and of its square. Empty: none
+};
+struct FusedBackward {
+    Tensor x;               // the norm's input
+    NormCoefficients norm;  // its mean, scale and beta
+    Array sums;             // R [2, C], written: over N, H, W, of d_z and of d_z * (x - mean)
+};
+
 // A convolution with bias, for a few batch sizes. Everything that can be decided is decided when it is made.
 // Weights are R [O, H, W, I]; "prepared" is what the kernels read, in whatever layout they want, renewed once a change.
 class ConvPlan {
@@ -77,20 +92,31 @@ public:
     // y = conv(x) + bias [+ residual]; residual may be y itself.
     virtual void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
                          std::byte* workspace) = 0;
-    // Whether a norm and LeakyReLU in front of the convolution are better done by it: decided when the plan was made.
-    virtual bool fuses_activation(int64_t batch, bool residual) const {
-        (void)batch, (void)residual;
-        return false;
+    // Which of the ops wanted around a forward pass the convolution does better itself: decided when the plan was made.
+    virtual ConvFusion fuses(int64_t batch, ConvFusion wanted, bool residual) const {
+        (void)batch, (void)wanted, (void)residual;
+        return {};
     }
-    // y = conv(leaky(norm(x))) + bias [+ residual]; only where fuses_activation. It may round the norm otherwise than
-    // Ops::norm_leaky does, so that a value near the kink may fall on the other side.
-    virtual void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
-                                   const Tensor* residual, std::byte* workspace) {
-        (void)y, (void)x, (void)norm, (void)prepared, (void)bias, (void)residual, (void)workspace;
-        throw std::logic_error("A convolution was given a norm that it does not fuse.");
+    // forward with exactly what `fuses` answered. It may round the norm otherwise than Ops::norm_leaky does, so that a value near
+    // the kink may fall on the other side.
+    virtual void forward_fused(const Tensor& y, const Tensor& x, const FusedForward& with, const std::byte* prepared, Array bias,
+                               const Tensor* residual, std::byte* workspace) {
+        if (with.norm != nullptr || with.sums.count > 0) throw std::logic_error("A convolution was given ops that it does not fuse.");
+        forward(y, x, prepared, bias, residual, workspace);
     }
     // d_x = the gradient of x
     virtual void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) = 0;
+    // The same question for the LeakyReLU that follows in the backward pass, and the sums that the norm behind it needs.
+    virtual bool fuses_leaky_backward(int64_t batch) const {
+        (void)batch;
+        return false;
+    }
+    // d_z = leaky'(norm(x)) * the gradient of leaky(norm(x)); only where fuses_leaky_backward.
+    virtual void backward_data_fused(const Tensor& d_z, const Tensor& d_y, const FusedBackward& with, const std::byte* prepared,
+                                     std::byte* workspace) {
+        (void)d_z, (void)d_y, (void)with, (void)prepared, (void)workspace;
+        throw std::logic_error("A convolution was given a LeakyReLU that it does not fuse.");
+    }
     // d_w [O, H, W, I] += the gradient of the weights
     virtual void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) = 0;
 

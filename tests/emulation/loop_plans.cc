@@ -28,6 +28,36 @@ template <class A>
 __global__ void scale_shift_leaky(A* y, const A* x, const float* scale, const float* shift, int64_t count, int64_t channels) {
     for (int64_t i = 0; i < count; ++i) y[i] = leaky(std::fma(static_cast<float>(x[i]), scale[i % channels], shift[i % channels]));
 }
+// sums [2, C]: of y - centre and of its square, y as it is stored: what the graph's reduction reads is the tensor that it writes.
+template <class A>
+__global__ void sum_around(float* sums, const A* y, const float* centre, int64_t count, int64_t channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0, squares = 0;
+        for (int64_t i = c; i < count; i += channels) {
+            const float d = static_cast<float>(y[i]) - centre[c];
+            sum += static_cast<double>(d);
+            squares += static_cast<double>(d * d);
+        }
+        sums[c] = static_cast<float>(sum);
+        sums[channels + c] = static_cast<float>(squares);
+    }
+}
+// dz = leaky'(scale * (x - mean) + beta) * dz; sums [2, C]: of dz, as it is stored, and of dz * (x - mean).
+template <class A>
+__global__ void leaky_backward_sums(float* sums, A* dz, const A* x, const float* mean, const float* scale, const float* beta, int64_t count,
+                                    int64_t channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0, products = 0;
+        for (int64_t i = c; i < count; i += channels) {
+            const float centred = static_cast<float>(x[i]) - mean[c];
+            dz[i] = leaky_backward(scale[c] * centred + beta[c], static_cast<float>(dz[i]));
+            sum += static_cast<double>(static_cast<float>(dz[i]));
+            products += static_cast<double>(static_cast<float>(dz[i]) * centred);
+        }
+        sums[c] = static_cast<float>(sum);
+        sums[channels + c] = static_cast<float>(products);
+    }
+}
 template <class A, class X>
 __global__ void conv_forward(ConvShape s, Tensor y, Tensor x, const A* w, const float* bias, const A* residual) {
     loops::conv_forward<A, X>(s, y, x, w, bias, residual);
@@ -63,9 +93,12 @@ void launch(CudaLauncher& launcher, const char* label, double flops, void (*kern
 template <class A>
 class LoopConvPlan final : public ConvPlan {
 public:
-    // ops: of a plan that fuses the activation in front, else null
-    LoopConvPlan(CudaLauncher& launcher, Ops* ops, const ConvShape& shape, const ConvOptions& options)
-        : launcher_(launcher), ops_(ops), shape_(shape) {
+    LoopConvPlan(CudaLauncher& launcher, Ops& ops, Fusion fusion, const ConvShape& shape, const ConvOptions& options)
+        : launcher_(launcher),
+          ops_(ops),
+          activation_(fusion == Fusion::activation || fusion == Fusion::both),
+          sums_(fusion == Fusion::sums || fusion == Fusion::both),
+          shape_(shape) {
         for (const auto* batches : {&options.batches, &options.forward_only})
             for (const int64_t batch : *batches) max_batch_ = std::max(max_batch_, batch);
     }
@@ -83,16 +116,29 @@ public:
         launch(launcher_, "conv_forward", flops(x.n), images(x) ? conv_forward<A, float> : conv_forward<A, A>, shape_, y, x,
                reinterpret_cast<const A*>(prepared), bias.as<float>(), residual != nullptr ? residual->as<A>() : nullptr);
     }
-    bool fuses_activation(int64_t, bool) const override { return ops_ != nullptr; }
-    void forward_activated(const Tensor& y, const Tensor& x, const NormCoefficients& norm, const std::byte* prepared, Array bias,
-                           const Tensor* residual, std::byte* workspace) override {
-        const Array shift{workspace, DType::f32, x.c};
-        Tensor activated = x;
-        activated.data = workspace + shift.bytes();
-        ops_->norm_shift(shift, norm);
-        launch(launcher_, "conv_activation", 0, scale_shift_leaky<A>, activated.as<A>(), x.as<A>(), norm.scale.as<float>(),
-               shift.as<float>(), x.count(), x.c);
-        forward(y, activated, prepared, bias, residual, workspace);
+    ConvFusion fuses(int64_t, ConvFusion wanted, bool) const override {
+        return {.activation = wanted.activation && activation_, .sums = wanted.sums && sums_};
+    }
+    void forward_fused(const Tensor& y, const Tensor& x, const FusedForward& with, const std::byte* prepared, Array bias,
+                       const Tensor* residual, std::byte* workspace) override {
+        Tensor from = x;
+        if (with.norm != nullptr) {
+            const Array shift{workspace, DType::f32, x.c};
+            from.data = workspace + shift.bytes();
+            ops_.norm_shift(shift, *with.norm);
+            launch(launcher_, "conv_activation", 0, scale_shift_leaky<A>, from.as<A>(), x.as<A>(), with.norm->scale.as<float>(),
+                   shift.as<float>(), x.count(), x.c);
+        }
+        forward(y, from, prepared, bias, residual, workspace);
+        if (with.sums.count > 0)
+            launch(launcher_, "conv_sums", 0, sum_around<A>, with.sums.as<float>(), y.as<A>(), with.centre.as<float>(), y.count(), y.c);
+    }
+    bool fuses_leaky_backward(int64_t) const override { return sums_; }
+    void backward_data_fused(const Tensor& d_z, const Tensor& d_y, const FusedBackward& with, const std::byte* prepared,
+                             std::byte* workspace) override {
+        backward_data(d_z, d_y, prepared, workspace);
+        launch(launcher_, "conv_leaky_backward", 0, leaky_backward_sums<A>, with.sums.as<float>(), d_z.as<A>(), with.x.as<A>(),
+               with.norm.mean.as<float>(), with.norm.scale.as<float>(), with.norm.beta.as<float>(), d_z.count(), d_z.c);
     }
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
         launch(launcher_, "conv_backward_data", flops(d_y.n), images(d_x) ? conv_backward_data<A, float> : conv_backward_data<A, A>, shape_,
@@ -110,7 +156,8 @@ private:
     double flops(int64_t n) const { return shape_.flops() * static_cast<double>(n); }
 
     CudaLauncher& launcher_;
-    Ops* ops_;
+    Ops& ops_;
+    bool activation_, sums_;
     ConvShape shape_;
     int64_t max_batch_ = 0;
 };
@@ -142,11 +189,13 @@ private:
 
 class LoopPlans final : public CudaPlans {
 public:
-    LoopPlans(CudaLauncher& launcher, Ops* ops, CudaPrecision precision) : launcher_(launcher), ops_(ops), precision_(precision) {}
+    LoopPlans(CudaLauncher& launcher, Ops& ops, CudaPrecision precision, Fusion fusion)
+        : launcher_(launcher), ops_(ops), precision_(precision), fusion_(fusion) {}
 
     std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options) override {
-        if (precision_ == CudaPrecision::bf16) return std::make_unique<LoopConvPlan<__nv_bfloat16>>(launcher_, ops_, shape, options);
-        return std::make_unique<LoopConvPlan<float>>(launcher_, ops_, shape, options);
+        if (precision_ == CudaPrecision::bf16)
+            return std::make_unique<LoopConvPlan<__nv_bfloat16>>(launcher_, ops_, fusion_, shape, options);
+        return std::make_unique<LoopConvPlan<float>>(launcher_, ops_, fusion_, shape, options);
     }
     std::unique_ptr<LinearPlan> linear(int64_t in, int64_t out, const std::vector<int64_t>&) override {
         return std::make_unique<LoopLinearPlan>(launcher_, in, out);
@@ -154,15 +203,16 @@ public:
 
 private:
     CudaLauncher& launcher_;
-    Ops* ops_;
+    Ops& ops_;
     CudaPrecision precision_;
+    Fusion fusion_;
 };
 
 }  // namespace
 
 MakeCudaPlans loop_plans(CudaPrecision precision, Fusion fusion) {
     return [precision, fusion](CudaLauncher& launcher, Ops& ops, const GpuDescription&) {
-        return std::make_unique<LoopPlans>(launcher, fusion == Fusion::activation ? &ops : nullptr, precision);
+        return std::make_unique<LoopPlans>(launcher, ops, precision, fusion);
     };
 }
 

@@ -6,7 +6,9 @@
 
 namespace jem {
 
-enum class Fusion { none, activation };  // what the convolutions take over: nothing, or the norm and LeakyReLU in front of them
+// What the convolutions take over from the ops around them: the norm and LeakyReLU in front; the sums for the norm behind, and on the
+// way back LeakyReLU and the sums behind it.
+enum class Fusion { none, activation, sums, both };
 
 MakeCudaPlans loop_plans(CudaPrecision precision, Fusion fusion = Fusion::none);
 

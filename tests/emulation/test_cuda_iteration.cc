@@ -75,7 +75,7 @@ TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
 TEST_CASE("no_phase_reads_what_it_did_not_write") {
     for (const Variant& v : variants()) {
         INFO(v.name);
-        EmulatedDevice device(v.precision);
+        EmulatedDevice device(v.precision, {}, v.settings.sgld_steps > 0 ? Fusion::both : Fusion::none);
         const auto network = make_network(v.settings);
         Memory memory(*device);
         TrainingIteration iteration(*device, memory, *network, v.settings,
@@ -123,15 +123,18 @@ TEST_CASE("no_phase_reads_what_it_did_not_write") {
     }
 }
 
-TEST_CASE("convolutions_that_take_the_norm_in_front_of_them_change_an_iteration_by_rounding_only") {
+TEST_CASE("convolutions_that_take_over_the_ops_around_them_change_an_iteration_by_rounding_only") {
     const auto cpu = make_cpu_device({.threads = 1});
-    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
-        Settings s = variants()[1].settings;  // batch norm, SAM, sampling
-        INFO(std::string(precision_name(precision)));
-        EmulatedDevice device(precision, {}, Fusion::activation);
-        check_all(selftest::check_repetition(*device, make_network, s));
-        check_all(selftest::check_iteration(*device, *cpu, make_network, s, selftest::limits_of(precision_name(precision))));
-    }
+    for (const Fusion fusion : {Fusion::activation, Fusion::sums, Fusion::both})
+        for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
+            if (cuda_on_host::checks_accesses() && (fusion == Fusion::both) != (precision == CudaPrecision::bf16)) continue;
+            Settings s = variants()[1].settings;  // batch norm, SAM, sampling
+            s.recompute = fusion == Fusion::sums;
+            INFO(std::string(precision_name(precision)), ", fusion ", static_cast<int>(fusion));
+            EmulatedDevice device(precision, {}, fusion);
+            check_all(selftest::check_repetition(*device, make_network, s));
+            check_all(selftest::check_iteration(*device, *cpu, make_network, s, selftest::limits_of(precision_name(precision))));
+        }
 }
 
 TEST_CASE("one_iteration_on_the_emulated_gpu_in_f32_equals_pytorch_within_f32") {
@@ -139,7 +142,7 @@ TEST_CASE("one_iteration_on_the_emulated_gpu_in_f32_equals_pytorch_within_f32") 
         std::puts("SKIPPED: the golden cases are run by the plain build");
         return;
     }
-    for (const Fusion fusion : {Fusion::none, Fusion::activation}) {
+    for (const Fusion fusion : {Fusion::none, Fusion::activation, Fusion::sums, Fusion::both}) {
         EmulatedDevice device(CudaPrecision::f32, {}, fusion);
         compare_all_golden_f32(*device);
     }

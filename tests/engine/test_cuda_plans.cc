@@ -154,7 +154,7 @@ TEST_CASE("cuda plans: the network asks for these convolutions, and gets a choic
             CHECK(choice.engine.starts_with("cudnn eng"));
         }
         CHECK(got == wanted);
-        CHECK(candidates == 8 * static_cast<int>(convolutions_of(width).size()));
+        CHECK(candidates == 10 * static_cast<int>(convolutions_of(width).size()));
         CHECK(contains(network.head_engine(), "cublasLt"));
     }
 }
@@ -460,8 +460,7 @@ TEST_CASE("gpu descriptions: six GPUs by name, and a file with cuDNN's keys, eac
 TEST_CASE("plan cache: choices come back from the file, other processes' ones stay, and a damaged file counts as empty") {
     const TempFolder folder;
     const std::string file = (folder.path() / "deep" / "plans.json").string();
-    const PlanChoice one{.fused = false, .engine = "cudnn eng1 k2=3", .seconds = 1e-3},
-        other{.fused = true, .engine = "cudnn eng7", .seconds = 2e-3};
+    const PlanChoice one{.choice = "cudnn eng1 k2=3", .seconds = 1e-3}, other{.choice = "bias and sums", .seconds = 2e-3};
     {
         PlanCache cache(file), at_the_same_time(file);
         CHECK(cache.warning().empty());
@@ -478,8 +477,9 @@ TEST_CASE("plan cache: choices come back from the file, other processes' ones st
     CHECK(std::distance(std::filesystem::directory_iterator(folder.path() / "deep"), {}) == 1);  // no temporary file is left
 
     const std::string whole = folder.read("deep/plans.json");
-    for (const std::string& damaged : {std::string(), whole.substr(0, whole.size() / 2), std::string("[1, 2]"),
-                                       std::string("{\"format\": 99}"), std::string(R"({"format": 1, "choices": {"a": {"engine": 3}}})")}) {
+    for (const std::string& damaged :
+         {std::string(), whole.substr(0, whole.size() / 2), std::string("[1, 2]"), std::string("{\"format\": 99}"),
+          std::string(R"({"format": 2, "choices": {"a": {"choice": 3, "seconds": 1}}})")}) {
         folder.write("deep/plans.json", damaged);
         PlanCache cache(file);
         CHECK(contains(cache.warning(), "ignored"));

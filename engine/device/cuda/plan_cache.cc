@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 }  // namespace
 
@@ -31,9 +31,7 @@ PlanCache::Entries PlanCache::read() {
     try {
         if (json.at("format").get<int>() != kFormat) throw std::runtime_error("another format");
         for (const auto& [key, value] : json.at("choices").items())
-            entries[key] = {.fused = value.at("fused").get<bool>(),
-                            .engine = value.at("engine").get<std::string>(),
-                            .seconds = value.at("seconds").get<double>()};
+            entries[key] = {.choice = value.at("choice").get<std::string>(), .seconds = value.at("seconds").get<double>()};
     } catch (const std::exception& e) {
         warning_ =
             "The timed plans in " + file_ + " are ignored (the file is damaged). They are timed again; delete it if this comes back.";
@@ -57,7 +55,7 @@ bool PlanCache::save() {
     Entries all = read();  // another process may have written meanwhile
     for (const auto& [key, choice] : fresh_) all[key] = choice;
     Json choices = Json::object();
-    for (const auto& [key, c] : all) choices[key] = {{"fused", c.fused}, {"engine", c.engine}, {"seconds", c.seconds}};
+    for (const auto& [key, c] : all) choices[key] = {{"choice", c.choice}, {"seconds", c.seconds}};
     const std::string text = Json{{"format", kFormat}, {"choices", choices}}.dump(1) + "\n";
 
     const std::string temporary = file_ + "." + std::to_string(getpid()) + ".tmp";

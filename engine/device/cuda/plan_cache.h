@@ -1,4 +1,4 @@
-// Which engine was the fastest, remembered in a file from run to run: timing takes seconds, and only the same engines repeat a
+// What was the fastest, remembered in a file from run to run: timing takes seconds, and only the same engines repeat a
 // run bit for bit.
 #pragma once
 
@@ -9,8 +9,7 @@
 namespace jem {
 
 struct PlanChoice {
-    bool fused = false;
-    std::string engine;  // ConvGraph::engine
+    std::string choice;  // an engine (ConvGraph::engine), or what a convolution does of the ops around it (fusion_name)
     double seconds = 0;  // as it was timed
     auto operator<=>(const PlanChoice&) const = default;
 };
