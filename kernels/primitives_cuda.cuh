@@ -195,8 +195,8 @@ public:
         const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), depth * cuda::kElementsAThread);
         const int64_t chunks = divide_up(rows, rows_a_chunk);
         if (chunks > 0) {
-            const auto kernel = packs ? cuda::column_partials<Real<Head>, kPack, F, Head, I...>
-                                      : cuda::column_partials<Real<Head>, 1, F, Head, I...>;
+            const auto kernel =
+                packs ? cuda::column_partials<Real<Head>, kPack, F, Head, I...> : cuda::column_partials<Real<Head>, 1, F, Head, I...>;
             launch(label, bytes(l, head, in...), kernel, dim3(tiles, chunks), dim3(lanes, depth), f, s, rows_a_chunk, partials_, head,
                    in...);
         }
@@ -245,8 +245,7 @@ private:
     template <int N, class O>
     static bool fits(const Layout& l, const O& o) {
         if constexpr (cuda::kDense<O> || cuda::kOfChannel<O>)
-            return (cuda::kDense<O> || l.block % N == 0) &&
-                   reinterpret_cast<uintptr_t>(o.data) % alignof(cuda::Pack<Element<O>, N>) == 0;
+            return (cuda::kDense<O> || l.block % N == 0) && reinterpret_cast<uintptr_t>(o.data) % alignof(cuda::Pack<Element<O>, N>) == 0;
         else
             return true;
     }
