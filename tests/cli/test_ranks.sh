@@ -24,7 +24,7 @@ fail() {
 ranks() { # N ARGUMENTS...
     local n=$1
     shift
-    timeout 120 mpirun --allow-run-as-root --oversubscribe -n "$n" "$program" "$@" </dev/null
+    timeout 240 mpirun --allow-run-as-root --oversubscribe -n "$n" "$program" "$@" </dev/null
 }
 train() { # N FOLDER FLAGS...; N = 0: without mpirun
     local n=$1 folder=$2
@@ -142,8 +142,8 @@ grep -q '^error: A rank on this machine has died' left.err || fail 'the rank tha
 # --- interrupts ---------------------------------------------------------------------------------------------------------------------
 # mpirun passes USR1 on; of an INT it makes a TERM, and kills a second later: on a busy machine the last checkpoint is then an older one.
 # Iterations of a few milliseconds: many, or they are done before the signal.
-long=(--iterations 300 --checkpoint-interval 20)
-train 2 whole300 "${long[@]}"
+long=(--iterations 200 --checkpoint-interval 20)
+train 2 whole200 "${long[@]}"
 for signal in USR1 INT; do
     start "by_$signal"
     wait_for_lines "by_$signal" 4
@@ -153,7 +153,7 @@ for signal in USR1 INT; do
     ((status != 0)) || fail "SIG$signal ended with exit code 0"
     [[ $signal == INT || $status == 130 ]] || fail "SIG$signal ended with exit code $status, 130 expected" "by_$signal.err"
     done_so_far=$(lines "by_$signal")
-    ((done_so_far < 300)) || fail "SIG$signal came too late"
+    ((done_so_far < 200)) || fail "SIG$signal came too late"
     [[ $signal == INT ]] || python3 - "by_$signal" "$done_so_far" <<'PYTHON' || fail "SIG$signal left no checkpoint of the last iteration" "by_$signal.err"
 import json, sys
 with open(sys.argv[1] + "/checkpoints/last.state.safetensors", "rb") as f:
@@ -161,7 +161,7 @@ with open(sys.argv[1] + "/checkpoints/last.state.safetensors", "rb") as f:
 sys.exit(json.loads(header["__metadata__"]["progress"])["iteration"] != int(sys.argv[2]))
 PYTHON
     train 2 "by_$signal" "${long[@]}" --resume
-    same whole300 "by_$signal"
+    same whole200 "by_$signal"
 done
 
 # --- wrong usage: one line from one rank, exit code 2 -------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ TEST_CASE("activations_that_are_recomputed_leave_every_bit_as_it_was_and_need_le
                 arenas.push_back(memory.arena_bytes());
             }
             REQUIRE(results[0].tensors.size() == results[1].tensors.size());
-            for (const auto& [key, tensor] : results[0].tensors) CHECK_MESSAGE(results[1].doubles(key) == results[0].doubles(key), key);
+            for (const auto& entry : results[0].tensors)
+                CHECK_MESSAGE(results[1].doubles(entry.first) == results[0].doubles(entry.first), entry.first);
             CHECK(arenas[1] < arenas[0]);
         }
     }
