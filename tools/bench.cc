@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "data/input_error.h"
 #include "engine/iteration.h"
 #include "kernels/random.h"
 #include "tools/console.h"
@@ -19,6 +20,7 @@ struct BenchOptions {
     SettingsFlags flags;
     std::string recipe = "sada-jem";
     int64_t repeat = 5, warmup = 2;
+    std::string only;  // empty: whole iterations
     bool profile = false;
 };
 
@@ -97,6 +99,8 @@ int bench(const BenchOptions& o) {
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
     fill_in_sizes(s);
     validate(s);
+    if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
+        throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
     Ranks& ranks = the_job().join();
     const bool first = ranks.rank() == 0;
     std::unique_ptr<Device> device;
@@ -127,13 +131,17 @@ int bench(const BenchOptions& o) {
     if (!o.profile) iteration.record();  // on a GPU nothing can be timed inside a graph
     iteration.prepare_weights();
 
+    const auto run_once = [&] {
+        if (o.only.empty()) return iteration.run_all();
+        for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(Phase::sample);
+    };
     std::vector<double> seconds;
     WorkReport profile;
     for (int64_t i = 0; i < o.warmup + o.repeat; ++i) {
         if (i == o.warmup && o.profile) device->begin_profile();
         const auto start = std::chrono::steady_clock::now();
         iteration.begin(i, s.lr, i);
-        iteration.run_all();
+        run_once();
         device->synchronize();
         device->communicator().check();
         if (i >= o.warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -155,9 +163,10 @@ int bench(const BenchOptions& o) {
                                    {"peak_rss_bytes", peak_resident_bytes()},
                                    {"arena_bytes", memory.arena_bytes()}};
     if (!o.common.json)
-        fmt::print("{}\nWRN-{}-{}: median {:.3f} s an iteration ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
-                   device->description(), s.depth, s.width, median, sorted.front(), sorted.back(), peak_resident_bytes() / (1 << 20),
-                   static_cast<double>(memory.arena_bytes()) / (1 << 20));
+        fmt::print("{}\nWRN-{}-{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
+                   device->description(), s.depth, s.width, median,
+                   o.only.empty() ? "an iteration" : fmt::format("{} sampling steps", s.sgld_steps), sorted.front(), sorted.back(),
+                   peak_resident_bytes() / (1 << 20), static_cast<double>(memory.arena_bytes()) / (1 << 20));
     if (o.profile) {
         double total = 0;
         for (const auto& [label, row] : profile) total += row.seconds;
@@ -203,6 +212,9 @@ Command add_bench(CLI::App& app) {
     app.add_option("--warmup", o->warmup, "Iterations before")
         ->check(CLI::Range(0, 100000))
         ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--only", o->only, "Time the sampling steps alone, K of them in place of an iteration")
+        ->check(CLI::IsMember({"sampling"}))
         ->multi_option_policy(last);
     app.add_flag("--profile", o->profile, "Time by kind of op");
     o->flags.add_to(app, SettingsFlags::Kind::all);

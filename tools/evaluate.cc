@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -95,8 +96,10 @@ int evaluate(const EvaluateOptions& o) {
     memory.plan([&] { evaluator.plan(network_memory()); });
     memory.allocate();
     load_weights(parameters, *network, checkpoint, o.weights);
+    const auto start = std::chrono::steady_clock::now();
     const Predictions p =
         evaluator.predict(images, network_memory(), [&](int64_t done) { console.progress("Evaluating", done, images.count()); });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const double logit : p.logits)
         if (!std::isfinite(logit))
             throw std::runtime_error("Logits are not finite (the weights of " + o.checkpoint +
@@ -125,6 +128,7 @@ int evaluate(const EvaluateOptions& o) {
             if (json.contains(name)) fmt::print("{:<11} {:.4f}\n", name, json[name].get<double>());
         if (!o.out.empty()) fmt::print("written     {}\n", o.out);
     }
+    json["seconds"] = seconds;  // of the predictions; not in the file, which repeats byte for byte
     print_result(o.common, json);
     return kExitDone;
 }

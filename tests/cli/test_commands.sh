@@ -132,7 +132,8 @@ refused 'needed' train --resume --out never # no run, and nothing says what to t
 
 # --- evaluate -----------------------------------------------------------------------------------------------------------------------
 run 0 evaluate --checkpoint $weights --json --quiet --out measured --seed 77 &&
-    expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained"
+    expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained" && expect 'and how long it took' grep -q '"seconds":' out
+! grep -q seconds measured/evaluation.json || fail 'the file would differ each time' measured/evaluation.json
 for file in evaluation.json reliability_15.csv reliability_20.csv; do expect "evaluate writes $file" test -s measured/$file; done
 counted=$(awk -F, 'NR > 1 { n += $3 } END { print NR - 1, n }' measured/reliability_20.csv)
 expect "20 bins hold all 200 images, not $counted" same "$counted" '20 200'
@@ -154,6 +155,13 @@ refused '--split valid' evaluate --checkpoint $weights --data mnist --split vali
 refused 'safetensors' evaluate --checkpoint measured/evaluation.json
 touch file
 refused 'file/measured' evaluate --checkpoint $weights --out file/measured
+
+# --- bench --------------------------------------------------------------------------------------------------------------------------
+small_bench=(bench --data fashion-mnist --depth 10 --width 1 --gen-batch-size 2 --batch-size 4 --sgld-steps 2 --repeat 1 --warmup 0 --threads 1 --quiet)
+run 0 "${small_bench[@]}" --only sampling --profile --json && expect 'it times K steps' grep -q '"sgld_step":{"launches":2\.0' out
+! grep -q 'sgd_update\|"cross_entropy' out || fail '--only sampling trains' out
+refused 'take no sampling steps' "${small_bench[@]}" --only sampling --sgld-steps 0
+refused 'only' "${small_bench[@]}" --only updating
 
 # --- sample -------------------------------------------------------------------------------------------------------------------------
 run 0 sample --checkpoint $weights --steps 2 --count 12 --sheet one.png --raw one.safetensors --quiet --threads 1 --json &&
