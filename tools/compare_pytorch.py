@@ -3,7 +3,10 @@
 
 One SADA-JEM iteration (batch norm, SAM, batches 64/64/128, 32x32x3) on the same number of threads, each program in a process of its
 own, A B C A B C ... so that a machine whose speed drifts treats all alike. The peer of a row is the faster of PyTorch eager and
-compiled; compiling is never timed. Prints a table; --history FILE appends a line to it, from which tools/bench_table makes README's table.
+compiled; compiling is never timed. Prints a table; --history FILE appends a line to it, from which tools/bench_table makes README's tables.
+
+On demand also the K sampling steps alone (--sampling), a test set's accuracy (--evaluation), an iteration's seconds by K (--linearity) and
+the time until a first picture exists (--first-image); --no-iteration leaves the iterations out.
 """
 
 import argparse
@@ -13,7 +16,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
+PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_pytorch.py")
 # Least ratio of seconds, largest share of memory. bf16 by whether the CPU has AMX.
 GOALS = {
     ("10-2", "f32"): (1.8, 0.42), ("16-4", "f32"): (2.0, 0.45), ("28-10", "f32"): (2.2, 0.5),
@@ -23,6 +29,11 @@ GOALS = {
 
 TABLE_HEAD = ("| network | | PyTorch eager, s | compiled, s | engine, s | times as fast | memory, MiB | share | goals |\n"
               "|---|---|---|---|---|---|---|---|---|")
+FURTHER_HEAD = ("| what | network | | PyTorch eager, s | compiled, s | engine, s | times as fast | goals |\n"
+                "|---|---|---|---|---|---|---|---|")
+LINE_STEPS = (0, 1, 2, 5, 10, 20)  # K
+FIRST_IMAGE_GOAL = 1  # s
+TRAINING_IMAGES = 50000  # what the prior is made of, as CIFAR-10's
 
 
 def run(command, refused_by=None):
@@ -50,31 +61,138 @@ def cpu():
     return f"{fields.get('model name', 'unknown CPU')} ({', '.join(wide)})", "amx_bf16" in flags
 
 
-def measure(args, network, precision):
-    """{"engine": ..., "eager": ..., "compiled": ...} of {"seconds": [a median a round], "bytes": [...]}; None where the engine refuses."""
+def shape(args, network, precision):
     depth, width = network.split("-")
-    shape = ["--depth", depth, "--width", width, "--threads", str(args.threads), "--precision", precision]
-    peer = [args.python, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_pytorch.py"), *shape,
-            "--steps", str(args.steps), "--iterations", str(args.iterations), "--warmup", str(args.warmup)]
-    programs = {
-        "engine": [args.engine, "bench", "--device", "cpu", *shape, "--sgld-steps", str(args.steps), "--repeat", str(args.iterations),
-                   "--warmup", str(args.warmup), "--quiet", "--json"],
-        "eager": peer,
-        "compiled": [*peer, "--compile", "--warmup", "1"],  # what compiles is never timed
-    }
-    results = {name: {"seconds": [], "bytes": []} for name in programs}
+    return ["--depth", depth, "--width", width, "--threads", str(args.threads), "--precision", precision]
+
+
+def bench(args, network, precision, steps, *more):
+    return [args.engine, "bench", "--device", "cpu", *shape(args, network, precision), "--sgld-steps", str(steps), "--repeat",
+            str(args.iterations), "--warmup", str(args.warmup), *more, "--quiet", "--json"]
+
+
+def peer(args, network, precision, *more):
+    return [args.python, PEER, *shape(args, network, precision), "--steps", str(args.steps), "--iterations", str(args.iterations),
+            "--warmup", str(args.warmup), *more]
+
+
+def by_turns(args, label, programs):
+    """programs: name -> command. name -> results of its processes; None where the engine refuses the precision."""
+    results = {name: [] for name in programs}
     for turn in range(args.rounds):
         for name, command in programs.items():
             if name == "compiled" and turn >= args.compiled_rounds:
                 continue
-            print(f"WRN-{network} {precision}, round {turn + 1}: {name}", file=sys.stderr, flush=True)
-            result = run(command, refused_by=f"--precision {precision}")
+            print(f"{label}, round {turn + 1}: {name}", file=sys.stderr, flush=True)
+            start = time.perf_counter()
+            result = run(command, refused_by="--precision bf16")
             if result is None:
-                return None, None
-            results[name]["seconds"].append(statistics.median(result["seconds"]))
-            results[name]["bytes"].append(result["peak_rss_bytes"])
-            torch = result.get("torch")
-    return results, torch
+                return None
+            results[name].append({**result, "process": time.perf_counter() - start})
+    return results
+
+
+def median(seconds):
+    return statistics.median(seconds) if isinstance(seconds, list) else seconds  # evaluate does its work once
+
+
+def compare(args, work, network, precision, engine, theirs):
+    """A row of history.jsonl; None where the engine refuses."""
+    results = by_turns(args, f"WRN-{network} {precision} {work}",
+                       {"engine": engine, "eager": theirs, "compiled": [*theirs, "--compile", "--warmup", "2"]})  # the first compiles
+    if results is None:
+        return None
+    seconds = {name: [median(r["seconds"]) for r in found] for name, found in results.items()}
+    peers = {name: statistics.median(seconds[name]) for name in ("eager", "compiled") if seconds[name]}
+    best = min(peers, key=peers.get)
+    row = {"network": network, "precision": precision, "best": best, "ratio": round(peers[best] / statistics.median(seconds["engine"]), 3),
+           "seconds": {name: [round(s, 4) for s in values] for name, values in seconds.items()}}
+    if all("peak_rss_bytes" in r for r in results["engine"]):  # evaluate does not say
+        mib = {name: statistics.median(r["peak_rss_bytes"] for r in found) / 2**20 for name, found in results.items() if found}
+        row["share"] = round(mib["engine"] / mib[best], 3)
+        row["mib"] = {name: round(value) for name, value in mib.items()}
+    return row
+
+
+def make_files(args, folder):
+    """CIFAR-10's files, of noise, for whatever reads them."""
+    def write(name, images):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(images)
+    write("test_batch.bin", b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(args.images)))
+    fifth = b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(TRAINING_IMAGES // 5))
+    for i in range(5):
+        write(f"data_batch_{1 + i}.bin", fifth)
+
+
+def make_checkpoint(args, network, folder):
+    out = os.path.join(folder, network)
+    if not os.path.isdir(out):
+        run([args.engine, "train", "--recipe", "sada-jem", "--data", "cifar10", "--data-dir", folder, *shape(args, network, "f32"),
+             "--iterations", "0", "--buffer-size", "100", "--device", "cpu", "--out", out, "--quiet", "--json"])
+    return os.path.join(out, "checkpoints", "last.safetensors")
+
+
+def compare_sampling(args, network, precision):
+    row = compare(args, "sampling", network, precision, bench(args, network, precision, args.steps, "--only", "sampling"),
+                  peer(args, network, precision, "--mode", "sampling"))
+    return row and {"work": f"{args.steps} sampling steps of 64 images", **row, "goals": [1]}
+
+
+def compare_evaluation(args, network, precision, folder):
+    """The predictions, the engine's cold first batch among them, and as a second row the programs from start to end."""
+    engine = [args.engine, "evaluate", "--checkpoint", make_checkpoint(args, network, folder), "--data", "cifar10", "--data-dir", folder,
+              "--device", "cpu", "--threads", str(args.threads), "--precision", precision, "--metrics", "accuracy", "--quiet", "--json"]
+    theirs = peer(args, network, precision, "--mode", "evaluation", "--images", str(args.images))
+    work = f"accuracy on {args.images} images"
+    row = compare(args, "evaluation", network, precision, engine, theirs)
+    if row is None:
+        return []
+    whole = by_turns(args, f"WRN-{network} {precision} whole evaluation",
+                     {"engine": engine, "eager": [*theirs, "--warmup", "0", "--iterations", "1"]})
+    seconds = {name: [round(r["process"], 4) for r in found] for name, found in whole.items()}
+    ratio = statistics.median(seconds["eager"]) / statistics.median(seconds["engine"])
+    return [{"work": work, **row, "goals": [1]},
+            {"work": f"{work}, whole process", "network": network, "precision": precision, "best": "eager", "ratio": round(ratio, 3),
+             "seconds": {**seconds, "compiled": []}, "goals": [1]}]
+
+
+def measure_linearity(args, network, precision):
+    """An iteration's seconds against K: the least-squares line, and its slope against a sampling step by itself."""
+    programs = {str(k): bench(args, network, precision, k) for k in LINE_STEPS}
+    results = by_turns(args, f"WRN-{network} {precision} by K", {**programs, "alone": bench(args, network, precision, 5, "--only", "sampling")})
+    if results is None:
+        return None
+    medians = {name: statistics.median(s for r in found for s in r["seconds"]) for name, found in results.items()}
+    seconds = [medians[str(k)] for k in LINE_STEPS]
+    slope, at_zero = statistics.linear_regression(LINE_STEPS, seconds)
+    launches = []
+    for k in LINE_STEPS:
+        plan = run([args.engine, "plan", "--recipe", "sada-jem", "--data", "cifar10", *shape(args, network, precision), "--device", "cpu",
+                    "--sgld-steps", str(k), "--quiet", "--json"])
+        launches.append(sum(phase["launches"] for phase in plan["phases"] if phase["name"] == "sample"))
+    return {"network": network, "precision": precision, "steps": list(LINE_STEPS), "seconds": [round(s, 4) for s in seconds],
+            "at_zero": round(at_zero, 4), "slope": round(slope, 4), "step_alone": round(medians["alone"] / 5, 4),
+            "off_percent": [round(100 * (s / (at_zero + slope * k) - 1), 2) for k, s in zip(LINE_STEPS, seconds)], "launches": launches}
+
+
+def measure_first_image(args, network, folder):
+    """From a process's start until the file's own time. The first round only brings the files into memory."""
+    sheet, checkpoint = os.path.join(folder, "sheet.png"), make_checkpoint(args, network, folder)
+    programs = {
+        "engine": [args.engine, "sample", "--checkpoint", checkpoint, "--from", "prior", "--data-dir", folder, "--count", "10", "--steps",
+                   str(args.steps), "--device", "cpu", "--threads", str(args.threads), "--sheet", sheet, "--quiet", "--json"],
+        "eager": peer(args, network, "f32", "--mode", "first-image", "--checkpoint", checkpoint, "--data-dir", folder, "--neg", "10",
+                      "--sheet", sheet)}
+    seconds = {name: [] for name in programs}
+    for turn in range(1 + args.rounds):
+        for name, command in programs.items():
+            start = time.time()
+            run(command)
+            if turn > 0:
+                seconds[name].append(round(os.stat(sheet).st_mtime_ns / 1e9 - start, 3))
+            os.remove(sheet)
+    return {"network": network, "steps": args.steps, "seconds": seconds}
 
 
 def main():
@@ -89,52 +207,99 @@ def main():
     parser.add_argument("--compiled-rounds", type=int, default=1, help="of them with torch.compile, which takes minutes to start (1)")
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations a round (3)")
     parser.add_argument("--warmup", type=int, default=1, help="iterations before the timed ones, of what is not compiled (1)")
+    parser.add_argument("--images", type=int, default=2000, help="of --evaluation (2000)")
+    parser.add_argument("--sampling", action="store_true", help="also the K sampling steps alone")
+    parser.add_argument("--evaluation", action="store_true", help="also the accuracy on a test set")
+    parser.add_argument("--linearity", action="store_true", help="also an iteration by K, of the first network and precision")
+    parser.add_argument("--first-image", action="store_true", help="also the time until the first network has drawn a picture")
+    parser.add_argument("--no-iteration", action="store_true", help="without the iterations")
     parser.add_argument("--history", help="file that one line of JSON is appended to")
     args = parser.parse_args()
+    networks, precisions = args.networks.split(","), args.precisions.split(",")
 
     machine, amx = cpu()
+    version = run([args.python, "-c", "import json, torch; print(json.dumps(torch.__version__))"])
     line = {"date": datetime.date.today().isoformat(), "commit": commit(), "cpu": machine, "threads": args.threads, "steps": args.steps,
-            "rows": []}
-    print(TABLE_HEAD)
-    for network in args.networks.split(","):
-        for precision in args.precisions.split(","):
-            results, torch = measure(args, network, precision)
-            if results is None:
-                print(f"| WRN-{network} | {precision} | not on this CPU | | | | | | |")
-                continue
-            line["torch"] = torch
-            peers = {name: statistics.median(results[name]["seconds"]) for name in ("eager", "compiled") if results[name]["seconds"]}
-            best = min(peers, key=peers.get)
-            ours = results["engine"]
-            ratio = peers[best] / statistics.median(ours["seconds"])
-            mib = {name: statistics.median(r["bytes"]) / 2**20 for name, r in results.items() if r["bytes"]}
-            share = mib["engine"] / mib[best]
-            row = {"network": network, "precision": precision, "best": best, "ratio": round(ratio, 3), "share": round(share, 3),
-                   "seconds": {name: [round(s, 4) for s in r["seconds"]] for name, r in results.items()},
-                   "mib": {name: round(v) for name, v in mib.items()}}
-            least, most = GOALS.get((network, precision), (0, 1))
-            least = least[amx] if isinstance(least, dict) else least
-            row["goals"] = [least, most]
-            line["rows"].append(row)
-            print(table_row(row), flush=True)
-    print(f"\n{machine}, {args.threads} threads, PyTorch {line.get('torch')}, K = {args.steps}, commit {line['commit']}")
-    if args.history and line["rows"]:
+            "torch": version, "rows": []}
+    if not args.no_iteration:
+        print(TABLE_HEAD)
+        for network in networks:
+            for precision in precisions:
+                row = compare(args, "iteration", network, precision, bench(args, network, precision, args.steps),
+                              peer(args, network, precision))
+                if row is None:
+                    print(f"| WRN-{network} | {precision} | not on this CPU | | | | | | |")
+                    continue
+                least, most = GOALS.get((network, precision), (0, 1))
+                row["goals"] = [least[amx] if isinstance(least, dict) else least, most]
+                line["rows"].append(row)
+                print(table_row(row), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.evaluation or args.first_image:
+            make_files(args, folder)
+        if args.sampling or args.evaluation:
+            print(f"\n{FURTHER_HEAD}")
+            line["further"] = []
+        for network in networks:
+            for precision in precisions:
+                rows = [compare_sampling(args, network, precision)] if args.sampling else []
+                rows += compare_evaluation(args, network, precision, folder) if args.evaluation else []
+                for row in filter(None, rows):
+                    line["further"].append(row)
+                    print(further_row(row), flush=True)
+        if args.linearity:
+            line["linearity"] = measure_linearity(args, networks[0], precisions[0])
+            print("\n" + linearity_text(line["linearity"]))
+        if args.first_image:
+            line["first_image"] = measure_first_image(args, networks[0], folder)
+            print("\n" + first_image_text(line["first_image"]))
+    print(f"\n{machine}, {args.threads} threads, PyTorch {version}, K = {args.steps}, commit {line['commit']}")
+    if args.history and any(line.get(kind) for kind in ("rows", "further", "linearity", "first_image")):
         with open(args.history, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 
 
+def spread(values):
+    if not values:
+        return ""
+    middle = f"{statistics.median(values):.3g}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.3g} to {max(values):.3g})"
+
+
+def verdict(met):
+    return "met" if met else "missed"
+
+
 def table_row(row):
-    def spread(values):
-        if not values:
-            return ""
-        middle = f"{statistics.median(values):.3g}"
-        return middle if len(values) == 1 else f"{middle} ({min(values):.3g} to {max(values):.3g})"
     least, most = row["goals"]
-    met = ", ".join(f"{what} {'met' if ok else 'missed'}" for what, ok in (
-        (f"{least:g}", row["ratio"] >= least), (f"{most:g}", row["share"] <= most)))
+    met = f"{least:g} {verdict(row['ratio'] >= least)}, {most:g} {verdict(row['share'] <= most)}"
     seconds, mib = row["seconds"], row["mib"]
     return (f"| WRN-{row['network']} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
             f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {mib['engine']} of {mib[row['best']]} | {row['share']:.2f} | {met} |")
+
+
+def further_row(row):
+    seconds, least = row["seconds"], row["goals"][0]
+    return (f"| {row['work']} | WRN-{row['network']} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
+            f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {least:g} {verdict(row['ratio'] >= least)} |")
+
+
+def linearity_text(line):
+    if line is None:
+        return "By K: not on this CPU."
+    off = max(abs(percent) for percent in line["off_percent"])
+    each = line["launches"][line["steps"].index(1)]
+    exact = line["launches"] == [each * k for k in line["steps"]]
+    return (f"An iteration of WRN-{line['network']} ({line['precision']}) by K: {', '.join(map(str, line['steps']))} steps take "
+            f"{', '.join(f'{s:.3g}' for s in line['seconds'])} s, {line['at_zero']:.3g} + K * {line['slope']:.3g} s to within {off:.1f} %; a sampling "
+            f"step alone takes {line['step_alone']:.3g} s. "
+            + (f"Launches of sampling: {each} a step, none at K = 0." if exact else f"Launches of sampling, NOT linear: {line['launches']}."))
+
+
+def first_image_text(first):
+    ours, theirs = first["seconds"]["engine"], first["seconds"]["eager"]
+    return (f"Ten images of WRN-{first['network']} from the prior after {first['steps']} steps, from the program's start to the file: "
+            f"{spread(ours)} s, PyTorch {spread(theirs)} s (goal {FIRST_IMAGE_GOAL} s: {verdict(statistics.median(ours) <= FIRST_IMAGE_GOAL)}).")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""Times SADA-JEM training iterations in PyTorch: the peer of the engine's benches.
+"""SADA-JEM in PyTorch: the peer of the engine's benches.
 
-One iteration is what `step` does with batch norm, SAM and SGD (batches of 64, 64 and 128 images unless told otherwise), on synthetic
-data, in f32 on the CPU (--device cuda: on a GPU, --precision f32, tf32 or bf16), written as a competent user of PyTorch would:
-channels_last, no parameter gradients while sampling, backward right after each forward so that one batch's activations are alive at a
-time, foreach optimizer. Prints one JSON line.
+--mode iteration   what `step` does with batch norm, SAM and SGD (batches of 64, 64 and 128 images unless told otherwise)
+       sampling    K SGLD steps of a batch, with the batch's statistics
+       evaluation  accuracy on --images bytes images in batches of 100, with the running statistics
+       first-image the program `jem_engine sample --from prior`: reads a checkpoint and CIFAR-10, draws and samples --neg images, writes a
+                   PNG. Its caller times it.
+
+On synthetic data, in f32 or bf16 (autocast) on the CPU (--device cuda: on a GPU, also tf32), eager or by torch.compile, written as a
+competent user of PyTorch would: channels_last, no parameter gradients while sampling, backward right after each forward so that one
+batch's activations are alive at a time, foreach optimizer. Under autocast weights are cast in each call, as everywhere. What compiling
+takes falls into the untimed iterations. Prints one JSON line.
 
     python3 tools/peer_pytorch.py --depth 10 --width 2 --threads 2 --iterations 3 --warmup 1
 """
@@ -11,7 +17,10 @@ time, foreach optimizer. Prints one JSON line.
 import argparse
 import contextlib
 import json
+import os
+import struct
 import time
+import zlib
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +31,7 @@ kSgldGradClamp = 1.0
 kRho = 0.2
 kSamEps = 1e-12
 kBatchNormMomentum = 0.9
+kEvaluationBatch = 100
 
 
 class Block(nn.Module):
@@ -31,9 +41,9 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
         self.bn2 = nn.BatchNorm2d(width_out, momentum=kBatchNormMomentum)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, stride=stride, padding=1)
-        self.shortcut = nn.Identity()
+        self.shortcut = nn.Sequential()
         if stride != 1 or width_in != width_out:
-            self.shortcut = nn.Conv2d(width_in, width_out, 1, stride=stride)
+            self.shortcut.append(nn.Conv2d(width_in, width_out, 1, stride=stride))
 
     def forward(self, x):
         y = self.conv1(F.leaky_relu(self.bn1(x), 0.2, inplace=True))
@@ -41,41 +51,59 @@ class Block(nn.Module):
         return y + self.shortcut(x)
 
 
-class WideResNet(nn.Module):
+class Features(nn.Module):
     def __init__(self, args):
         super().__init__()
         widths = [16 * args.width * 2**group for group in range(4 if args.image_size >= 64 else 3)]
-        layers = [nn.Conv2d(args.in_channels, 16, 3, padding=1)]
+        self.conv1 = nn.Conv2d(args.in_channels, 16, 3, padding=1)
+        self.groups = [f"layer{1 + group}" for group in range(len(widths))]
         width_in = 16
         for group, width in enumerate(widths):
+            blocks = []
             for block in range((args.depth - 4) // 6):
-                layers.append(Block(width_in, width, 2 if group > 0 and block == 0 else 1))
+                blocks.append(Block(width_in, width, 2 if group > 0 and block == 0 else 1))
                 width_in = width
-        self.body = nn.Sequential(*layers)
-        self.norm = nn.BatchNorm2d(width_in, momentum=kBatchNormMomentum)
-        self.head = nn.Linear(width_in, args.num_classes)
+            self.add_module(self.groups[group], nn.Sequential(*blocks))
+        self.bn1 = nn.BatchNorm2d(width_in, momentum=kBatchNormMomentum)
 
     def forward(self, x):
-        x = F.leaky_relu(self.norm(self.body(x)), 0.2, inplace=True)
-        return self.head(x.mean(dim=(2, 3)))
+        x = self.conv1(x)
+        for group in self.groups:
+            x = getattr(self, group)(x)
+        return F.leaky_relu(self.bn1(x), 0.2, inplace=True).mean(dim=(2, 3))
+
+
+class WideResNet(nn.Module):
+    """Its tensors carry the names of the public JEM checkpoints, and so of the engine's."""
+
+    def __init__(self, args):
+        super().__init__()
+        self.f = Features(args)
+        self.class_output = nn.Linear(self.f.bn1.num_features, args.num_classes)
+
+    def forward(self, x):
+        return self.class_output(self.f(x))
 
 
 class Trainer:
     def __init__(self, args):
         self.args = args
         self.net = WideResNet(args).to(args.device, memory_format=torch.channels_last).train()
-        # Three batch sizes and two states of requires_grad: each gets its own compiled graph.
+        # Batch sizes, states of requires_grad, and momenta of batch norm: each gets its own compiled graph.
         self.forward = torch.compile(self.net, dynamic=False) if args.compile else self.net
         self.params = list(self.net.parameters())
         self.norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.image = (args.in_channels, args.image_size, args.image_size)
+
+    def images(self, count):
+        x = torch.empty(count, *self.image, device=self.args.device).uniform_(-1, 1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def make_batches(self):
         self.optimizer = torch.optim.SGD(self.params, lr=0.1, momentum=0.9, weight_decay=5e-4, foreach=True)
-        image = (args.in_channels, args.image_size, args.image_size)
-
-        def images(count):
-            return torch.empty(count, *image, device=args.device).uniform_(-1, 1).contiguous(memory_format=torch.channels_last)
-
-        self.x_pos, self.x_neg_start, self.x_lab = images(args.pos), images(args.neg), images(args.lab)
-        self.y = torch.randint(args.num_classes, (args.lab,), device=args.device)
+        self.x_pos, self.x_lab = self.images(self.args.pos), self.images(self.args.lab)
+        self.x_neg_start = self.images(self.args.neg)
+        self.y = torch.randint(self.args.num_classes, (self.args.lab,), device=self.args.device)
 
     def logits(self, x):
         bf16 = self.args.precision == "bf16"
@@ -87,18 +115,23 @@ class Trainer:
     def mean_lse(self, x):
         return torch.logsumexp(self.logits(x), dim=1).mean()
 
-    def sample(self):
-        """SGLD. Parameters want no gradient meanwhile: less is saved, and a compiled backward computes d x alone."""
-        for p in self.params:
-            p.requires_grad_(False)
-        x = self.x_neg_start
+    def sgld(self, x):
         for _ in range(self.args.steps):
             x = x.detach().requires_grad_(True)
             (g,) = torch.autograd.grad(torch.logsumexp(self.logits(x), dim=1).sum(), x)
             x = x.detach().add_(g.clamp_(-kSgldGradClamp, kSgldGradClamp), alpha=kSgldStepSize).clamp_(-1, 1)
-        for p in self.params:
-            p.requires_grad_(True)
         return x.detach()
+
+    def want_weight_gradients(self, wanted):
+        for p in self.params:
+            p.requires_grad_(wanted)
+
+    def sample(self):
+        """Parameters want no gradient meanwhile: less is saved, and a compiled backward computes d x alone."""
+        self.want_weight_gradients(False)
+        x = self.sgld(self.x_neg_start)
+        self.want_weight_gradients(True)
+        return x
 
     def accumulate(self, x_neg):
         """Gradients of L_gen + L_clf into .grad, one batch after the other; samples after x+ where x_neg is None."""
@@ -134,12 +167,70 @@ class Trainer:
         return loss
 
 
-def peak_rss_bytes():
+def sampling(trainer):
+    """Between calls nothing about the parameters changes, so that K steps are all that is timed."""
+    trainer.want_weight_gradients(False)
+    trainer.x_neg_start = trainer.images(trainer.args.neg)
+    return lambda: trainer.sgld(trainer.x_neg_start)
+
+
+def evaluation(trainer):
+    args = trainer.args
+    trainer.net.eval()
+    if args.compile:
+        # Nothing trains the weights any more: they may be folded with batch norm and laid out once. Imported here alone: it takes 150 MB.
+        from torch._inductor import config
+        config.freezing = True
+    images = torch.randint(256, (args.images, *trainer.image), dtype=torch.uint8)
+    labels = torch.randint(args.num_classes, (args.images,), dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def accuracy():
+        hits = 0
+        for batch, y in zip(images.split(kEvaluationBatch), labels.split(kEvaluationBatch)):
+            x = batch.to(args.device, torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+            hits += int((trainer.logits(x).argmax(dim=1).cpu() == y).sum())
+        return hits / args.images
+
+    return accuracy
+
+
+def write_png(path, image):
+    """image: u8 [H, W, 3]"""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + row.numpy().tobytes() for row in image)
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 2, 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def first_image(trainer):
+    """A chain starts from the Gaussian of its class's images, drawn without a covariance matrix; one row of images, by predicted class."""
+    from safetensors.torch import load_file
+    args = trainer.args
+    trainer.net.load_state_dict(load_file(args.checkpoint))
+    records = torch.cat([torch.from_file(path, size=os.path.getsize(path), dtype=torch.uint8).view(-1, 3073)
+                         for path in (os.path.join(args.data_dir, f"data_batch_{1 + i}.bin") for i in range(5))])
+    starts = torch.empty(args.neg, *trainer.image)
+    for label in range(min(args.num_classes, args.neg)):
+        pixels = records[records[:, 0] == label, 1:].float().div_(127.5).sub_(1)
+        mean = pixels.mean(dim=0)
+        chains = starts[label::args.num_classes]
+        weights = torch.randn(len(chains), len(pixels)).div_(len(pixels) ** 0.5)
+        chains.copy_((torch.addmm(mean, weights, pixels.sub_(mean))).view_as(chains))
+    trainer.want_weight_gradients(False)
+    x = trainer.sgld(starts.clamp_(-1, 1).contiguous(memory_format=torch.channels_last))
+    trainer.net.eval()
+    with torch.inference_mode():
+        order = trainer.logits(x).argmax(dim=1).argsort()
+    row = torch.cat(list(x[order].add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)), dim=1)
+    write_png(args.sheet, row.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1))
+
+
+def resident_bytes(field):
     with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
+        return next((int(line.split()[1]) * 1024 for line in status if line.startswith(field)), None)
 
 
 def main():
@@ -149,6 +240,10 @@ def main():
                               ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
+    parser.add_argument("--mode", choices=["iteration", "sampling", "evaluation", "first-image"], default="iteration")
+    parser.add_argument("--images", type=int, default=1000, help="of --mode evaluation (1000)")
+    for flag in ("--checkpoint", "--data-dir", "--sheet"):
+        parser.add_argument(flag, help="of --mode first-image")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32", help="bf16: autocast; tf32: on a GPU only")
@@ -163,16 +258,26 @@ def main():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision != "f32"
         torch.backends.cudnn.benchmark = True
 
+    imported_bytes = resident_bytes("VmRSS")
     trainer = Trainer(args)
+    if args.mode == "first-image":
+        first_image(trainer)
+        print(json.dumps({"peak_rss_bytes": resident_bytes("VmHWM")}))
+        return
+    if args.mode == "iteration":
+        trainer.make_batches()
+        work = trainer.iterate
+    else:
+        work = {"sampling": sampling, "evaluation": evaluation}[args.mode](trainer)
     seconds = []
-    for iteration in range(args.warmup + args.iterations):
+    for _ in range(args.warmup + args.iterations):
         start = time.perf_counter()
-        trainer.iterate()
+        work()
         if on_gpu:
             torch.cuda.synchronize()
-        if iteration >= args.warmup:
-            seconds.append(time.perf_counter() - start)
-    result = {"seconds": seconds, "peak_rss_bytes": peak_rss_bytes(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        seconds.append(time.perf_counter() - start)
+    result = {"seconds": seconds[args.warmup:], "warmup_seconds": seconds[:args.warmup], "peak_rss_bytes": resident_bytes("VmHWM"),
+              "imported_rss_bytes": imported_bytes, "torch": torch.__version__, "threads": torch.get_num_threads()}
     if on_gpu:
         result["gpu"] = torch.cuda.get_device_name()
         result["gpu_bytes"] = torch.cuda.max_memory_reserved()
