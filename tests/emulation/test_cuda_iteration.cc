@@ -8,15 +8,11 @@
 #include <vector>
 
 #include "engine/iteration.h"
-#include "models/wide_resnet.h"
 #include "tests/emulation/device.h"
-#include "tests/engine/golden.h"
-#include "tools/selftest/selftest.h"
+#include "tests/engine/findings.h"
 
 namespace jem {
 namespace {
-
-std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
 
 struct Variant {
     CudaPrecision precision;
@@ -45,11 +41,6 @@ std::vector<Variant> variants() {
     if (!cuda_on_host::checks_accesses()) return all;
     const Variant f32 = all[6], bf16 = all[9];
     return {f32, bf16};  // no norm, no SAM, K = 0; batch norm, SAM, K = 3
-}
-
-void check_all(const std::vector<selftest::Finding>& findings) {
-    CHECK_FALSE(findings.empty());
-    for (const selftest::Finding& f : findings) CHECK_MESSAGE(f.ok, f.name, ": ", f.detail);
 }
 
 }  // namespace

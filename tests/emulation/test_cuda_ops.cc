@@ -6,13 +6,12 @@
 #include <vector>
 
 #include "tests/emulation/device.h"
-#include "tools/selftest/selftest.h"
+#include "tests/engine/findings.h"
 
 namespace jem {
 namespace {
 
 using selftest::Case;
-using selftest::Finding;
 using selftest::Output;
 using selftest::Outputs;
 using selftest::Side;
@@ -47,8 +46,7 @@ void check_cases(const std::vector<Case>& cases, CudaPrecision precision, uint64
     for (const Case& c : cases) {
         INFO(std::string(precision_name(precision)), ", seed ", seed);
         EmulatedDevice device(precision, {.seed = seed});
-        const Finding f = selftest::run_case(c, *device, *reference);
-        CHECK_MESSAGE(f.ok, f.name, ": ", f.detail);
+        check_finding(selftest::run_case(c, *device, *reference));
     }
 }
 

@@ -51,6 +51,7 @@ WideResNetSettings network_settings(const Settings& s) {
     return {.depth = s.depth,
             .width = s.width,
             .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
+            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
             .recompute = s.recompute,
             .in_channels = s.in_channels,
             .image_size = s.image_size,

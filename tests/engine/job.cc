@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "engine/iteration.h"
-#include "models/wide_resnet.h"
+#include "tests/engine/golden.h"
 
 namespace jem {
 namespace {
@@ -48,13 +48,7 @@ Settings small_job() {
 
 Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions& options) {
     device.join(ranks);
-    WideResNet network({.depth = s.depth,
-                        .width = s.width,
-                        .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
-                        .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
-                        .in_channels = s.in_channels,
-                        .image_size = s.image_size,
-                        .num_classes = s.num_classes});
+    WideResNet network(network_settings(s));
     const ImageSet set = images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     ImageSetShape shape = {};

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "data/input_error.h"
-#include "models/wide_resnet.h"
 #include "tests/check.h"
+#include "tests/engine/golden.h"
 #include "tests/temp_folder.h"
 
 namespace jem {
@@ -139,15 +139,6 @@ struct Run {
     TrainingResult result;
     Observer observer;
 };
-
-WideResNetSettings network_settings(const Settings& s) {
-    return {.depth = s.depth,
-            .width = s.width,
-            .norm = s.norm == Norm::batch ? NormKind::batch : NormKind::none,
-            .in_channels = s.in_channels,
-            .image_size = s.image_size,
-            .num_classes = s.num_classes};
-}
 
 Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
     const auto device = make_cpu_device({.threads = o.threads});

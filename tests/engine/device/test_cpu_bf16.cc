@@ -7,16 +7,12 @@
 #include <limits>
 
 #include "kernels/bf16.h"
-#include "models/wide_resnet.h"
-#include "tests/engine/golden.h"
-#include "tools/selftest/selftest.h"
+#include "tests/engine/findings.h"
 
 namespace jem {
 namespace {
 
 std::unique_ptr<Device> bf16_device(int threads = 2) { return make_cpu_device({.threads = threads, .activation = DType::bf16}); }
-
-std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
 
 bool skipped_without_bf16(const char* what) {
     if (cpu_has_bf16()) return false;
@@ -24,21 +20,12 @@ bool skipped_without_bf16(const char* what) {
     return true;
 }
 
-void check_all(const std::vector<selftest::Finding>& findings) {
-    CHECK_FALSE(findings.empty());
-    for (const selftest::Finding& f : findings) CHECK_MESSAGE(f.ok, f.name, ": ", f.detail);
-}
-
 void check_cases(Device& device, const std::vector<selftest::Case>& cases) {
     const auto reference = make_reference_device(DType::f32);
     CHECK_FALSE(cases.empty());
-    for (const selftest::Case& c : cases) {
-        const selftest::Finding f = selftest::run_case(c, device, *reference);
-        CHECK_MESSAGE(f.ok, f.name, ": ", f.detail);
-    }
+    for (const selftest::Case& c : cases) check_finding(selftest::run_case(c, device, *reference));
 }
 
-// The values that lie next to each other in bf16 and whatever lies between them.
 float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 }  // namespace
