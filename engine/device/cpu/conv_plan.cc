@@ -126,7 +126,7 @@ public:
         const std::byte* w = prepared + form_offsets_[residual != nullptr ? v.form_forward_onto : v.form_forward];
         const std::byte* from = stage(x, workspace);
         submit_parts("conv_forward", flops, x.n, part, [&](const Made& made, int64_t i) {
-            return call(part, workspace,
+            return call(part.made, workspace,
                         {{DNNL_ARG_SRC, made.src, from + i * made.src.get_size()},
                          {DNNL_ARG_WEIGHTS, made.weights, w},
                          {DNNL_ARG_BIAS, bias_desc(), bias.data},
@@ -138,16 +138,16 @@ public:
         const Variant& v = backward_variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
         const Part& part = v.backward_data;
-        std::byte* to = staged_ ? workspace + scratch_bytes_ : static_cast<std::byte*>(d_x.data);
+        std::byte* to = staged_ ? staging(workspace) : static_cast<std::byte*>(d_x.data);
         const std::byte* w = prepared + form_offsets_[v.form_backward];
         submit_parts("conv_backward_data", flops, d_y.n, part, [&](const Made& made, int64_t i) {
-            return call(part, workspace,
+            return call(part.made, workspace,
                         {{DNNL_ARG_DIFF_SRC, made.src, to + i * made.src.get_size()},
                          {DNNL_ARG_WEIGHTS, made.weights, w},
                          {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}});
         });
         if (!staged_) return;
-        const auto* wide = reinterpret_cast<const float*>(workspace + scratch_bytes_);
+        const auto* wide = reinterpret_cast<const float*>(staging(workspace));
         float* narrow = d_x.as<float>();
         const int64_t rows = d_x.n * d_x.h * d_x.w, from_channels = padded_.in_channels, to_channels = shape_.in_channels;
         stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(narrow, wide, rows, to_channels, from_channels, threads); });
@@ -163,7 +163,7 @@ public:
         const std::byte* source = stage(x, workspace);
         for (int64_t i = 0; i * part.images < x.n; ++i) {
             submit_calls(stream_, "conv_backward_weights", flops * static_cast<double>(part.images) / static_cast<double>(x.n),
-                         call(part, workspace,
+                         call(part.made, workspace,
                               {{DNNL_ARG_SRC, made.src, source + i * made.src.get_size()},
                                {DNNL_ARG_DIFF_WEIGHTS, made.weights, packed},
                                {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}}));
@@ -206,6 +206,7 @@ private:
         size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
     };
 
+    std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
     float* padded_weights(std::byte* workspace) const {
         return reinterpret_cast<float*>(workspace + scratch_bytes_ + staging_bytes_ + gradient_bytes_);
     }
@@ -252,7 +253,7 @@ private:
 
     const std::byte* stage(const Tensor& x, std::byte* workspace) {
         if (!staged_) return static_cast<const std::byte*>(x.data);
-        std::byte* wide = workspace + scratch_bytes_;
+        std::byte* wide = staging(workspace);
         const float* narrow = x.as<float>();
         const int64_t rows = x.n * x.h * x.w, to = padded_.in_channels, from = shape_.in_channels;
         stream_.submit("conv_stage", {}, [=, threads = threads_, type = type_] {
@@ -274,9 +275,6 @@ private:
         });
     }
 
-    static std::shared_ptr<const Call> call(const Part& part, std::byte* workspace, std::vector<Call::Argument> arguments) {
-        return call(part.made, workspace, std::move(arguments));
-    }
     static std::shared_ptr<const Call> call(const MadePtr& made, std::byte* workspace, std::vector<Call::Argument> arguments) {
         arguments.push_back({DNNL_ARG_SCRATCHPAD, made->scratch, workspace});
         return std::make_shared<const Call>(made, arguments);
