@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "kernels/ops.h"
+#include "kernels/work.h"
 
 namespace jem {
 
@@ -13,9 +14,9 @@ class CudaLauncher {
 public:
     virtual ~CudaLauncher() = default;
 
-    // Announces one launch (label: a string literal, bytes: read and written, 0 where unknown; flops likewise). False: it is
-    // only counted (a dry run) and must not happen. Every true is followed by launched(), also where the launch failed.
-    virtual bool announce(const char* label, double bytes, double flops) = 0;
+    // Announces one launch (label: a string literal). False: it is only counted (a dry run) and must not happen. Every true is
+    // followed by launched(), also where the launch failed.
+    virtual bool announce(const char* label, const Work& work) = 0;
     virtual void launched() noexcept = 0;
     // Null where no GPU is at hand: then announce never answers true.
     virtual cudaStream_t stream() const = 0;

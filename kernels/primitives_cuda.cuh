@@ -254,7 +254,7 @@ private:
     template <class... P, class... Args>
     void launch(const char* label, double bytes, void (*kernel)(P...), dim3 grid, dim3 block, Args... args) {
         static_assert((std::is_trivially_copyable_v<P> && ...));
-        if (!launcher_->announce(label, bytes, 0)) return;
+        if (!launcher_->announce(label, {.bytes = bytes})) return;
         const cudaLaunchConfig_t config = {
             .gridDim = grid, .blockDim = block, .dynamicSmemBytes = 0, .stream = launcher_->stream(), .attrs = nullptr, .numAttrs = 0};
         const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);

@@ -87,9 +87,49 @@ Peaks measure_peaks(Device& device) {
 }
 
 // Of the peak that binds the op; empty where its work is not counted.
-std::string share_of_peak(const WorkRow& row, const Peaks& peaks) {
+std::string share_of_peak(const WorkSum& row, const Peaks& peaks) {
     const double ideal = std::max(row.flops / peaks.flops, row.bytes / peaks.bytes_per_second);
     return ideal > 0 && row.seconds > 0 ? fmt::format("{:.0f} %", 100 * ideal / row.seconds) : "";
+}
+
+// By op, then by the convolutions' shapes, the longest first; an iteration each.
+nlohmann::ordered_json print_profile(const WorkReport& profile, const Peaks& peaks, double iterations, bool silent) {
+    using Row = std::pair<std::string, WorkSum>;
+    nlohmann::ordered_json json;
+    std::vector<Row> ops, shapes;
+    double total = 0;
+    const auto figures = [&](const WorkSum& sum) {
+        return nlohmann::ordered_json{{"launches", static_cast<double>(sum.launches) / iterations},
+                                      {"seconds", sum.seconds / iterations},
+                                      {"flops", sum.flops / iterations},
+                                      {"bytes", sum.bytes / iterations}};
+    };
+    for (const auto& [label, row] : profile) {
+        ops.emplace_back(label, row);
+        total += row.seconds;
+        json[label] = figures(row);
+        for (const auto& [shape, sum] : row.by_shape) {
+            shapes.emplace_back(fmt::format("{:22} {}", label, shape), sum);
+            json[label]["by_shape"][shape] = figures(sum);
+        }
+    }
+    if (silent) return json;
+    fmt::print("measured peaks: {:.0f} GFLOP/s (direct 1x1 convolution of 512 channels), {:.1f} GB/s (copy of 128 MiB)\n", 1e-9 * peaks.flops,
+               1e-9 * peaks.bytes_per_second);
+    const auto print = [&](const char* title, int width, std::vector<Row>& rows) {
+        if (rows.empty()) return;
+        std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.second.seconds > b.second.seconds; });
+        fmt::print("\n{:{}} {:>9} {:>11} {:>7} {:>9} {:>8} {:>8}\n", title, width, "launches", "ms an iter.", "share", "GFLOP/s", "GB/s",
+                   "of peak");
+        for (const auto& [label, sum] : rows)
+            fmt::print("{:{}} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8} {:>8}\n", label, width, static_cast<double>(sum.launches) / iterations,
+                       1e3 * sum.seconds / iterations, 100 * sum.seconds / total,
+                       sum.flops > 0 ? fmt::format("{:.0f}", 1e-9 * sum.flops / sum.seconds) : "",
+                       sum.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * sum.bytes / sum.seconds) : "", share_of_peak(sum, peaks));
+    };
+    print("op", 26, ops);
+    print("convolution (channels, pixels, kernel, stride)", 46, shapes);
+    return json;
 }
 
 int bench(const BenchOptions& o) {
@@ -168,30 +208,10 @@ int bench(const BenchOptions& o) {
                    o.only.empty() ? "an iteration" : fmt::format("{} sampling steps", s.sgld_steps), sorted.front(), sorted.back(),
                    peak_resident_bytes() / (1 << 20), static_cast<double>(memory.arena_bytes()) / (1 << 20));
     if (o.profile) {
-        double total = 0;
-        for (const auto& [label, row] : profile) total += row.seconds;
-        std::vector<std::pair<std::string, WorkRow>> rows(profile.begin(), profile.end());
-        std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
         const Peaks peaks = measure_peaks(*device);
         json["peak_flops_per_s"] = peaks.flops;
         json["peak_bytes_per_s"] = peaks.bytes_per_second;
-        if (!o.common.json)
-            fmt::print(
-                "measured peaks: {:.0f} GFLOP/s (direct 1x1 convolution of 512 channels), {:.1f} GB/s (copy of 128 MiB)\n"
-                "\n{:26} {:>9} {:>11} {:>7} {:>9} {:>8} {:>8}\n",
-                1e-9 * peaks.flops, 1e-9 * peaks.bytes_per_second, "op", "launches", "ms an iter.", "share", "GFLOP/s", "GB/s", "of peak");
-        const double n = static_cast<double>(o.repeat);
-        for (const auto& [label, row] : rows) {
-            if (!o.common.json)
-                fmt::print("{:26} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8} {:>8}\n", label, static_cast<double>(row.launches) / n,
-                           1e3 * row.seconds / n, 100 * row.seconds / total,
-                           row.flops > 0 ? fmt::format("{:.0f}", 1e-9 * row.flops / row.seconds) : "",
-                           row.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * row.bytes / row.seconds) : "", share_of_peak(row, peaks));
-            json["ops"][label] = {{"launches", static_cast<double>(row.launches) / n},
-                                  {"seconds", row.seconds / n},
-                                  {"flops", row.flops / n},
-                                  {"bytes", row.bytes / n}};
-        }
+        json["ops"] = print_profile(profile, peaks, static_cast<double>(o.repeat), o.common.json);
     }
     print_result(o.common, json);
     return kExitDone;
@@ -216,7 +236,7 @@ Command add_bench(CLI::App& app) {
     app.add_option("--only", o->only, "Time the sampling steps alone, K of them in place of an iteration")
         ->check(CLI::IsMember({"sampling"}))
         ->multi_option_policy(last);
-    app.add_flag("--profile", o->profile, "Time by kind of op");
+    app.add_flag("--profile", o->profile, "Time by kind of op and by convolution");
     o->flags.add_to(app, SettingsFlags::Kind::all);
     o->common.add_to(app);
     return [o] { return bench(*o); };

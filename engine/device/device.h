@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -13,6 +12,7 @@
 #include "engine/device/communicator.h"
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
+#include "kernels/work.h"
 
 namespace jem {
 
@@ -147,15 +147,6 @@ public:
     virtual void replay() = 0;
     virtual int64_t launches() const = 0;
 };
-
-// What ran (or, in a dry run, would have run), by label.
-struct WorkRow {
-    int64_t launches = 0;
-    double seconds = 0;  // in a dry run: predicted from the GPU's peaks where they are known, else 0
-    double bytes = 0;    // read and written by the operands; 0 where an op does not know
-    double flops = 0;
-};
-using WorkReport = std::map<std::string, WorkRow>;
 
 class Device {
 public:

@@ -82,7 +82,7 @@ __global__ void linear_backward_weights(float* d_w, const float* x, const float*
 
 template <class... P, class... Args>
 void launch(CudaLauncher& launcher, const char* label, double flops, void (*kernel)(P...), Args... args) {
-    if (!launcher.announce(label, 0, flops)) return;
+    if (!launcher.announce(label, {.flops = flops})) return;
     const cudaLaunchConfig_t config = {
         .gridDim = 1, .blockDim = 1, .dynamicSmemBytes = 0, .stream = launcher.stream(), .attrs = nullptr, .numAttrs = 0};
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);

@@ -66,8 +66,8 @@ public:
         std::string label;
         double bytes, flops;
     };
-    bool announce(const char* label, double bytes, double flops) override {
-        launches.push_back({label, bytes, flops});
+    bool announce(const char* label, const Work& work) override {
+        launches.push_back({label, work.bytes, work.flops});
         return false;
     }
     void launched() noexcept override {}

@@ -255,7 +255,7 @@ public:
         if (p.ticket == ticket) deliver(p);  // else it was delivered already
     }
     void copy(void* to, const void* from, size_t bytes) override {
-        if (!queue_.announce("copy", 2.0 * static_cast<double>(bytes), 0)) return;
+        if (!queue_.announce("copy", {.bytes = 2.0 * static_cast<double>(bytes)})) return;
         const cudaError_t status = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, queue_.stream());
         queue_.launched();
         check(status, "copy");

@@ -52,8 +52,8 @@ struct Libraries {
 
 // One launch: announced, counted, timed; only counted in a dry run.
 template <class Run>
-void launch(CudaLauncher& launcher, const char* label, double bytes, double flops, Run run) {
-    if (!launcher.announce(label, bytes, flops)) return;
+void launch(CudaLauncher& launcher, const char* label, const Work& work, Run run) {
+    if (!launcher.announce(label, work)) return;
     struct Launched {
         CudaLauncher& launcher;
         ~Launched() { launcher.launched(); }
@@ -289,6 +289,7 @@ public:
     CudnnConvPlan(Libraries& lib, const ConvShape& shape, const ConvOptions& options)
         : lib_(lib),
           shape_(shape),
+          name_(shape.text()),
           algorithm_(options.algorithm),
           images_(options.input == ConvInput::images),
           narrows_input_(images_ && lib.activation() != DType::f32) {
@@ -494,7 +495,8 @@ private:
         double bytes = 0;
         for (const ConvOperand& o : operands_of(graph.problem()))
             bytes += static_cast<double>(o.dims[0] * o.dims[1] * o.dims[2] * o.dims[3]) * static_cast<double>(size_of(o.type));
-        launch(lib_.launcher, label, bytes, shape_.flops() * static_cast<double>(v.batch), [&] { graph.execute(pointers, workspace); });
+        launch(lib_.launcher, label, {.bytes = bytes, .flops = shape_.flops() * static_cast<double>(v.batch), .shape = name_.c_str()},
+               [&] { graph.execute(pointers, workspace); });
     }
 
     ConvProblem problem(int64_t batch, ConvPass pass, Fusion fusion) const {
@@ -785,6 +787,7 @@ private:
 
     Libraries& lib_;
     ConvShape shape_;
+    std::string name_;  // of the shape, for profiles
     ConvAlgorithm algorithm_;
     bool images_;         // nothing stands in front of it
     bool narrows_input_;  // x is f32 images, the convolution reads bf16
@@ -1004,7 +1007,7 @@ private:
     void launch_product(const char* label, const Variant& v, Run run) {
         const double elements = static_cast<double>(v.batch * (in_ + out_) + in_ * out_);
         const double flops = 2.0 * static_cast<double>(v.batch) * static_cast<double>(in_) * static_cast<double>(out_);
-        launch(lib_.launcher, label, elements * sizeof(float), flops, run);
+        launch(lib_.launcher, label, {.bytes = elements * sizeof(float), .flops = flops}, run);
     }
 
     Libraries& lib_;

@@ -88,7 +88,7 @@ public:
 private:
     template <class Call>
     void queue(const char* label, double bytes, const char* what, Call call) {
-        if (!launcher_.announce(label, bytes, 0)) return;
+        if (!launcher_.announce(label, {.bytes = bytes})) return;
         std::string error;
         {
             const std::lock_guard lock(mutex_);

@@ -26,21 +26,17 @@ CudaQueue::~CudaQueue() {
     }
 }
 
-bool CudaQueue::announce(const char* label, double bytes, double flops) {
+bool CudaQueue::announce(const char* label, const Work& work) {
     ++launches_;
     if (mode_ == Mode::dry || (mode_ == Mode::eager && profiling_)) {
-        WorkRow& row = report_[label];
-        ++row.launches;
-        row.bytes += bytes;
-        row.flops += flops;
-        if (mode_ == Mode::dry && roofline_.bandwidth > 0 && roofline_.flops > 0)
-            row.seconds += std::max(bytes / roofline_.bandwidth, flops / roofline_.flops);
+        const bool predicted = mode_ == Mode::dry && roofline_.bandwidth > 0 && roofline_.flops > 0;
+        report_[label].add(work, predicted ? std::max(work.bytes / roofline_.bandwidth, work.flops / roofline_.flops) : 0);
     }
     if (mode_ == Mode::dry) return false;
     if (stream_ == nullptr) throw std::logic_error(std::string(label) + " was queued, but there is no GPU: this device only plans.");
     if (mode_ == Mode::capture) ++recorded_;
     nvtxRangePushA(label);
-    if (mode_ == Mode::eager && profiling_) timed_.push_back({label, record(stream_), nullptr});
+    if (mode_ == Mode::eager && profiling_) timed_.push_back({label, work.shape, record(stream_), nullptr});
     return true;
 }
 
@@ -73,7 +69,7 @@ WorkReport CudaQueue::end_profile() {
             cudaEventDestroy(t.end);
         }
         cudaEventDestroy(t.begin);
-        report_[t.label].seconds += 1e-3 * static_cast<double>(milliseconds);
+        report_[t.label].add_seconds(t.shape, 1e-3 * static_cast<double>(milliseconds));
     }
     return take_report();
 }

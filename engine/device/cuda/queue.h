@@ -20,7 +20,7 @@ public:
     CudaQueue& operator=(const CudaQueue&) = delete;
     ~CudaQueue() override;
 
-    bool announce(const char* label, double bytes, double flops) override;
+    bool announce(const char* label, const Work& work) override;
     void launched() noexcept override;
     cudaStream_t stream() const override { return stream_; }
 
@@ -48,6 +48,7 @@ public:
 private:
     struct Timed {
         std::string label;
+        const char* shape;
         cudaEvent_t begin = nullptr, end = nullptr;
     };
 

@@ -11,10 +11,6 @@
 
 namespace jem {
 
-struct Work {
-    double bytes = 0, flops = 0;
-};
-
 class HostStream {
 public:
     enum class Mode { eager, capture, dry };
@@ -62,11 +58,7 @@ private:
         add(label, work, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     void add(const char* label, const Work& work, double seconds) {
-        WorkRow& row = report_[label];
-        ++row.launches;
-        row.seconds += seconds;
-        row.bytes += work.bytes;
-        row.flops += work.flops;
+        report_[label].add(work, seconds);
     }
 
     Mode mode_ = Mode::eager;
