@@ -27,13 +27,12 @@ constexpr int64_t kWinogradMinChannels = 32;
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 template <class... Calls>
-void submit_calls(HostStream& stream, const char* label, double flops, Calls... calls) {
-    stream.submit(label, {.flops = flops}, [=] { (calls->run(), ...); });
+void submit_calls(HostStream& stream, const char* label, Work work, Calls... calls) {
+    stream.submit(label, work, [=] { (calls->run(), ...); });
 }
 
 // [rows, from] -> [rows, to], the new channels 0 (to > from) or left out (to < from).
-template <class To>
-void repad(To* to, const float* from, int64_t rows, int64_t to_channels, int64_t from_channels, int threads) {
+void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int64_t from_channels, int threads) {
     const int64_t both = std::min(to_channels, from_channels);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; ++r) {
@@ -42,15 +41,26 @@ void repad(To* to, const float* from, int64_t rows, int64_t to_channels, int64_t
     }
 }
 
+// [N, pixels, C] -> [N, C, pixels]
+template <class To>
+void to_planes(To* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t n = 0; n < images; ++n)
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t i = 0; i < pixels; ++i) to[(n * channels + c) * pixels + i] = from[(n * pixels + i) * channels + c];
+}
+
 class CpuConvPlan final : public ConvPlan {
 public:
     CpuConvPlan(HostStream& stream, int threads, DType activation, const ConvShape& shape, const ConvOptions& options)
-        : stream_(stream), threads_(threads), type_(activation), shape_(shape), padded_(shape) {
+        : stream_(stream), threads_(threads), type_(activation), shape_(shape), name_(shape.text()), padded_(shape) {
         const int64_t block = onednn::preferred_block();
-        // Images have 1 or 3 channels, for which oneDNN has only reference kernels: they are padded to one block.
-        padded_.in_channels = (shape.in_channels + block - 1) / block * block;
-        staged_ = padded_.in_channels != shape.in_channels || (options.input == ConvInput::images && type_ != DType::f32);
-        if (padded_.in_channels != shape.in_channels && padded_.in_channels != block)
+        // Images have 1 or 3 channels, from which oneDNN reaches blocks of channels only where each is a plane of its own, and which it
+        // reaches from blocks only where they are padded to one.
+        planar_ = type_ == DType::f32 && shape.in_channels % block != 0;
+        rounded_ = type_ != DType::f32 && options.input == ConvInput::images;
+        if (planar_) padded_.in_channels = block;
+        if (planar_ && shape.in_channels > block)
             throw std::invalid_argument("A convolution from " + std::to_string(shape.in_channels) + " channels (more than a block of " +
                                         std::to_string(block) + " and no multiple of it). Choose another --width.");
         if (shape.out_channels % block != 0)
@@ -61,49 +71,56 @@ public:
         const auto add = [&](int64_t batch, bool backward) {
             Variant v;
             v.batch = batch;
-            ConvProblem p{
-                .shape = padded_, .batch = batch, .block = type_ == DType::f32 ? block : 0, .type = type_, .f32_gradient = staged_};
+            ConvProblem p{.shape = shape_,
+                          .batch = batch,
+                          .block = type_ == DType::f32 ? block : 0,
+                          .planar_input = planar_,
+                          .type = type_,
+                          .f32_gradient = rounded_};
             v.forward = best(p, winograd, onednn::conv_forward);
-            v.form_forward = form(v.forward.made->weights);
+            v.form_forward = form(shape_, v.forward.made->weights);
             if (backward) {
-                v.backward_data = best(p, winograd, onednn::conv_backward_data);
+                ConvProblem padded = p;
+                padded.shape = padded_;
+                padded.planar_input = false;
+                v.backward_data = best(padded, winograd, onednn::conv_backward_data);
+                v.form_backward = form(padded_, v.backward_data.made->weights);
                 v.backward_weights = best(p, winograd, onednn::conv_backward_weights);
-                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(padded_), !staged_);
-                v.form_backward = form(v.backward_data.made->weights);
+                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(shape_), true);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
             p.accumulate = true;
             v.forward_onto = best(p, winograd, onednn::conv_forward);
-            v.form_forward_onto = form(v.forward_onto.made->weights);
+            v.form_forward_onto = form(shape_, v.forward_onto.made->weights);
             for (const MadePtr& made : {v.forward.made, v.forward_onto.made, v.backward_data.made, v.backward_weights.made, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
-            if (staged_)
-                staging_bytes_ =
-                    std::max(staging_bytes_,
-                             aligned(static_cast<size_t>(batch * padded_.height * padded_.width * padded_.in_channels) * sizeof(float)));
+            if (planar_ || rounded_)
+                staging_bytes_ = std::max(
+                    staging_bytes_, aligned(static_cast<size_t>(batch * shape_.height * shape_.width *
+                                                                (backward ? padded_ : shape_).in_channels) * sizeof(float)));
             variants_.push_back(std::move(v));
         };
         for (const int64_t batch : options.batches) add(batch, true);
         for (const int64_t batch : options.forward_only) add(batch, false);
-        if (staged_) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
-        for (const MadePtr& pack : packs_) scratch_bytes_ = std::max(scratch_bytes_, aligned(pack->scratch_bytes()));
+        if (planar_) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
+        for (const Form& form : forms_) scratch_bytes_ = std::max(scratch_bytes_, aligned(form.pack->scratch_bytes()));
     }
 
     size_t prepared_bytes() const override { return prepared_bytes_; }
     size_t workspace_bytes() const override { return scratch_bytes_ + staging_bytes_ + gradient_bytes_ + padded_weights_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
-        const float* from = weights.as<float>();
-        if (staged_) {
-            float* wide = padded_weights(workspace);
+        const float* narrow = weights.as<float>();
+        float* wide = padded_weights(workspace);
+        if (planar_) {
             const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, to = padded_.in_channels, in = shape_.in_channels;
-            stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, from, rows, to, in, threads); });
-            from = wide;
+            stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, narrow, rows, to, in, threads); });
         }
-        for (size_t i = 0; i < packs_.size(); ++i)
-            submit_calls(stream_, "prepare_weights", 0,
-                         call(packs_[i], workspace,
-                              {{DNNL_ARG_FROM, packs_[i]->src, from}, {DNNL_ARG_TO, packs_[i]->dst, prepared + form_offsets_[i]}}));
+        for (const Form& form : forms_)
+            submit_calls(stream_, "prepare_weights", {},
+                         call(form.pack, workspace,
+                              {{DNNL_ARG_FROM, form.pack->src, form.shape.in_channels == shape_.in_channels ? narrow : wide},
+                               {DNNL_ARG_TO, form.pack->dst, prepared + form.offset}}));
     }
 
     void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
@@ -123,7 +140,7 @@ public:
         }
         const double flops = shape_.flops() * static_cast<double>(x.n);
         const Part& part = residual != nullptr ? v.forward_onto : v.forward;
-        const std::byte* w = prepared + form_offsets_[residual != nullptr ? v.form_forward_onto : v.form_forward];
+        const std::byte* w = prepared + forms_[residual != nullptr ? v.form_forward_onto : v.form_forward].offset;
         const std::byte* from = stage(x, workspace);
         submit_parts("conv_forward", flops, x.n, part, [&](const Made& made, int64_t i) {
             return call(part.made, workspace,
@@ -138,15 +155,15 @@ public:
         const Variant& v = backward_variant(d_y.n);
         const double flops = shape_.flops() * static_cast<double>(d_y.n);
         const Part& part = v.backward_data;
-        std::byte* to = staged_ ? staging(workspace) : static_cast<std::byte*>(d_x.data);
-        const std::byte* w = prepared + form_offsets_[v.form_backward];
+        std::byte* to = planar_ ? staging(workspace) : static_cast<std::byte*>(d_x.data);
+        const std::byte* w = prepared + forms_[v.form_backward].offset;
         submit_parts("conv_backward_data", flops, d_y.n, part, [&](const Made& made, int64_t i) {
             return call(part.made, workspace,
                         {{DNNL_ARG_DIFF_SRC, made.src, to + i * made.src.get_size()},
                          {DNNL_ARG_WEIGHTS, made.weights, w},
                          {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}});
         });
-        if (!staged_) return;
+        if (!planar_) return;
         const auto* wide = reinterpret_cast<const float*>(staging(workspace));
         float* narrow = d_x.as<float>();
         const int64_t rows = d_x.n * d_x.h * d_x.w, from_channels = padded_.in_channels, to_channels = shape_.in_channels;
@@ -159,25 +176,18 @@ public:
         const Part& part = v.backward_weights;
         const Made& made = *part.made;
         std::byte* packed = workspace + scratch_bytes_ + staging_bytes_;
-        float* wide = padded_weights(workspace);
         const std::byte* source = stage(x, workspace);
         for (int64_t i = 0; i * part.images < x.n; ++i) {
-            submit_calls(stream_, "conv_backward_weights", flops * static_cast<double>(part.images) / static_cast<double>(x.n),
+            submit_calls(stream_, "conv_backward_weights",
+                         {.flops = flops * static_cast<double>(part.images) / static_cast<double>(x.n), .shape = name_.c_str()},
                          call(part.made, workspace,
                               {{DNNL_ARG_SRC, made.src, source + i * made.src.get_size()},
                                {DNNL_ARG_DIFF_WEIGHTS, made.weights, packed},
                                {DNNL_ARG_DIFF_DST, made.dst, static_cast<const std::byte*>(d_y.data) + i * made.dst.get_size()}}));
-            submit_calls(stream_, "accumulate_weights", 0,
+            submit_calls(stream_, "accumulate_weights", {},
                          call(v.unpack, workspace,
-                              {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, staged_ ? wide : d_w.as<float>()}}));
+                              {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, d_w.data}}));
         }
-        if (!staged_) return;
-        float* to = d_w.as<float>();
-        const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, in = shape_.in_channels, from = padded_.in_channels;
-        stream_.submit("accumulate_weights", {}, [=] {
-            for (int64_t r = 0; r < rows; ++r)
-                for (int64_t c = 0; c < in; ++c) to[r * in + c] += wide[r * from + c];
-        });
     }
 
     std::vector<Choice> choices() const override {
@@ -198,6 +208,12 @@ private:
     struct Part {
         MadePtr made;
         int64_t images = 0;
+    };
+    // A layout of the prepared weights.
+    struct Form {
+        ConvShape shape;
+        MadePtr pack;  // [O, H, W, I] -> the layout
+        size_t offset;
     };
     struct Variant {
         int64_t batch = 0;
@@ -229,13 +245,12 @@ private:
     }
 
     // The prepared weights hold each layout that some primitive asks for once.
-    size_t form(const dnnl::memory::desc& wanted) {
-        for (size_t i = 0; i < packs_.size(); ++i)
-            if (packs_[i]->dst == wanted) return i;
-        packs_.push_back(onednn::reorder(onednn::weights_ohwi(padded_), wanted, false));
-        form_offsets_.push_back(prepared_bytes_);
+    size_t form(const ConvShape& shape, const dnnl::memory::desc& wanted) {
+        for (size_t i = 0; i < forms_.size(); ++i)
+            if (forms_[i].pack->dst == wanted) return i;
+        forms_.push_back({shape, onednn::reorder(onednn::weights_ohwi(shape), wanted, false), prepared_bytes_});
         prepared_bytes_ += aligned(wanted.get_size());
-        return packs_.size() - 1;
+        return forms_.size() - 1;
     }
 
     const Variant& variant(int64_t batch) const {
@@ -252,17 +267,18 @@ private:
     }
 
     const std::byte* stage(const Tensor& x, std::byte* workspace) {
-        if (!staged_) return static_cast<const std::byte*>(x.data);
-        std::byte* wide = staging(workspace);
-        const float* narrow = x.as<float>();
-        const int64_t rows = x.n * x.h * x.w, to = padded_.in_channels, from = shape_.in_channels;
-        stream_.submit("conv_stage", {}, [=, threads = threads_, type = type_] {
-            if (type == DType::bf16)
-                repad(reinterpret_cast<Bf16*>(wide), narrow, rows, to, from, threads);
+        if (!planar_ && !rounded_) return static_cast<const std::byte*>(x.data);
+        std::byte* staged = staging(workspace);
+        const float* images = x.as<float>();
+        // Channels side by side are one plane of as many pixels.
+        const int64_t pixels = x.h * x.w * (planar_ ? 1 : x.c), channels = planar_ ? x.c : 1;
+        stream_.submit("conv_stage", {}, [=, n = x.n, threads = threads_, rounded = rounded_] {
+            if (rounded)
+                to_planes(reinterpret_cast<Bf16*>(staged), images, n, pixels, channels, threads);
             else
-                repad(reinterpret_cast<float*>(wide), narrow, rows, to, from, threads);
+                to_planes(reinterpret_cast<float*>(staged), images, n, pixels, channels, threads);
         });
-        return wide;
+        return staged;
     }
 
     // make_call(primitive, i): of part i
@@ -270,7 +286,7 @@ private:
     void submit_parts(const char* label, double flops, int64_t batch, const Part& part, MakeCall make_call) {
         std::vector<std::shared_ptr<const Call>> calls;
         for (int64_t i = 0; i * part.images < batch; ++i) calls.push_back(make_call(*part.made, i));
-        stream_.submit(label, {.flops = flops}, [calls = std::move(calls)] {
+        stream_.submit(label, {.flops = flops, .shape = name_.c_str()}, [calls = std::move(calls)] {
             for (const auto& c : calls) c->run();
         });
     }
@@ -283,13 +299,15 @@ private:
     HostStream& stream_;
     int threads_;
     DType type_;
-    ConvShape shape_, padded_;
-    bool staged_ = false;  // x is f32 images: widened to a block of channels, and rounded to the activation type
+    ConvShape shape_;
+    std::string name_;  // of the shape, for profiles
+    ConvShape padded_;      // of backward to data
+    bool planar_ = false;   // x is staged as planes, its gradient as a block of channels
+    bool rounded_ = false;  // x is f32 images, staged as the activation type; its gradient is f32
     std::vector<Variant> variants_;
-    std::vector<MadePtr> packs_;  // [O, H, W, I] -> form i
-    std::vector<size_t> form_offsets_;
+    std::vector<Form> forms_;
     size_t prepared_bytes_ = 0;
-    // workspace: scratch | staging of x | packed weight gradient | padded weights
+    // workspace: scratch | staging of x or its gradient | packed weight gradient | padded weights
     size_t scratch_bytes_ = 0, staging_bytes_ = 0, gradient_bytes_ = 0, padded_weights_bytes_ = 0;
 };
 
@@ -340,7 +358,7 @@ private:
         if (bias != nullptr)
             arguments.push_back(
                 {DNNL_ARG_BIAS, dnnl::memory::desc({1, out_}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab), bias->data});
-        submit_calls(stream_, label, flops, std::make_shared<const Call>(made, arguments));
+        submit_calls(stream_, label, {.flops = flops}, std::make_shared<const Call>(made, arguments));
     }
 
     HostStream& stream_;

@@ -33,7 +33,7 @@ struct ConvDescs {
         const auto type = type_of(p.type), f32 = memory::data_type::f32;
         const memory::dims x_dims = {p.batch, p.shape.in_channels, p.shape.height, p.shape.width};
         const memory::dims w_dims = {p.shape.out_channels, p.shape.in_channels, p.shape.kernel, p.shape.kernel};
-        x = {x_dims, type, tag_of(p.block)};
+        x = {x_dims, type, p.planar_input ? memory::format_tag::nchw : tag_of(p.block)};
         y = {{p.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width()}, type, tag_of(p.block)};
         w = {w_dims, type, memory::format_tag::any};
         d_x = p.f32_gradient ? memory::desc(x_dims, f32, tag_of(p.block)) : x;

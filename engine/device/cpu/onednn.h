@@ -22,9 +22,10 @@ struct Made {
 };
 
 struct ConvProblem {
-    ConvShape shape;  // channels already padded to the block
+    ConvShape shape;
     int64_t batch = 0;
-    int64_t block = 16;         // of both activations; 0: channels last
+    int64_t block = 16;         // of both activations, divides their channels; 0: channels last
+    bool planar_input = false;  // x is [N, C, H, W], for few channels
     DType type = DType::f32;    // of both activations and the weights: f32 or bf16. Biases and weight gradients are f32.
     bool f32_gradient = false;  // backward to data: its result is f32 whatever the type
     bool winograd = false;
