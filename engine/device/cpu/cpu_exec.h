@@ -17,13 +17,14 @@ inline constexpr int64_t kLanes = 16;            // channels of a tile, one vect
 inline constexpr int64_t kTileElements = 16384;  // 64 KiB of f32: a thread's share, well above the cost of handing it out
 inline constexpr int64_t kMaxChunks = 64;        // rows of partial sums
 inline constexpr int64_t kRowsInFloat = 64;      // summed in the operand's type before they are added to a double
+inline constexpr int64_t kTilesAtOnce = 8;       // tiles side by side whose rows a column reduction takes while they lie in the first cache
 inline constexpr int64_t kSmallCount = 2048;     // items below which starting threads costs more than it gives
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A function for AVX-512, which may take in others that are not. Same architecture and tuning, more instructions: otherwise g++ would not
 // inline the functors.
-#define JEM_AVX512 [[gnu::target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]]
+#define JEM_AVX512 [[gnu::target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")]]
 inline bool cpu_has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -79,26 +80,32 @@ public:
     void column_reduce(const char* label, Layout l, F f, I... in) {
         const int threads = threads_;
         const bool wide = avx512_;
-        const int64_t lane_tiles = divide_up(l.block, kLanes), channels = l.channels();
+        const int64_t lane_tiles = divide_up(l.block, kLanes), tile_groups = divide_up(lane_tiles, kTilesAtOnce), channels = l.channels();
         const int64_t images_a_chunk = divide_up(l.images(), kMaxChunks), chunks = divide_up(l.images(), images_a_chunk);
         need(label, chunks * channels * F::kSums);
         double* partials = partials_;  // [chunks, kSums, channels]
         const Work work{.bytes = static_cast<double>(l.count()) * static_cast<double>((size_t{0} + ... + element_bytes(in)))};
         stream_->submit(label, work, [=] {
 #pragma omp parallel for schedule(static) num_threads(threads) if (l.count() > kSmallCount)
-            for (int64_t t = 0; t < chunks * l.blocks * lane_tiles; ++t) {
-                const int64_t tile = t % lane_tiles, block = t / lane_tiles % l.blocks, chunk = t / lane_tiles / l.blocks;
-                const int64_t lane = tile * kLanes, c = block * l.block + lane;
-                double sums[F::kSums][kLanes] = {};
+            for (int64_t t = 0; t < chunks * l.blocks * tile_groups; ++t) {
+                const int64_t group = t % tile_groups, block = t / tile_groups % l.blocks, chunk = t / tile_groups / l.blocks;
+                const int64_t first_tile = group * kTilesAtOnce, tiles = std::min(kTilesAtOnce, lane_tiles - first_tile);
+                double sums[kTilesAtOnce][F::kSums][kLanes] = {};
                 const int64_t last = std::min(l.images(), (chunk + 1) * images_a_chunk);
-                for (int64_t n = chunk * images_a_chunk; n < last; ++n) {
-                    const int64_t first = (n * l.blocks + block) * l.rows * l.block + lane;
-                    const Tile tile_of_image{first, l.rows, l.block, std::min(kLanes, l.block - lane), c};
-                    wide ? sum_tile_avx512(sums, f, tile_of_image, in.within(c)...) : sum_tile(sums, f, tile_of_image, in.within(c)...);
-                }
-                for (int k = 0; k < F::kSums; ++k)
-                    for (int64_t b = 0; b < std::min(kLanes, l.block - lane); ++b)
-                        partials[(chunk * F::kSums + k) * channels + c + b] = sums[k][b];
+                for (int64_t n = chunk * images_a_chunk; n < last; ++n)
+                    for (int64_t row = 0; row < l.rows; row += kRowsInFloat)
+                        for (int64_t i = 0; i < tiles; ++i) {
+                            const int64_t lane = (first_tile + i) * kLanes, c = block * l.block + lane;
+                            const Tile tile{((n * l.blocks + block) * l.rows + row) * l.block + lane, std::min(kRowsInFloat, l.rows - row),
+                                            l.block, std::min(kLanes, l.block - lane), c};
+                            wide ? sum_tile_avx512(sums[i], f, tile, in.within(c)...) : sum_tile(sums[i], f, tile, in.within(c)...);
+                        }
+                for (int64_t i = 0; i < tiles; ++i)
+                    for (int k = 0; k < F::kSums; ++k) {
+                        const int64_t lane = (first_tile + i) * kLanes, c = block * l.block + lane;
+                        for (int64_t b = 0; b < std::min(kLanes, l.block - lane); ++b)
+                            partials[(chunk * F::kSums + k) * channels + c + b] = sums[i][k][b];
+                    }
             }
 #pragma omp parallel for schedule(static) num_threads(threads) if (chunks * channels > kSmallCount)
             for (int64_t c = 0; c < channels; ++c) {
@@ -206,7 +213,7 @@ private:
         rows_of(f, l, plane, begin, end, out, in...);
     }
 
-    // The rows of one image and up to kLanes channels.
+    // Up to kRowsInFloat rows of one image and up to kLanes channels.
     struct Tile {
         int64_t first, rows, stride;  // of elements
         int64_t lanes, channel;
@@ -230,26 +237,34 @@ private:
         return out;
     }
 
+    template <class T>
+    [[gnu::always_inline]] static inline void prefetch(const In<T>& in, int64_t i) {
+        __builtin_prefetch(in.data + i, 0, 2);
+    }
+    template <class T>
+    [[gnu::always_inline]] static inline void prefetch(const T&, int64_t) {}
+
     // sums[k][lane] += over a tile. Lanes > 0: their number, known to the compiler.
     template <int64_t Lanes, class F, class Head, class... I>
     [[gnu::always_inline]] static inline void sum_tile_of(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, Head head, I... in) {
         using R = Real<Head>;
         const int64_t width = Lanes > 0 ? Lanes : t.lanes;
-        for (int64_t begin = 0; begin < t.rows; begin += kRowsInFloat) {
-            const int64_t end = std::min(t.rows, begin + kRowsInFloat);
-            R partial[F::kSums][kLanes] = {};
-            for (int64_t r = begin; r < end; ++r) {
-                const int64_t first = t.first + r * t.stride;
-#pragma omp simd
-                for (int64_t b = 0; b < width; ++b) {
-                    R terms[F::kSums];
-                    f.map(terms, head.at(first + b, t.channel + b), in.at(first + b, t.channel + b)...);
-                    for (int k = 0; k < F::kSums; ++k) partial[k][b] += terms[k];
-                }
+        R partial[F::kSums][kLanes] = {};
+        for (int64_t r = 0; r < t.rows; ++r) {
+            const int64_t first = t.first + r * t.stride;
+            if (t.stride > kLanes) {  // what lies side by side the machine fetches ahead by itself
+                prefetch(head, first + kRowsInFloat * t.stride);
+                (prefetch(in, first + kRowsInFloat * t.stride), ...);
             }
-            for (int k = 0; k < F::kSums; ++k)
-                for (int64_t b = 0; b < width; ++b) sums[k][b] += static_cast<double>(partial[k][b]);
+#pragma omp simd
+            for (int64_t b = 0; b < width; ++b) {
+                R terms[F::kSums];
+                f.map(terms, head.at(first + b, t.channel + b), in.at(first + b, t.channel + b)...);
+                for (int k = 0; k < F::kSums; ++k) partial[k][b] += terms[k];
+            }
         }
+        for (int k = 0; k < F::kSums; ++k)
+            for (int64_t b = 0; b < width; ++b) sums[k][b] += static_cast<double>(partial[k][b]);
     }
     template <class F, class... I>
     static void sum_tile(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, I... in) {
