@@ -231,16 +231,10 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         const Activation& h = recompute ? t.again_h : t.h;
         // With the sums that forward asked for, though nobody reads them: the same form gives the same bits.
         if (recompute) activate_and_convolve(&b.norm1, b.conv1, m, at(h), &t.again_a1, at(x), nullptr, {&b.norm2, mode});
-        if (weights) {
-            activate(b.norm2, m, at(t.again2), at(h));
-            convolve_weights(b.conv2, m, at(t.again2), at(*d_y));
-        }
+        if (weights) activate_and_convolve_weights(b.norm2, b.conv2, m, t.again2, at(h), at(*d_y));
         Array sums = convolve_data(b.conv2, m, at(t.d_h), at(*d_y), at(h), {&b.norm2, mode});
         activate_backward(b.norm2, m, p.settings, at(t.d_h), at(h), nullptr, sums);
-        if (weights) {
-            activate(b.norm1, m, at(t.again1), at(x));
-            convolve_weights(b.conv1, m, at(t.again1), at(t.d_h));
-        }
+        if (weights) activate_and_convolve_weights(b.norm1, b.conv1, m, t.again1, at(x), at(t.d_h));
         sums = convolve_data(b.conv1, m, at(t.d_x), at(t.d_h), at(x), {&b.norm1, mode});
         if (b.shortcut) {
             if (weights) convolve_weights(*b.shortcut, m, at(x), at(*d_y));
@@ -337,8 +331,20 @@ void WideResNet::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor
     conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
 }
 
+void WideResNet::activate_and_convolve_weights(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Activation& a,
+                                               const Tensor& x, const Tensor& d_y) {
+    if (settings_.norm == NormKind::batch && conv.plan->fuses_weights_activation(x.n))
+        return conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
+    activate(norm, m, at(a), x);
+    convolve_weights(conv, m, at(a), d_y);
+}
+
+Array WideResNet::weights_gradient(const Conv& conv, const NetworkMemory& m) {
+    return m.gradient.slice(conv.weight, conv.shape.weight_count());
+}
+
 void WideResNet::convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y) {
-    conv.plan->backward_weights(m.gradient.slice(conv.weight, conv.shape.weight_count()), x, d_y, memory_->workspace());
+    conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
     // With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of every
     // convolution's bias is zero by construction, and what arithmetic would give is rounding noise.
     if (settings_.norm == NormKind::none) device_->ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape.out_channels), d_y);

@@ -119,6 +119,16 @@ public:
     }
     // d_w [O, H, W, I] += the gradient of the weights
     virtual void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) = 0;
+    // Whether the plan does norm and LeakyReLU in front of that better itself.
+    virtual bool fuses_weights_activation(int64_t batch) const {
+        (void)batch;
+        return false;
+    }
+    // backward_weights of leaky(norm(x)); only where fuses_weights_activation.
+    virtual void backward_weights_fused(Array d_w, const Tensor& x, const NormCoefficients& norm, const Tensor& d_y, std::byte* workspace) {
+        (void)d_w, (void)x, (void)norm, (void)d_y, (void)workspace;
+        throw std::logic_error("A convolution was given an activation that it does not fuse.");
+    }
 
     struct Choice {
         std::string pass, engine;

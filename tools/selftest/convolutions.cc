@@ -85,6 +85,34 @@ std::vector<Case> convolution_cases(const Limits& limits) {
             t.plan->forward(residual, x, t.prepared, bias, &residual, t.workspace);
             out.push_back({"y + residual in place " + t.how, s.read(residual), t.bound});
         });
+        if (kind.shape.in_channels >= 16)
+            add(kind, "behind norm and LeakyReLU", [](Outputs& out, Side& s, const ConvTrial& t) {
+                Numbers random(56);
+                const auto coefficient = [&](double low, double high) { return s.real(random.many(t.in.c, low, high)); };
+                const NormCoefficients norm{.mean = coefficient(-1, 1),
+                                            .inv_std = coefficient(1, 2),
+                                            .scale = coefficient(0.5, 2),
+                                            .beta = coefficient(-1, 1),
+                                            .a = coefficient(0, 1),
+                                            .b = coefficient(0, 1)};
+                const Tensor x = t.input(s, random.many(t.in.count(), -1, 1)), a = t.input(s), y = s.activation(t.out);
+                const Tensor d_y = s.activation(t.out, random.many(t.out.count(), -1, 1));
+                const Array bias = s.real(random.many(t.shape.out_channels, -1, 1));
+                const Array d_w = s.real(random.many(t.shape.weight_count(), -1, 1));  // added to
+                s.device().ops().norm_leaky(a, x, norm);
+                if (t.plan->fuses(t.batch, {.activation = true}, false).activation)
+                    t.plan->forward_fused(y, x, {.norm = &norm}, t.prepared, bias, nullptr, t.workspace);
+                else
+                    t.plan->forward(y, a, t.prepared, bias, nullptr, t.workspace);
+                if (t.plan->fuses_weights_activation(t.batch))
+                    t.plan->backward_weights_fused(d_w, x, norm, d_y, t.workspace);
+                else
+                    t.plan->backward_weights(d_w, a, d_y, t.workspace);
+                // What lies between norm and convolution is rounded too.
+                const Bound bound{2 * t.bound.of_value, 2 * t.bound.of_rms};
+                out.push_back({"y " + t.how, s.read(y), bound});
+                out.push_back({"d_w " + t.how, s.read(d_w), bound});
+            });
         add(kind, "backward to data", [](Outputs& out, Side& s, const ConvTrial& t) {
             const Tensor d_x = t.input(s);
             t.plan->backward_data(d_x, s.activation(t.out, Numbers(53).many(t.out.count(), -1, 1)), t.prepared, t.workspace);

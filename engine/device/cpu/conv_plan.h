@@ -8,8 +8,8 @@
 
 namespace jem {
 
-// activation: f32, in blocks of channels, or bf16, channels last
-std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, int threads, DType activation, const ConvShape& shape,
+// activation: f32, in blocks of channels, or bf16, channels last. ops: of the same device and stream, for what is fused.
+std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, Ops& ops, int threads, DType activation, const ConvShape& shape,
                                              const ConvOptions& options);
 std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches);
 

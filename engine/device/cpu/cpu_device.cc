@@ -74,7 +74,7 @@ public:
     }
     std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
         refuse_under_capture("plan a convolution");
-        return make_cpu_conv_plan(stream_, threads_, activation_type(), shape, options);
+        return make_cpu_conv_plan(stream_, ops_, threads_, activation_type(), shape, options);
     }
     std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) override {
         refuse_under_capture("plan a linear layer");

@@ -26,7 +26,7 @@ struct ConvDescs {
     dnnl::algorithm algorithm;
 
     explicit ConvDescs(const ConvProblem& p)
-        : bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
+        : bias(p.bias ? memory::desc({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x) : memory::desc()),
           strides{p.shape.stride, p.shape.stride},
           padding{p.shape.padding(), p.shape.padding()},
           algorithm(p.winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct) {

@@ -30,6 +30,7 @@ struct ConvProblem {
     bool f32_gradient = false;  // backward to data: its result is f32 whatever the type
     bool winograd = false;
     size_t winograd_scratch = SIZE_MAX;  // at most
+    bool bias = true;                    // forward only
     bool accumulate = false;             // forward only: dst += conv
 };
 
