@@ -97,7 +97,7 @@ public:
                 v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(shape_), true);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
-            // Winograd adds to what is there at a third of its speed: the sum is then another op's.
+            // Winograd is a quarter slower where it adds to what is there: the sum is then another op's.
             if (v.forward.winograd) {
                 p.bias = false;
             } else {
