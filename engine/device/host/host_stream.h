@@ -57,9 +57,7 @@ private:
         run();
         add(label, work, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
-    void add(const char* label, const Work& work, double seconds) {
-        report_[label].add(work, seconds);
-    }
+    void add(const char* label, const Work& work, double seconds) { report_[label].add(work, seconds); }
 
     Mode mode_ = Mode::eager;
     bool profiling_ = false;
