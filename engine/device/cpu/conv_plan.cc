@@ -1,11 +1,9 @@
 #include "engine/device/cpu/conv_plan.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
 #include "engine/device/cpu/onednn.h"
-#include "kernels/bf16.h"
 
 namespace jem {
 namespace {
@@ -50,8 +48,7 @@ void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int6
 }
 
 // [N, pixels, C] -> [N, C, pixels]
-template <class To>
-void to_planes(To* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
+void to_planes(float* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t n = 0; n < images; ++n)
         for (int64_t c = 0; c < channels; ++c)
@@ -98,23 +95,20 @@ public:
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
             // Winograd is a quarter slower where it adds to what is there: the sum is then another op's.
-            if (v.forward.winograd) {
-                p.bias = false;
-            } else {
-                p.accumulate = true;
-            }
+            p.bias = !v.forward.winograd;
+            p.accumulate = !v.forward.winograd;
             v.forward_onto = best(p, v.forward.winograd, kHotBytes, onednn::conv_forward);
             v.form_forward_onto = form(shape_, v.forward_onto.made->weights);
             for (const MadePtr& made : {v.forward.made, v.forward_onto.made, v.backward_data.made, v.backward_weights.made, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
-            if (planar_ || rounded_)
+            if (!takes_activations())
                 staging_bytes_ =
                     std::max(staging_bytes_,
                              aligned(static_cast<size_t>(batch * shape_.height * shape_.width * (backward ? padded_ : shape_).in_channels) *
                                      sizeof(float)));
             // The output of a part, before the residual is added, lies where its staged input would.
             if (v.forward_onto.winograd) staging_bytes_ = std::max(staging_bytes_, aligned(v.forward_onto.made->dst.get_size()));
-            if (!planar_ && !rounded_)
+            if (takes_activations())
                 for (const Part& part : {v.forward, v.forward_onto, v.backward_weights})
                     if (part.made != nullptr) activation_bytes_ = std::max(activation_bytes_, aligned(part.made->src.get_size()));
             variants_.push_back(std::move(v));
@@ -158,7 +152,8 @@ public:
         const Made& made = *part.made;
         const bool beside = residual != nullptr && part.winograd;
         const std::byte* w = prepared + forms_[residual != nullptr ? v.form_forward_onto : v.form_forward].offset;
-        if (residual != nullptr && !beside && residual->data != y.data) copy(y, *residual);
+        if (residual != nullptr && !beside && residual->data != y.data)
+            ops_.convert({y.data, y.type, y.count()}, {residual->data, y.type, y.count()});
         for (int64_t first = 0; first < x.n; first += part.images) {
             const Tensor to = images_of(y, first, part.images);
             Tensor out = to;
@@ -237,9 +232,9 @@ private:
     };
 
     std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
-    float* padded_weights(std::byte* workspace) const {
-        return reinterpret_cast<float*>(workspace + scratch_bytes_ + staging_bytes_ + activation_bytes_ + gradient_bytes_);
-    }
+    std::byte* activation(std::byte* workspace) const { return staging(workspace) + staging_bytes_; }
+    std::byte* packed_gradient(std::byte* workspace) const { return activation(workspace) + activation_bytes_; }
+    float* padded_weights(std::byte* workspace) const { return reinterpret_cast<float*>(packed_gradient(workspace) + gradient_bytes_); }
     dnnl::memory::desc bias_desc() const { return {{shape_.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x}; }
 
     // hot: bytes of the input that a part should not exceed.
@@ -290,17 +285,17 @@ private:
     }
 
     const std::byte* stage(const Tensor& x, std::byte* workspace) {
-        if (!planar_ && !rounded_) return static_cast<const std::byte*>(x.data);
+        if (takes_activations()) return static_cast<const std::byte*>(x.data);
         std::byte* staged = staging(workspace);
-        const float* images = x.as<float>();
-        // Channels side by side are one plane of as many pixels.
-        const int64_t pixels = x.h * x.w * (planar_ ? 1 : x.c), channels = planar_ ? x.c : 1;
-        stream_.submit("conv_stage", {}, [=, n = x.n, threads = threads_, rounded = rounded_] {
-            if (rounded)
-                to_planes(reinterpret_cast<Bf16*>(staged), images, n, pixels, channels, threads);
-            else
-                to_planes(reinterpret_cast<float*>(staged), images, n, pixels, channels, threads);
-        });
+        if (rounded_) {
+            ops_.convert({staged, type_, x.count()}, {x.data, DType::f32, x.count()});
+        } else {
+            auto* planes = reinterpret_cast<float*>(staged);
+            const float* images = x.as<float>();
+            stream_.submit("conv_stage", {}, [=, n = x.n, pixels = x.h * x.w, channels = x.c, threads = threads_] {
+                to_planes(planes, images, n, pixels, channels, threads);
+            });
+        }
         return staged;
     }
 
@@ -308,7 +303,7 @@ private:
         const Variant& v = backward_variant(x.n);
         const Part& part = v.backward_weights;
         const Made& made = *part.made;
-        std::byte* packed = workspace + scratch_bytes_ + staging_bytes_ + activation_bytes_;
+        std::byte* packed = packed_gradient(workspace);
         for (int64_t first = 0; first < x.n; first += part.images) {
             const Tensor from = activated(images_of(x, first, part.images), norm, workspace);
             submit("conv_backward_weights", part,
@@ -335,21 +330,9 @@ private:
     Tensor activated(const Tensor& x, const NormCoefficients* norm, std::byte* workspace) {
         if (norm == nullptr) return x;
         Tensor a = x;
-        a.data = workspace + scratch_bytes_ + staging_bytes_;
+        a.data = activation(workspace);
         ops_.norm_leaky(a, x, *norm);
         return a;
-    }
-
-    void copy(const Tensor& to, const Tensor& from) {
-        const auto bytes = static_cast<int64_t>(to.bytes());
-        auto* out = static_cast<std::byte*>(to.data);
-        auto* in = static_cast<const std::byte*>(from.data);
-        stream_.submit("conv_residual", {.bytes = 2.0 * static_cast<double>(bytes)}, [=, threads = threads_] {
-            constexpr int64_t kPiece = 1 << 18;
-#pragma omp parallel for schedule(static) num_threads(threads)
-            for (int64_t at = 0; at < bytes; at += kPiece)
-                std::memcpy(out + at, in + at, static_cast<size_t>(std::min(kPiece, bytes - at)));
-        });
     }
 
     void submit(const char* label, const Part& part, std::shared_ptr<const Call> one) {
