@@ -125,7 +125,8 @@ void compare(const std::string& name, const std::vector<double>& got, const std:
     for (size_t i = 0; i < want.size(); ++i) {
         const double difference = std::fabs(got[i] - want[i]);
         const bool near = difference <= tolerance * scale;
-        CHECK_MESSAGE(near, name << "[" << i << "]: got " << got[i] << ", want " << want[i] << ", tolerance " << tolerance * scale);
+        CHECK_MESSAGE(near, name << "[" << i << "]: got " << got[i] << ", want " << want[i] << ", off by " << difference << ", tolerance "
+                                 << tolerance * scale);
         if (!near) return;
     }
 }
