@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "engine/device/cpu/onednn.h"
+#include "engine/device/cpu/winograd.h"
 
 namespace jem {
 namespace {
@@ -420,6 +421,9 @@ private:
 
 std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, Ops& ops, int threads, DType activation, const ConvShape& shape,
                                              const ConvOptions& options) {
+    const int64_t lanes = onednn::preferred_block();
+    if (activation == DType::f32 && options.algorithm == ConvAlgorithm::automatic && !onednn::has_winograd() && winograd::can(shape, lanes))
+        return make_winograd_plan(stream, threads, lanes, shape, options);
     return std::make_unique<CpuConvPlan>(stream, ops, threads, activation, shape, options);
 }
 

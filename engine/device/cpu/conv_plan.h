@@ -1,4 +1,4 @@
-// Convolutions and the linear head on the CPU, by oneDNN.
+// Convolutions and the linear head on the CPU: by oneDNN, or by this program's own minimal filtering (winograd.h).
 #pragma once
 
 #include <memory>
@@ -10,6 +10,9 @@ namespace jem {
 
 // activation: f32, in blocks of channels, or bf16, channels last. ops: of the same device and stream, for what is fused.
 std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, Ops& ops, int threads, DType activation, const ConvShape& shape,
+                                             const ConvOptions& options);
+// The one by minimal filtering, for what winograd::can; lanes: the channel block of its activations.
+std::unique_ptr<ConvPlan> make_winograd_plan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape,
                                              const ConvOptions& options);
 std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches);
 

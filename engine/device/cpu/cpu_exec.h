@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/device/cpu/instruction_sets.h"
 #include "engine/device/host/host_stream.h"
 #include "kernels/operands.h"
 
@@ -21,14 +22,6 @@ inline constexpr int64_t kTilesAtOnce = 8;       // tiles side by side whose row
 inline constexpr int64_t kSmallCount = 2048;     // items below which starting threads costs more than it gives
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// A function for AVX-512, which may take in others that are not. Same architecture and tuning, more instructions: otherwise g++ would not
-// inline the functors.
-#define JEM_AVX512 [[gnu::target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]]
-inline bool cpu_has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
 
 class CpuExec {
 public:
@@ -178,7 +171,7 @@ private:
     }
 
     template <class F, class O, class... I>
-    [[gnu::always_inline]] static inline void elements_of(const F& f, int64_t begin, int64_t end, int64_t c, O out, I... in) {
+    JEM_INLINE static void elements_of(const F& f, int64_t begin, int64_t end, int64_t c, O out, I... in) {
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) f(out.at(i, c + (i - begin)), in.at(i, c + (i - begin))...);
     }
@@ -193,8 +186,7 @@ private:
 
     // Rows begin .. end of one plane.
     template <class F, class O, class... I>
-    [[gnu::always_inline]] static inline void rows_of(const F& f, const Layout& l, int64_t plane, int64_t begin, int64_t end, O out,
-                                                      I... in) {
+    JEM_INLINE static void rows_of(const F& f, const Layout& l, int64_t plane, int64_t begin, int64_t end, O out, I... in) {
         const int64_t c = plane % l.blocks * l.block;
         for (int64_t r = begin; r < end; ++r) {
             const int64_t first = (plane * l.rows + r) * l.block;
@@ -226,11 +218,11 @@ private:
         R at(int64_t, int64_t c) const { return values[c - first]; }
     };
     template <class T>
-    [[gnu::always_inline]] static inline In<T> held(In<T> in, const Tile&) {
+    JEM_INLINE static In<T> held(In<T> in, const Tile&) {
         return in;
     }
     template <class T>
-    [[gnu::always_inline]] static inline HeldChannels<Real<PerChannel<T>>> held(PerChannel<T> in, const Tile& t) {
+    JEM_INLINE static HeldChannels<Real<PerChannel<T>>> held(PerChannel<T> in, const Tile& t) {
         HeldChannels<Real<PerChannel<T>>> out;
         out.first = t.channel;
         for (int64_t b = 0; b < kLanes; ++b) out.values[b] = b < t.lanes ? in.at(0, t.channel + b) : Real<PerChannel<T>>(0);
@@ -238,15 +230,15 @@ private:
     }
 
     template <class T>
-    [[gnu::always_inline]] static inline void prefetch(const In<T>& in, int64_t i) {
+    JEM_INLINE static void prefetch(const In<T>& in, int64_t i) {
         __builtin_prefetch(in.data + i, 0, 2);
     }
     template <class T>
-    [[gnu::always_inline]] static inline void prefetch(const T&, int64_t) {}
+    JEM_INLINE static void prefetch(const T&, int64_t) {}
 
     // sums[k][lane] += over a tile. Lanes > 0: their number, known to the compiler.
     template <int64_t Lanes, class F, class Head, class... I>
-    [[gnu::always_inline]] static inline void sum_tile_of(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, Head head, I... in) {
+    JEM_INLINE static void sum_tile_of(double (&sums)[F::kSums][kLanes], const F& f, const Tile& t, Head head, I... in) {
         using R = Real<Head>;
         const int64_t width = Lanes > 0 ? Lanes : t.lanes;
         R partial[F::kSums][kLanes] = {};

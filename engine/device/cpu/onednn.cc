@@ -132,6 +132,8 @@ std::string instruction_set() {
     }
 }
 
+bool has_winograd() { return DNNL_VERSION_MAJOR < 3 && has(dnnl::cpu_isa::avx512_core); }
+
 bool has_bf16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
 
 std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {

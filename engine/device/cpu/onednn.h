@@ -40,6 +40,8 @@ std::string version();
 std::string instruction_set();
 // Whether this CPU multiplies bf16 itself (AVX512_BF16 or AMX). Without, oneDNN imitates it, slower than f32.
 bool has_bf16();
+// Whether it has Winograd's algorithm, in blocks of 16 channels: 2.x with AVX-512. A convolution may still have none.
+bool has_winograd();
 
 // Winograd: empty where oneDNN has no such implementation, or one that needs more scratch than allowed. An error otherwise.
 std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);

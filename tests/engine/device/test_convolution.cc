@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <vector>
 
+#include "engine/device/cpu/conv_plan.h"
 #include "tests/check.h"
 #include "tests/on_device.h"
 
@@ -98,7 +100,11 @@ std::vector<int64_t> positions(TestData& data, int64_t count) {
 class ConvCase {
 public:
     ConvCase(OnDevice& m, const ConvShape& shape, ConvAlgorithm algorithm, const std::vector<int64_t>& batches)
-        : m_(m), shape_(shape), plan_(m.device().plan_convolution(shape, {.batches = batches, .algorithm = algorithm})) {
+        : ConvCase(m, shape, m.device().plan_convolution(shape, {.batches = batches, .algorithm = algorithm}),
+                   [&m](int64_t channels) { return m.device().channel_block(channels); }) {}
+    // block_of: the channel block of an activation with so many channels.
+    ConvCase(OnDevice& m, const ConvShape& shape, std::unique_ptr<ConvPlan> plan, std::function<int64_t(int64_t)> block_of)
+        : m_(m), shape_(shape), plan_(std::move(plan)), block_of_(std::move(block_of)) {
         TestData data(11);
         w_ = data.normals(shape.weight_count());
         b_ = data.normals(shape.out_channels);
@@ -112,9 +118,7 @@ public:
 
     // All passes at one batch size.
     void check(int64_t n) {
-        const auto extent = [&](int64_t c, int64_t h, int64_t w) {
-            return Extent{.n = n, .c = c, .h = h, .w = w, .block = m_.device().channel_block(c)};
-        };
+        const auto extent = [&](int64_t c, int64_t h, int64_t w) { return Extent{.n = n, .c = c, .h = h, .w = w, .block = block_of_(c)}; };
         const Extent in = extent(shape_.in_channels, shape_.height, shape_.width);
         const Extent out = extent(shape_.out_channels, shape_.out_height(), shape_.out_width());
         TestData data(12);
@@ -125,6 +129,8 @@ public:
         check_backward_data(definition, in, td_y);
         check_backward_weights(definition, tx, td_y);
         check_norm_in_front(in, out, tx, td_y);
+        check_sums_behind(out, tx);
+        check_leaky_backward(in, tx, td_y);
         check_equal("x stays", m_.read(tx), x);
         check_equal("d_y stays", m_.read(td_y), d_y);
     }
@@ -196,6 +202,67 @@ private:
         check_equal(shape_.text() + ", backward_weights with the norm in front", m_.read(fused), m_.read(apart));
     }
 
+    // Sums for the norm behind are those of what was written, up to some roundings of f32.
+    void check_sums_behind(const Extent& out, const Tensor& x) {
+        TestData data(17);
+        const Values centre = data.uniforms(out.c, -1, 1);
+        const Tensor residual = m_.tensor(out, data.normals(out.count()));
+        for (const Tensor* added : {static_cast<const Tensor*>(nullptr), &residual}) {
+            if (!plan_->fuses(x.n, {.sums = true}, added != nullptr).sums) continue;
+            const Tensor apart = m_.unwritten(out), fused = m_.unwritten(out);
+            const Array sums = m_.real(Values(static_cast<size_t>(2 * out.c)));
+            plan_->forward(apart, x, prepared_, bias_, added, workspace_);
+            plan_->forward_fused(fused, x, {.centre = m_.real(centre), .sums = sums}, prepared_, bias_, added, workspace_);
+            const Values y = m_.read(fused);
+            check_equal(shape_.text() + ", forward with sums", y, m_.read(apart));
+            check_sums(shape_.text() + ", sums of forward", out, m_.read(sums), y,
+                       [&](size_t i) { return y[i] - centre[channel(out, i)]; });
+        }
+    }
+    // The LeakyReLU's way back, fused, is its op on the convolution's result.
+    void check_leaky_backward(const Extent& in, const Tensor& x, const Tensor& d_y) {
+        if (!plan_->fuses_leaky_backward(x.n)) return;
+        TestData data(18);
+        const Values mean = data.uniforms(in.c, -1, 1), scale = data.uniforms(in.c, 0.5, 2), beta = data.uniforms(in.c, -1, 1);
+        const NormCoefficients norm{.mean = m_.real(mean), .inv_std = {}, .scale = m_.real(scale), .beta = m_.real(beta), .a = {}, .b = {}};
+        const Tensor apart = m_.unwritten(in), fused = m_.unwritten(in);
+        const Array sums = m_.real(Values(static_cast<size_t>(2 * in.c)));
+        plan_->backward_data(apart, d_y, prepared_, workspace_);
+        plan_->backward_data_fused(fused, d_y, {.x = x, .norm = norm, .sums = sums}, prepared_, workspace_);
+        const Values d_x = m_.read(apart), d_z = m_.read(fused), values = m_.read(x);
+        Values want;
+        for (size_t i = 0; i < d_x.size(); ++i) {
+            const size_t c = channel(in, i);
+            const auto centred = static_cast<float>(values[i]) - static_cast<float>(mean[c]);
+            const float z = std::fma(centred, static_cast<float>(scale[c]), static_cast<float>(beta[c]));
+            want.push_back(static_cast<double>(z > 0 ? static_cast<float>(d_x[i]) : 0.2f * static_cast<float>(d_x[i])));
+        }
+        check_equal(shape_.text() + ", backward_data with LeakyReLU", d_z, want);
+        const Values got = m_.read(sums);
+        check_sums(
+            shape_.text() + ", sums of backward_data", in, got, d_z, [&](size_t i) { return values[i] - mean[channel(in, i)]; }, false);
+    }
+    static size_t channel(const Extent& e, size_t i) { return i / static_cast<size_t>(e.h * e.w) % static_cast<size_t>(e.c); }
+    // got [2, C]: forward: of d(i) and of its square; else of v and of v * d(i).
+    template <class Difference>
+    void check_sums(const std::string& name, const Extent& e, const Values& got, const Values& v, Difference d, bool forward = true) {
+        const auto channels = static_cast<size_t>(e.c);
+        Values want(2 * channels), magnitude(2 * channels);
+        for (size_t i = 0; i < v.size(); ++i) {
+            const size_t c = channel(e, i);
+            const double first = forward ? d(i) : v[i], second = first * d(i);
+            want[c] += first;
+            magnitude[c] += std::fabs(first);
+            want[channels + c] += second;
+            magnitude[channels + c] += std::fabs(second);
+        }
+        // A term's difference and product, and sums of 16 values a tile of at most 64 tiles in f32: some ten roundings as they walk.
+        constexpr double kRoundings = 16;
+        Values limit;
+        for (const double sum : magnitude) limit.push_back(kRoundings * m_.rounding() * sum + 1e-30);
+        check_within(name, got, want, limit);
+    }
+
     std::byte* garbage(size_t bytes) {
         const std::vector<std::byte> nan(bytes, std::byte{0xFF});
         return static_cast<std::byte*>(m_.raw(nan.data(), bytes));
@@ -225,6 +292,7 @@ private:
     OnDevice& m_;
     ConvShape shape_;
     std::unique_ptr<ConvPlan> plan_;
+    std::function<int64_t(int64_t)> block_of_;
     Values w_, b_;
     Array weights_, bias_;
     std::byte *prepared_ = nullptr, *workspace_ = nullptr;
@@ -271,19 +339,21 @@ TEST_CASE("convolutions_of_wrn_28_10_match_the_definition_by_winograd") { check_
 
 TEST_CASE("convolutions_that_take_a_batch_in_parts_match_the_definition") {
     const auto device = make_cpu_device({.threads = 2});
-    // Winograd's scratch for all 64 images of the first would be 190 MiB. What the second reads, 12 MiB, would leave a cache.
+    // The scratch of oneDNN's Winograd for all 64 images of the first would be 190 MiB. What the second reads, 12 MiB, would leave a cache.
     for (const ConvShape& shape : {ConvShape{.in_channels = 160, .out_channels = 160, .height = 32, .width = 32},
                                    ConvShape{.in_channels = 64, .out_channels = 64, .height = 32, .width = 32, .kernel = 3, .stride = 2}}) {
         const int64_t n = shape.stride == 1 ? 64 : 48;
         OnDevice m(*device);
-        ConvCase conv(m, shape, ConvAlgorithm::automatic, {n});
+        ConvCase conv(m, shape, shape.stride == 1 ? ConvAlgorithm::automatic : ConvAlgorithm::direct, {n});
         int in_parts = 0;
+        bool of_onednn = true;
         for (const ConvPlan::Choice& c : conv.plan().choices()) {
             in_parts += c.pass != "backward_data" && c.engine.ends_with(" at a time");
+            of_onednn = of_onednn && !c.engine.starts_with("winograd F");
             CHECK(c.workspace_bytes <= size_t{256} << 20);
-            CHECK((c.engine.find("wino") == std::string::npos || c.engine.ends_with(" at a time")));
+            if (of_onednn) CHECK((c.engine.find("wino") == std::string::npos || c.engine.ends_with(" at a time")));
         }
-        CHECK(in_parts == 2);
+        if (of_onednn) CHECK(in_parts == 2);
         conv.check(n);
     }
 }
@@ -308,6 +378,83 @@ TEST_CASE("convolutions_of_odd_sizes_match_the_definition_for_several_batches_of
             ConvCase conv(m, shape, algorithm, {3, 1, 5});
             for (const int64_t n : {5, 1, 3}) conv.check(n);
         }
+}
+
+std::unique_ptr<ConvPlan> winograd_plan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape,
+                                        const std::vector<int64_t>& batches) {
+    return make_winograd_plan(stream, threads, lanes, shape, {.batches = batches});
+}
+
+// Whatever this CPU would choose, for both widths of vectors.
+TEST_CASE("minimal_filtering_matches_the_definition_for_odd_sizes_and_several_batches_of_one_plan") {
+    const auto device = make_cpu_device({.threads = 2});
+    for (const int64_t lanes : {8, 16})
+        for (const ConvShape& shape :
+             {ConvShape{.in_channels = 16, .out_channels = 16, .height = 7, .width = 7},
+              ConvShape{.in_channels = 48, .out_channels = 32, .height = 28, .width = 12},
+              ConvShape{.in_channels = 32, .out_channels = 32, .height = 1, .width = 2},
+              ConvShape{.in_channels = 16, .out_channels = 64, .height = 32, .width = 32},
+              ConvShape{.in_channels = 16, .out_channels = 32, .height = 9, .width = 9, .kernel = 3, .stride = 2},
+              ConvShape{.in_channels = 32, .out_channels = 48, .height = 7, .width = 12, .kernel = 3, .stride = 2},
+              ConvShape{.in_channels = 16, .out_channels = 16, .height = 1, .width = 1, .kernel = 3, .stride = 2},
+              ConvShape{.in_channels = 32, .out_channels = 16, .height = 32, .width = 32, .kernel = 3, .stride = 2}}) {
+            HostStream stream;
+            OnDevice m(*device);
+            ConvCase conv(m, shape, winograd_plan(stream, 2, lanes, shape, {3, 1, 10}), [&](int64_t) { return lanes; });
+            for (const int64_t n : {10, 1, 3}) conv.check(n);
+        }
+    // 24 channels are three vectors of 8: a whole pair and a single one.
+    HostStream stream;
+    OnDevice m(*device);
+    const ConvShape shape{.in_channels = 24, .out_channels = 8, .height = 8, .width = 8};
+    ConvCase(m, shape, winograd_plan(stream, 2, 8, shape, {5}), [](int64_t) { return int64_t{8}; }).check(5);
+}
+
+// Beyond 16 MiB of transformed weights they are transformed call by call.
+TEST_CASE("minimal_filtering_matches_the_definition_where_weights_are_too_many_to_be_kept_transformed") {
+    const auto device = make_cpu_device({.threads = 2});
+    const ConvShape shape{.in_channels = 384, .out_channels = 320, .height = 4, .width = 4};
+    for (const int64_t lanes : {8, 16}) {
+        HostStream stream;
+        OnDevice m(*device);
+        ConvCase conv(m, shape, winograd_plan(stream, 2, lanes, shape, {2}), [&](int64_t) { return lanes; });
+        CHECK(conv.plan().prepared_bytes() == static_cast<size_t>(shape.weight_count()) * sizeof(float));
+        conv.check(2);
+    }
+}
+
+TEST_CASE("minimal_filtering_gives_the_same_bits_whatever_the_number_of_threads") {
+    const auto device = make_cpu_device({.threads = 1});
+    for (const int64_t stride : {1, 2}) {
+        const ConvShape shape{.in_channels = 32, .out_channels = 48, .height = 18, .width = 18, .kernel = 3, .stride = stride};
+        const auto all = [&](int threads) {
+            HostStream stream;
+            OnDevice m(*device);
+            const auto plan = winograd_plan(stream, threads, 8, shape, {7});
+            const auto extent = [](int64_t c, int64_t size) { return Extent{.n = 7, .c = c, .h = size, .w = size, .block = 8}; };
+            const Extent in = extent(32, 18), out = extent(48, shape.out_height());
+            TestData data(19);
+            auto* prepared = static_cast<std::byte*>(m.raw(nullptr, plan->prepared_bytes()));
+            auto* workspace = static_cast<std::byte*>(m.raw(nullptr, plan->workspace_bytes()));
+            const Array w = m.real(data.normals(shape.weight_count())), d_w = m.real(Values(static_cast<size_t>(w.count)));
+            const Array bias = m.real(data.normals(48)), centre = m.real(data.normals(48)), sums = m.real(Values(96)),
+                        d_sums = m.real(Values(64));
+            const NormCoefficients norm{.mean = m.real(data.normals(32)),
+                                        .inv_std = {},
+                                        .scale = m.real(data.normals(32)),
+                                        .beta = m.real(data.normals(32)),
+                                        .a = {},
+                                        .b = {}};
+            const Tensor x = m.tensor(in, data.normals(in.count())), y = m.unwritten(out), d_x = m.unwritten(in);
+            plan->prepare(prepared, w, workspace);
+            plan->forward_fused(y, x, {.norm = &norm, .centre = centre, .sums = sums}, prepared, bias, nullptr, workspace);
+            plan->backward_data_fused(d_x, y, {.x = x, .norm = norm, .sums = d_sums}, prepared, workspace);
+            plan->backward_weights_fused(d_w, x, norm, y, workspace);
+            return std::vector<Values>{m.read(y), m.read(sums), m.read(d_x), m.read(d_sums), m.read(d_w)};
+        };
+        const auto one = all(1);
+        for (const int threads : {2, 5}) CHECK(all(threads) == one);
+    }
 }
 
 TEST_CASE("reference_convolutions_match_the_definition") {

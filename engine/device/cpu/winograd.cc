@@ -1,0 +1,768 @@
+#include "engine/device/cpu/winograd.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "engine/device/cpu/instruction_sets.h"
+#include "kernels/norm.h"
+
+namespace jem::winograd {
+namespace {
+
+// Vectors of channels ---------------------------------------------------------------------------------------------------------
+
+template <int Lanes>
+struct VectorOf;
+template <>
+struct VectorOf<8> {
+    using Type [[gnu::vector_size(32)]] = float;
+    static constexpr int kRows = 6;  // of a product's tile, with two vectors a row: 12 sums, 2 + 1 operands in 16 registers
+};
+template <>
+struct VectorOf<16> {
+    using Type [[gnu::vector_size(64)]] = float;
+    static constexpr int kRows = 12;  // 24 sums in 32 registers
+};
+template <int Lanes>
+using Vector = typename VectorOf<Lanes>::Type;
+
+// By reference, not by value: what registers a call would use depends on the instruction set.
+template <class V>
+JEM_INLINE void load(V& v, const float* from) {
+    std::memcpy(&v, from, sizeof v);
+}
+template <class V>
+JEM_INLINE void store(float* to, const V& v) {
+    std::memcpy(to, &v, sizeof v);
+}
+
+// body(), compiled for the instruction set that so many lanes want.
+template <class Body>
+JEM_AVX512 void run_avx512(const Body& body) {
+    body();
+}
+template <int Lanes, class Body>
+void run(bool avx512, const Body& body) {
+    if constexpr (Lanes == 16) {
+        if (avx512) return run_avx512(body);
+    }
+    body();
+}
+
+// Schemes: how a row of kIn values and a filter of three make kOut results, by kPoints products. A tile is the same in both directions.
+// Some points multiply the same values of the filter, of which there are kFilters.
+
+// F(4, 3) at the points 0, a, -a, b, -b and infinity. 5/8 and 3/2 lose less to rounding than 1 and 2, and their powers are exact.
+struct Stride1 {
+    static constexpr int kIn = 6, kOut = 4, kPoints = 6, kFilters = 6;
+    static constexpr int kInStep = 4, kInFirst = -1, kOutStep = 4;  // from one tile to the next
+    static constexpr int filter(int point) { return point; }
+    static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b, a3 = a2 * a, b3 = b2 * b;
+    static constexpr double na = 2 * a2 * (a2 - b2), nb = 2 * b2 * (b2 - a2);
+    static constexpr float kFilter[kFilters][3] = {{float(1 / (double{a2} * b2)), 0, 0},
+                                                   {float(1 / na), float(a / na), float(a2 / na)},
+                                                   {float(1 / na), float(-a / na), float(a2 / na)},
+                                                   {float(1 / nb), float(b / nb), float(b2 / nb)},
+                                                   {float(1 / nb), float(-b / nb), float(b2 / nb)},
+                                                   {0, 0, 1}};
+    template <class V>
+    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
+        const V even_a = d[4 * s] - b2 * d[2 * s], odd_a = d[3 * s] - b2 * d[s];
+        const V even_b = d[4 * s] - a2 * d[2 * s], odd_b = d[3 * s] - a2 * d[s];
+        p[0] = (a2 * b2) * d[0] + (d[4 * s] - (a2 + b2) * d[2 * s]);
+        p[1] = even_a + a * odd_a;
+        p[2] = even_a - a * odd_a;
+        p[3] = even_b + b * odd_b;
+        p[4] = even_b - b * odd_b;
+        p[5] = (a2 * b2) * d[s] + (d[5 * s] - (a2 + b2) * d[3 * s]);
+    }
+    template <class V>
+    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
+        const V even_a = m[s] + m[2 * s], odd_a = m[s] - m[2 * s], even_b = m[3 * s] + m[4 * s], odd_b = m[3 * s] - m[4 * s];
+        y[0] = m[0] + even_a + even_b;
+        y[1] = a * odd_a + b * odd_b;
+        y[2] = a2 * even_a + b2 * even_b;
+        y[3] = a3 * odd_a + (b3 * odd_b + m[5 * s]);
+    }
+    // The transpose of output.
+    template <class V>
+    JEM_INLINE static void gradient(const V* y, int s, V (&p)[kPoints]) {
+        const V even_a = a2 * y[2 * s] + y[0], odd_a = a2 * y[3 * s] + y[s], even_b = b2 * y[2 * s] + y[0], odd_b = b2 * y[3 * s] + y[s];
+        p[0] = y[0];
+        p[1] = even_a + a * odd_a;
+        p[2] = even_a - a * odd_a;
+        p[3] = even_b + b * odd_b;
+        p[4] = even_b - b * odd_b;
+        p[5] = y[3 * s];
+    }
+};
+
+// F(4, 2), points 0, 1, -1, 2, infinity: the part of stride 2 in which neighbouring results share inputs.
+struct TwoTaps {
+    template <class V>
+    JEM_INLINE static void input(const V& d0, const V& d1, const V& d2, const V& d3, const V& d4, V* p) {
+        p[0] = 2.0f * (d0 - d2) + (d3 - d1);
+        p[1] = d3 - d2 - 2.0f * d1;
+        p[2] = 2.0f * d1 + (d3 - 3.0f * d2);
+        p[3] = d3 - d1;
+        p[4] = 2.0f * (d1 - d3) + (d4 - d2);
+    }
+    template <class V>
+    JEM_INLINE static void output(const V* m, int s, V (&y)[4]) {
+        const V a = m[s] + m[2 * s], b = m[s] - m[2 * s];
+        y[0] = m[0] + a + m[3 * s];
+        y[1] = 2.0f * m[3 * s] + b;
+        y[2] = 4.0f * m[3 * s] + a;
+        y[3] = 8.0f * m[3 * s] + (b + m[4 * s]);
+    }
+};
+
+// Result i of stride 2 is taps 0 and 2 on the odd inputs i - 1 and i, which neighbours share, and tap 1 on the even input i, which they do
+// not: five points and four products.
+struct Stride2 {
+    static constexpr int kIn = 9, kOut = 4, kPoints = 9, kFilters = 6;
+    static constexpr int kInStep = 8, kInFirst = -1, kOutStep = 4;
+    static constexpr int filter(int point) { return std::min(point, 5); }
+    static constexpr float kFilter[kFilters][3] = {{0.5f, 0, 0}, {-0.5f, 0, -0.5f}, {-1.0f / 6, 0, 1.0f / 6}, {1.0f / 6, 0, 1.0f / 3},
+                                                   {0, 0, 1},    {0, 1, 0}};
+    template <class V>
+    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
+        TwoTaps::input(d[0], d[2 * s], d[4 * s], d[6 * s], d[8 * s], p);
+        for (int i = 0; i < 4; ++i) p[5 + i] = d[(2 * i + 1) * s];
+    }
+    template <class V>
+    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
+        TwoTaps::output(m, s, y);
+        for (int i = 0; i < 4; ++i) y[i] += m[(5 + i) * s];
+    }
+    template <class V>
+    JEM_INLINE static void gradient(const V* y, int s, V (&p)[kPoints]) {
+        const V a = y[0] + y[2 * s], b = y[s] + y[3 * s];
+        p[0] = y[0];
+        p[1] = a + b;
+        p[2] = a - b;
+        p[3] = 2.0f * (4.0f * y[3 * s] + y[s]) + (4.0f * y[2 * s] + y[0]);
+        p[4] = y[3 * s];
+        for (int i = 0; i < 4; ++i) p[5 + i] = y[i * s];
+    }
+};
+
+// Its way back: odd results 2j + 1 are two taps on j and j + 1, even ones 2j are one on j.
+struct Stride2ToData {
+    static constexpr int kIn = 5, kOut = 8, kPoints = 9, kFilters = 6;
+    static constexpr int kInStep = 4, kInFirst = 0, kOutStep = 8;
+    static constexpr int filter(int point) { return Stride2::filter(point); }
+    template <class V>
+    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
+        TwoTaps::input(d[0], d[s], d[2 * s], d[3 * s], d[4 * s], p);
+        for (int i = 0; i < 4; ++i) p[5 + i] = d[i * s];
+    }
+    template <class V>
+    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
+        V odd[4];
+        TwoTaps::output(m, s, odd);
+        for (int i = 0; i < 4; ++i) {
+            y[2 * i] = m[(5 + i) * s];
+            y[2 * i + 1] = odd[i];
+        }
+    }
+};
+
+// Tiles -----------------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kVectorsARow = 2;  // of a product's tile
+constexpr int64_t kPadding = 16;     // floats between the matrices of two points, which would otherwise meet in the same lines of a cache
+
+// A matrix a point.
+struct Points {
+    float* data;
+    int64_t stride;  // from one point to the next
+};
+constexpr int64_t stride_of(int64_t rows, int64_t columns) { return rows * columns + kPadding; }
+
+struct Side {
+    int64_t channels, height, width;
+};
+Side input_side(const ConvShape& s) { return {s.in_channels, s.height, s.width}; }
+Side output_side(const ConvShape& s) { return {s.out_channels, s.out_height(), s.out_width()}; }
+
+struct Tiling {
+    int64_t rows, columns, count;  // of a batch
+    struct At {
+        int64_t image, row, column;
+    };
+    At at(int64_t tile) const { return {tile / (rows * columns), tile / columns % rows, tile % columns}; }
+};
+template <class Scheme>
+Tiling tiling(const Side& out, int64_t batch) {
+    const int64_t rows = (out.height + Scheme::kOutStep - 1) / Scheme::kOutStep,
+                  columns = (out.width + Scheme::kOutStep - 1) / Scheme::kOutStep;
+    return {rows, columns, batch * rows * columns};
+}
+
+// Values of a tile, zero outside of the image.
+template <int Size, int Lanes, class Read>
+JEM_INLINE void read_tile(Vector<Lanes> (&d)[Size * Size], const float* plane, const Side& side, int64_t row, int64_t column,
+                          const Read& read) {
+    if (row >= 0 && column >= 0 && row + Size <= side.height && column + Size <= side.width) {
+        const float* first = plane + (row * side.width + column) * Lanes;
+        for (int r = 0; r < Size; ++r)
+            for (int c = 0; c < Size; ++c) read(d[r * Size + c], first + (r * side.width + c) * Lanes);
+        return;
+    }
+    for (Vector<Lanes>& value : d) value = Vector<Lanes>{};
+    const int64_t r_end = std::min<int64_t>(Size, side.height - row), c_end = std::min<int64_t>(Size, side.width - column);
+    for (int64_t r = std::max<int64_t>(0, -row); r < r_end; ++r)
+        for (int64_t c = std::max<int64_t>(0, -column); c < c_end; ++c)
+            read(d[r * Size + c], plane + ((row + r) * side.width + column + c) * Lanes);
+}
+
+// points[p, q] = transform over rows and columns of d
+template <int Size, int PointsASide, class V, class Transform>
+JEM_INLINE void to_points(float* to, int64_t stride, const V (&d)[Size * Size], const Transform& transform) {
+    V half[PointsASide * Size], p[PointsASide];
+    for (int c = 0; c < Size; ++c) {
+        transform(d + c, Size, p);
+        for (int i = 0; i < PointsASide; ++i) half[i * Size + c] = p[i];
+    }
+    for (int i = 0; i < PointsASide; ++i) {
+        transform(half + i * Size, 1, p);
+        for (int j = 0; j < PointsASide; ++j) store(to + (i * PointsASide + j) * stride, p[j]);
+    }
+}
+
+template <class V>
+struct ReadPlain {
+    JEM_INLINE void operator()(V& v, const float* from) const { load(v, from); }
+};
+template <class V>
+struct ReadActivated {
+    V mean, scale, beta;
+    JEM_INLINE ReadActivated(const Norm& norm, int64_t channel) {
+        load(mean, norm.mean + channel);
+        load(scale, norm.scale + channel);
+        load(beta, norm.beta + channel);
+    }
+    JEM_INLINE void operator()(V& v, const float* from) const {
+        V x;
+        load(x, from);
+        const V z = (x - mean) * scale + beta;
+        v = z > 0.0f ? z : static_cast<float>(kLeakySlope) * z;
+    }
+};
+
+// Tiles first .. first + count of the input, into points [count, channels].
+template <class Scheme, int Lanes>
+JEM_INLINE void input_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const float* x,
+                                const Norm* norm) {
+    using V = Vector<Lanes>;
+    const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
+    const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::input(d, s, p); };
+    const auto with = [&](int64_t block, const auto& read) JEM_INLINE_LAMBDA {
+        for (int64_t t = 0; t < count; ++t) {
+            const Tiling::At at = tiles.at(first + t);
+            V d[Scheme::kIn * Scheme::kIn];
+            read_tile<Scheme::kIn, Lanes>(d, x + (at.image * blocks + block) * plane, side, at.row * Scheme::kInStep + Scheme::kInFirst,
+                                          at.column * Scheme::kInStep + Scheme::kInFirst, read);
+            to_points<Scheme::kIn, Scheme::kPoints>(to.data + t * side.channels + block * Lanes, to.stride, d, transform);
+        }
+    };
+    for (int64_t block = 0; block < blocks; ++block) {
+        if (norm != nullptr)
+            with(block, ReadActivated<V>(*norm, block * Lanes));
+        else
+            with(block, ReadPlain<V>{});
+    }
+}
+
+// The same of the output's gradient, by the transpose of what makes outputs from points.
+template <class Scheme, int Lanes>
+JEM_INLINE void gradient_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count,
+                                   const float* d_y) {
+    using V = Vector<Lanes>;
+    const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
+    const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::gradient(d, s, p); };
+    for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t t = 0; t < count; ++t) {
+            const Tiling::At at = tiles.at(first + t);
+            V d[Scheme::kOut * Scheme::kOut];
+            read_tile<Scheme::kOut, Lanes>(d, d_y + (at.image * blocks + block) * plane, side, at.row * Scheme::kOutStep,
+                                           at.column * Scheme::kOutStep, ReadPlain<V>{});
+            to_points<Scheme::kOut, Scheme::kPoints>(to.data + t * side.channels + block * Lanes, to.stride, d, transform);
+        }
+}
+
+// What is done with a result: write(value, index), and sums of two values a channel.
+template <class V, bool Sums>
+struct WriteForward {
+    static constexpr bool kSums = Sums;
+    const ForwardOutput& out;
+    V bias, centre;
+    JEM_INLINE WriteForward(const ForwardOutput& o, int64_t channel) : out(o), centre{} {
+        load(bias, o.bias + channel);
+        if constexpr (Sums) load(centre, o.centre + channel);
+    }
+    JEM_INLINE void operator()(const V& value, int64_t i, V (&sums)[2]) const {
+        V y = value + bias;
+        if (out.residual != nullptr) {
+            V r;
+            load(r, out.residual + i);
+            y += r;
+        }
+        store(out.y + i, y);
+        if constexpr (Sums) {
+            const V d = y - centre;
+            sums[0] += d;
+            sums[1] += d * d;
+        }
+    }
+};
+template <class V>
+struct WriteBackward {
+    static constexpr bool kSums = false;
+    const BackwardOutput& out;
+    JEM_INLINE WriteBackward(const BackwardOutput& o, int64_t) : out(o) {}
+    JEM_INLINE void operator()(const V& value, int64_t i, V (&)[2]) const { store(out.d_x + i, value); }
+};
+template <class V>
+struct WriteLeakyBackward {
+    static constexpr bool kSums = true;
+    const BackwardOutput& out;
+    V mean, scale, beta;
+    JEM_INLINE WriteLeakyBackward(const BackwardOutput& o, int64_t channel) : out(o) {
+        load(mean, o.norm.mean + channel);
+        load(scale, o.norm.scale + channel);
+        load(beta, o.norm.beta + channel);
+    }
+    JEM_INLINE void operator()(const V& value, int64_t i, V (&sums)[2]) const {
+        V x;
+        load(x, out.x + i);
+        const V centred = x - mean, z = centred * scale + beta;
+        const V d_z = z > 0.0f ? value : static_cast<float>(kLeakySlope) * value;
+        store(out.d_x + i, d_z);
+        sums[0] += d_z;
+        sums[1] += d_z * centred;
+    }
+};
+
+// Points [count, channels] to the tiles of the output. partial [2, channels]: the sums over these tiles.
+template <class Scheme, int Lanes, class Write, class Out>
+JEM_INLINE void points_to_output(const Points& from, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const Out& out,
+                                 float* partial) {
+    using V = Vector<Lanes>;
+    constexpr int kPoints = Scheme::kPoints, kOut = Scheme::kOut;
+    const int64_t blocks = side.channels / Lanes, pixels = side.height * side.width;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const Write write(out, block * Lanes);
+        V sums[2] = {};
+        for (int64_t t = 0; t < count; ++t) {
+            const float* m = from.data + t * side.channels + block * Lanes;
+            V half[kOut * kPoints], column[kPoints], y[kOut];
+            for (int j = 0; j < kPoints; ++j) {
+                for (int i = 0; i < kPoints; ++i) load(column[i], m + (i * kPoints + j) * from.stride);
+                Scheme::output(column, 1, y);
+                for (int i = 0; i < kOut; ++i) half[i * kPoints + j] = y[i];
+            }
+            const Tiling::At at = tiles.at(first + t);
+            const int64_t row = at.row * Scheme::kOutStep, left = at.column * Scheme::kOutStep;
+            const int64_t rows = std::min<int64_t>(kOut, side.height - row), columns = std::min<int64_t>(kOut, side.width - left);
+            const int64_t corner = ((at.image * blocks + block) * pixels + row * side.width + left) * Lanes;
+            V of_tile[2] = {};
+            for (int64_t i = 0; i < rows; ++i) {
+                Scheme::output(half + i * kPoints, 1, y);
+                if (columns == kOut)
+                    for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * Lanes, of_tile);
+                else
+                    for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * Lanes, of_tile);
+            }
+            if constexpr (Write::kSums) {
+                sums[0] += of_tile[0];
+                sums[1] += of_tile[1];
+            }
+        }
+        if constexpr (Write::kSums) {
+            store(partial + block * Lanes, sums[0]);
+            store(partial + side.channels + block * Lanes, sums[1]);
+        }
+    }
+}
+
+// Products --------------------------------------------------------------------------------------------------------------------
+
+// a [Rows, depth] by b [depth, Vectors * Lanes], any strides but the last of b.
+struct Operands {
+    const float* a;
+    int64_t a_row, a_depth;
+    const float* b;
+    int64_t b_depth;
+    int64_t depth;
+    float* c;
+    int64_t c_row;
+    bool accumulate;
+};
+template <int Lanes, int Rows, int Vectors>
+JEM_INLINE void multiply(const Operands& o) {
+    using V = Vector<Lanes>;
+    V sums[Rows][Vectors] = {};
+    const float *a = o.a, *b = o.b;
+    for (int64_t k = 0; k < o.depth; ++k, a += o.a_depth, b += o.b_depth) {
+        V right[Vectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) load(right[v], b + v * Lanes);
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < Vectors; ++v) sums[r][v] += right[v] * a[r * o.a_row];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) {
+            float* c = o.c + r * o.c_row + v * Lanes;
+            if (o.accumulate) {
+                V held;
+                load(held, c);
+                sums[r][v] += held;
+            }
+            store(c, sums[r][v]);
+        }
+}
+template <int Lanes, int Vectors, int Rows = VectorOf<Lanes>::kRows>
+JEM_INLINE void multiply_rows(int64_t rows, const Operands& o) {
+    if constexpr (Rows > 0) {
+        if (rows == Rows)
+            multiply<Lanes, Rows, Vectors>(o);
+        else
+            multiply_rows<Lanes, Vectors, Rows - 1>(rows, o);
+    }
+}
+
+// All rows and columns, in tiles of rows as equal as can be: few rows would wait for their sums. b_column: from one column of b to the
+// next; a b_depth of 0 says that b lies in panels of as many columns as are taken at once.
+template <int Lanes>
+JEM_INLINE void product_of(int64_t rows, int64_t columns, Operands o, int64_t b_column) {
+    constexpr int64_t kRows = VectorOf<Lanes>::kRows;
+    const int64_t parts = (rows + kRows - 1) / kRows;
+    const Operands whole = o;
+    for (int64_t column = 0; column < columns;) {
+        const int64_t vectors = std::min(kVectorsARow, (columns - column) / Lanes);
+        const float* a = whole.a;
+        o.b = whole.b + column * b_column;
+        if (whole.b_depth == 0) o.b_depth = vectors * Lanes;
+        float* c = whole.c + column;
+        for (int64_t part = 0; part < parts; ++part) {
+            const int64_t some = rows / parts + (part < rows % parts ? 1 : 0);
+            o.a = a;
+            o.c = c;
+            vectors == kVectorsARow ? multiply_rows<Lanes, kVectorsARow>(some, o) : multiply_rows<Lanes, 1>(some, o);
+            a += some * o.a_row;
+            c += some * o.c_row;
+        }
+        column += vectors * Lanes;
+    }
+}
+template <int Lanes>
+void product(bool avx512, int64_t rows, int64_t columns, const Operands& o, int64_t b_column) {
+    run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { product_of<Lanes>(rows, columns, o, b_column); });
+}
+
+// Passes ----------------------------------------------------------------------------------------------------------------------
+
+// Tiles that go through transform, products and transform together, and so what their points take: as much as stays in a core's own
+// cache, but enough rows for the products. It depends on nothing but the shape, and so do sums over a block's tiles.
+constexpr int64_t kHotBytes = int64_t{640} << 10;
+constexpr int64_t kMinTiles = 12, kMaxTiles = 48;
+template <class Scheme>
+int64_t tiles_a_block(const ConvShape& s, int64_t tiles) {
+    const int64_t a_tile = Scheme::kPoints * Scheme::kPoints * (s.in_channels + s.out_channels) * int64_t{sizeof(float)};
+    const int64_t most = std::clamp(kHotBytes / a_tile, kMinTiles, kMaxTiles);
+    // Blocks of the same size, and an even number of them, for as many threads.
+    const int64_t blocks = (tiles + most - 1) / most, even = (blocks + 3) / 4 * 4;
+    return (tiles + even - 1) / even;
+}
+// For weights the tiles are what the products sum over, and all threads work on the same.
+constexpr int64_t kTilesOfGradient = 128;
+constexpr int64_t kTilesATask = 8;
+
+size_t aligned(int64_t floats) { return (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64; }
+
+template <class Scheme>
+int64_t filter_floats(const ConvShape& s) {
+    return Scheme::kFilters * Scheme::kFilters * stride_of(s.in_channels, s.out_channels);
+}
+
+// Filters [kFilters^2] of [columns / (2 Lanes), depth, 2 Lanes], columns being the channels of the result and depth those summed over.
+template <class Scheme, int Lanes, bool ToData>
+JEM_INLINE void transform_panel(const ConvShape& s, float* to, const float* w, int64_t column) {
+    using V = Vector<Lanes>;
+    constexpr int kFilters = Scheme::kFilters;
+    const int64_t columns = ToData ? s.in_channels : s.out_channels, depth = ToData ? s.out_channels : s.in_channels;
+    const int64_t vectors = std::min(kVectorsARow, (columns - column) / Lanes), stride = stride_of(columns, depth);
+    for (int64_t k = 0; k < depth; ++k)
+        for (int64_t v = 0; v < vectors; ++v) {
+            V g[9], half[kFilters * 3];
+            for (int tap = 0; tap < 9; ++tap) {
+                const int64_t c = column + v * Lanes;
+                if constexpr (ToData)
+                    load(g[8 - tap], w + (k * 9 + tap) * columns + c);
+                else
+                    for (int lane = 0; lane < Lanes; ++lane) g[tap][lane] = w[((c + lane) * 9 + tap) * depth + k];
+            }
+            for (int i = 0; i < kFilters; ++i)
+                for (int x = 0; x < 3; ++x)
+                    half[i * 3 + x] = Scheme::kFilter[i][0] * g[x] + Scheme::kFilter[i][1] * g[3 + x] + Scheme::kFilter[i][2] * g[6 + x];
+            for (int i = 0; i < kFilters; ++i)
+                for (int j = 0; j < kFilters; ++j) {
+                    const V* h = half + i * 3;
+                    store(to + (i * kFilters + j) * stride + column * depth + (k * vectors + v) * Lanes,
+                          Scheme::kFilter[j][0] * h[0] + Scheme::kFilter[j][1] * h[1] + Scheme::kFilter[j][2] * h[2]);
+                }
+        }
+}
+
+template <class Scheme, int Lanes, bool ToData>
+void transform_weights(const Problem& p, float* to, const float* w) {
+    const int64_t columns = ToData ? p.shape.in_channels : p.shape.out_channels, panel = kVectorsARow * Lanes;
+    const bool avx512 = cpu_has_avx512();
+#pragma omp parallel for schedule(static) num_threads(p.threads)
+    for (int64_t column = 0; column < columns; column += panel)
+        run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { transform_panel<Scheme, Lanes, ToData>(p.shape, to, w, column); });
+}
+
+template <class Scheme>
+struct TileBlocks {
+    Tiling tiles;
+    int64_t size, count;
+    TileBlocks(const Problem& p, const Side& out)
+        : tiles(tiling<Scheme>(out, p.batch)), size(tiles_a_block<Scheme>(p.shape, tiles.count)), count((tiles.count + size - 1) / size) {}
+    // of one thread, in floats: points of the input, points of the output
+    int64_t input_floats(int64_t channels) const { return Scheme::kPoints * Scheme::kPoints * stride_of(size, channels); }
+};
+
+// Scratch: sums of blocks | a thread's points, for each thread.
+template <class Scheme>
+size_t tiles_scratch_bytes(const Problem& p, const Side& in, const Side& out) {
+    const TileBlocks<Scheme> blocks(p, out);
+    return aligned(blocks.count * 2 * out.channels) +
+           static_cast<size_t>(p.threads) * (aligned(blocks.input_floats(in.channels)) + aligned(blocks.input_floats(out.channels)));
+}
+
+template <class Scheme, int Lanes, class Write, class Out>
+void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& result, const float* x, const Norm* norm, const float* filters,
+               std::byte* scratch) {
+    const TileBlocks<Scheme> blocks(p, out);
+    auto* partial = reinterpret_cast<float*>(scratch);
+    std::byte* points = scratch + aligned(blocks.count * 2 * out.channels);
+    const size_t of_input = aligned(blocks.input_floats(in.channels)), of_output = aligned(blocks.input_floats(out.channels));
+    const int64_t filter_stride = stride_of(in.channels, out.channels);
+    const bool avx512 = cpu_has_avx512();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads)
+    for (int64_t b = 0; b < blocks.count; ++b) {
+        std::byte* own = points + static_cast<size_t>(omp_get_thread_num()) * (of_input + of_output);
+        const int64_t first = b * blocks.size, count = std::min(blocks.size, blocks.tiles.count - first);
+        const Points from{reinterpret_cast<float*>(own), stride_of(blocks.size, in.channels)};
+        const Points to{reinterpret_cast<float*>(own + of_input), stride_of(blocks.size, out.channels)};
+        run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { input_to_points<Scheme, Lanes>(from, in, blocks.tiles, first, count, x, norm); });
+        for (int i = 0; i < Scheme::kPoints; ++i)
+            for (int j = 0; j < Scheme::kPoints; ++j) {
+                const int point = i * Scheme::kPoints + j, filter = Scheme::filter(i) * Scheme::kFilters + Scheme::filter(j);
+                product<Lanes>(avx512, count, out.channels,
+                               {.a = from.data + point * from.stride,
+                                .a_row = in.channels,
+                                .a_depth = 1,
+                                .b = filters + filter * filter_stride,
+                                .b_depth = 0,
+                                .depth = in.channels,
+                                .c = to.data + point * to.stride,
+                                .c_row = out.channels,
+                                .accumulate = false},
+                               in.channels);
+            }
+        run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA {
+            points_to_output<Scheme, Lanes, Write>(to, out, blocks.tiles, first, count, result, partial + b * 2 * out.channels);
+        });
+    }
+    if constexpr (Write::kSums)
+        for (int64_t i = 0; i < 2 * out.channels; ++i) {
+            double sum = 0;
+            for (int64_t b = 0; b < blocks.count; ++b) sum += static_cast<double>(partial[b * 2 * out.channels + i]);
+            result.sums[i] = static_cast<float>(sum);
+        }
+}
+
+// Scratch: points of the input | points of the output's gradient | filters' gradients.
+template <class Scheme>
+struct GradientScratch {
+    int64_t tiles, input, output, filters;  // floats but the first
+    GradientScratch(const Problem& p, const Tiling& all)
+        : tiles(std::min(kTilesOfGradient, all.count)),
+          input(Scheme::kPoints * Scheme::kPoints * stride_of(tiles, p.shape.in_channels)),
+          output(Scheme::kPoints * Scheme::kPoints * stride_of(tiles, p.shape.out_channels)),
+          filters(filter_floats<Scheme>(p.shape)) {}
+    size_t bytes() const { return aligned(input) + aligned(output) + aligned(filters); }
+};
+
+// Rows first .. first + some of one filter's gradient, [out channels, in channels].
+template <class Scheme, int Lanes>
+void filter_gradient(bool avx512, const ConvShape& s, const Points& to, int filter, int64_t first, int64_t some, const Points& x,
+                     const Points& d_y, int64_t tiles, bool accumulate) {
+    for (int i = 0; i < Scheme::kPoints; ++i)
+        for (int j = 0; j < Scheme::kPoints; ++j) {
+            if (Scheme::filter(i) * Scheme::kFilters + Scheme::filter(j) != filter) continue;
+            const int64_t point = i * Scheme::kPoints + j;
+            product<Lanes>(avx512, some, s.in_channels,
+                           {.a = d_y.data + point * d_y.stride + first,
+                            .a_row = 1,
+                            .a_depth = s.out_channels,
+                            .b = x.data + point * x.stride,
+                            .b_depth = s.in_channels,
+                            .depth = tiles,
+                            .c = to.data + filter * to.stride + first * s.in_channels,
+                            .c_row = s.in_channels,
+                            .accumulate = accumulate},
+                           1);
+            accumulate = true;
+        }
+}
+
+// d_w [first .. first + some, 3, 3, in channels] += the transpose of what makes points of a filter.
+template <class Scheme, int Lanes>
+JEM_INLINE void filters_to_weights(const ConvShape& s, float* d_w, const Points& from, int64_t first, int64_t some) {
+    using V = Vector<Lanes>;
+    constexpr int kFilters = Scheme::kFilters;
+    for (int64_t o = first; o < first + some; ++o)
+        for (int64_t c = 0; c < s.in_channels; c += Lanes) {
+            V half[3 * kFilters] = {};
+            for (int i = 0; i < kFilters; ++i)
+                for (int j = 0; j < kFilters; ++j) {
+                    V g;
+                    load(g, from.data + (i * kFilters + j) * from.stride + o * s.in_channels + c);
+                    for (int y = 0; y < 3; ++y) half[y * kFilters + j] += Scheme::kFilter[i][y] * g;
+                }
+            for (int y = 0; y < 3; ++y)
+                for (int x = 0; x < 3; ++x) {
+                    float* to = d_w + ((o * 3 + y) * 3 + x) * s.in_channels + c;
+                    V sum;
+                    load(sum, to);
+                    for (int j = 0; j < kFilters; ++j) sum += Scheme::kFilter[j][x] * half[y * kFilters + j];
+                    store(to, sum);
+                }
+        }
+}
+
+template <class Scheme, int Lanes>
+void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm, const float* d_y, std::byte* scratch) {
+    constexpr int kFilters = Scheme::kFilters * Scheme::kFilters;
+    const ConvShape& s = p.shape;
+    const Side in = input_side(s), out = output_side(s);
+    const Tiling tiles = tiling<Scheme>(out, p.batch);
+    const GradientScratch<Scheme> sizes(p, tiles);
+    const Points from{reinterpret_cast<float*>(scratch), stride_of(sizes.tiles, in.channels)};
+    const Points d_from{reinterpret_cast<float*>(scratch + aligned(sizes.input)), stride_of(sizes.tiles, out.channels)};
+    const Points filters{reinterpret_cast<float*>(scratch + aligned(sizes.input) + aligned(sizes.output)),
+                         stride_of(in.channels, out.channels)};
+    const bool avx512 = cpu_has_avx512();
+    constexpr int64_t kRows = 4 * VectorOf<Lanes>::kRows;
+    const int64_t groups = (out.channels + kRows - 1) / kRows;
+#pragma omp parallel num_threads(p.threads)
+    {
+        for (int64_t chunk = 0; chunk < tiles.count; chunk += sizes.tiles) {
+            const int64_t here = std::min(sizes.tiles, tiles.count - chunk);
+#pragma omp for schedule(static)
+            for (int64_t t = 0; t < here; t += kTilesATask)
+                run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA {
+                    const int64_t some = std::min(kTilesATask, here - t);
+                    input_to_points<Scheme, Lanes>({from.data + t * in.channels, from.stride}, in, tiles, chunk + t, some, x, norm);
+                    gradient_to_points<Scheme, Lanes>({d_from.data + t * out.channels, d_from.stride}, out, tiles, chunk + t, some, d_y);
+                });
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < kFilters * groups; ++task) {
+                // Filters of many points come last in their numbering and take longest.
+                const auto filter = static_cast<int>(kFilters - 1 - task / groups);
+                const int64_t group = task % groups, begin = group * out.channels / groups, end = (group + 1) * out.channels / groups;
+                filter_gradient<Scheme, Lanes>(avx512, s, filters, filter, begin, end - begin, from, d_from, here, chunk > 0);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t o = 0; o < out.channels; ++o)
+            run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { filters_to_weights<Scheme, Lanes>(s, d_w, filters, o, 1); });
+    }
+}
+
+// f(scheme, lanes) of a problem.
+template <int Value>
+struct Constant {
+    static constexpr int value = Value;
+};
+template <class Strided, class F>
+auto choose(const Problem& p, F f) {
+    if (p.shape.stride == 1) return p.lanes == 16 ? f(Stride1{}, Constant<16>{}) : f(Stride1{}, Constant<8>{});
+    return p.lanes == 16 ? f(Strided{}, Constant<16>{}) : f(Strided{}, Constant<8>{});
+}
+
+}  // namespace
+
+bool can(const ConvShape& s, int64_t lanes) {
+    return s.kernel == 3 && (s.stride == 1 || s.stride == 2) && (lanes == 8 || lanes == 16) && s.in_channels % lanes == 0 &&
+           s.out_channels % lanes == 0;
+}
+
+size_t transformed_bytes(const ConvShape& s) { return aligned(s.stride == 1 ? filter_floats<Stride1>(s) : filter_floats<Stride2>(s)); }
+
+void transform_weights_forward(const Problem& p, float* transformed, const float* weights) {
+    choose<Stride2>(
+        p, [&]<class Scheme, class Lanes>(Scheme, Lanes) { transform_weights<Scheme, Lanes::value, false>(p, transformed, weights); });
+}
+void transform_weights_backward(const Problem& p, float* transformed, const float* weights) {
+    choose<Stride2>(
+        p, [&]<class Scheme, class Lanes>(Scheme, Lanes) { transform_weights<Scheme, Lanes::value, true>(p, transformed, weights); });
+}
+
+size_t forward_scratch_bytes(const Problem& p) {
+    return choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+        return tiles_scratch_bytes<Scheme>(p, input_side(p.shape), output_side(p.shape));
+    });
+}
+size_t backward_data_scratch_bytes(const Problem& p) {
+    return choose<Stride2ToData>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+        return tiles_scratch_bytes<Scheme>(p, output_side(p.shape), input_side(p.shape));
+    });
+}
+size_t backward_weights_scratch_bytes(const Problem& p) {
+    return choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+        return GradientScratch<Scheme>(p, tiling<Scheme>(output_side(p.shape), p.batch)).bytes();
+    });
+}
+
+void forward(const Problem& p, const ForwardOutput& out, const float* x, const Norm* norm, const float* transformed, std::byte* scratch) {
+    choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+        const Side from = input_side(p.shape), to = output_side(p.shape);
+        using V = Vector<Lanes::value>;
+        if (out.sums != nullptr)
+            run_tiles<Scheme, Lanes::value, WriteForward<V, true>>(p, from, to, out, x, norm, transformed, scratch);
+        else
+            run_tiles<Scheme, Lanes::value, WriteForward<V, false>>(p, from, to, out, x, norm, transformed, scratch);
+    });
+}
+
+void backward_data(const Problem& p, const BackwardOutput& out, const float* d_y, const float* transformed, std::byte* scratch) {
+    choose<Stride2ToData>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+        const Side from = output_side(p.shape), to = input_side(p.shape);
+        using V = Vector<Lanes::value>;
+        if (out.x != nullptr)
+            run_tiles<Scheme, Lanes::value, WriteLeakyBackward<V>>(p, from, to, out, d_y, nullptr, transformed, scratch);
+        else
+            run_tiles<Scheme, Lanes::value, WriteBackward<V>>(p, from, to, out, d_y, nullptr, transformed, scratch);
+    });
+}
+
+void backward_weights(const Problem& p, float* d_w, const float* x, const Norm* norm, const float* d_y, std::byte* scratch) {
+    choose<Stride2>(p,
+                    [&]<class Scheme, class Lanes>(Scheme, Lanes) { run_gradient<Scheme, Lanes::value>(p, d_w, x, norm, d_y, scratch); });
+}
+
+}  // namespace jem::winograd
