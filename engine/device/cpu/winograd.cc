@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -20,11 +19,13 @@ struct VectorOf;
 template <>
 struct VectorOf<8> {
     using Type [[gnu::vector_size(32)]] = float;
+    using Mask [[gnu::vector_size(32)]] = int32_t;
     static constexpr int kRows = 6;  // of a product's tile, with two vectors a row: 12 sums, 2 + 1 operands in 16 registers
 };
 template <>
 struct VectorOf<16> {
     using Type [[gnu::vector_size(64)]] = float;
+    using Mask [[gnu::vector_size(64)]] = int32_t;
     static constexpr int kRows = 12;  // 24 sums in 32 registers
 };
 template <int Lanes>
@@ -33,11 +34,13 @@ using Vector = typename VectorOf<Lanes>::Type;
 // By reference, not by value: what registers a call would use depends on the instruction set.
 template <class V>
 JEM_INLINE void load(V& v, const float* from) {
-    std::memcpy(&v, from, sizeof v);
+    using Unaligned [[gnu::may_alias, gnu::aligned(alignof(float))]] = V;
+    v = *reinterpret_cast<const Unaligned*>(from);
 }
 template <class V>
 JEM_INLINE void store(float* to, const V& v) {
-    std::memcpy(to, &v, sizeof v);
+    using Unaligned [[gnu::may_alias, gnu::aligned(alignof(float))]] = V;
+    *reinterpret_cast<Unaligned*>(to) = v;
 }
 
 // body(), compiled for the instruction set that so many lanes want.
@@ -132,11 +135,13 @@ struct Stride2 {
     template <class V>
     JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
         TwoTaps::input(d[0], d[2 * s], d[4 * s], d[6 * s], d[8 * s], p);
+#pragma GCC unroll 9
         for (int i = 0; i < 4; ++i) p[5 + i] = d[(2 * i + 1) * s];
     }
     template <class V>
     JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
         TwoTaps::output(m, s, y);
+#pragma GCC unroll 9
         for (int i = 0; i < 4; ++i) y[i] += m[(5 + i) * s];
     }
     template <class V>
@@ -147,6 +152,7 @@ struct Stride2 {
         p[2] = a - b;
         p[3] = 2.0f * (4.0f * y[3 * s] + y[s]) + (4.0f * y[2 * s] + y[0]);
         p[4] = y[3 * s];
+#pragma GCC unroll 9
         for (int i = 0; i < 4; ++i) p[5 + i] = y[i * s];
     }
 };
@@ -159,12 +165,14 @@ struct Stride2ToData {
     template <class V>
     JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
         TwoTaps::input(d[0], d[s], d[2 * s], d[3 * s], d[4 * s], p);
+#pragma GCC unroll 9
         for (int i = 0; i < 4; ++i) p[5 + i] = d[i * s];
     }
     template <class V>
     JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
         V odd[4];
         TwoTaps::output(m, s, odd);
+#pragma GCC unroll 9
         for (int i = 0; i < 4; ++i) {
             y[2 * i] = m[(5 + i) * s];
             y[2 * i + 1] = odd[i];
@@ -204,35 +212,88 @@ Tiling tiling(const Side& out, int64_t batch) {
     return {rows, columns, batch * rows * columns};
 }
 
-// Values of a tile, zero outside of the image.
-template <int Size, int Lanes, class Read>
-JEM_INLINE void read_tile(Vector<Lanes> (&d)[Size * Size], const float* plane, const Side& side, int64_t row, int64_t column,
-                          const Read& read) {
-    if (row >= 0 && column >= 0 && row + Size <= side.height && column + Size <= side.width) {
-        const float* first = plane + (row * side.width + column) * Lanes;
-        for (int r = 0; r < Size; ++r)
-            for (int c = 0; c < Size; ++c) read(d[r * Size + c], first + (r * side.width + c) * Lanes);
-        return;
-    }
-    for (Vector<Lanes>& value : d) value = Vector<Lanes>{};
-    const int64_t r_end = std::min<int64_t>(Size, side.height - row), c_end = std::min<int64_t>(Size, side.width - column);
-    for (int64_t r = std::max<int64_t>(0, -row); r < r_end; ++r)
-        for (int64_t c = std::max<int64_t>(0, -column); c < c_end; ++c)
-            read(d[r * Size + c], plane + ((row + r) * side.width + column + c) * Lanes);
+// body(block of channels, tile from first, its place), blocks that share a line of the cache side by side.
+template <int Lanes, class Body>
+JEM_INLINE void each_tile(int64_t blocks, const Tiling& tiles, int64_t first, int64_t count, const Body& body) {
+    constexpr int64_t kTogether = 16 / Lanes;
+    for (int64_t group = 0; group < blocks; group += kTogether)
+        for (int64_t t = 0; t < count; ++t) {
+            const Tiling::At at = tiles.at(first + t);
+            for (int64_t block = group; block < std::min(group + kTogether, blocks); ++block) body(block, t, at);
+        }
 }
 
-// points[p, q] = transform over rows and columns of d
-template <int Size, int PointsASide, class V, class Transform>
-JEM_INLINE void to_points(float* to, int64_t stride, const V (&d)[Size * Size], const Transform& transform) {
-    V half[PointsASide * Size], p[PointsASide];
+// Asks for the pixels of tiles first .. first + count of an activation, before they are needed: products leave the memory idle. What a
+// tile shares with its neighbours is left to them.
+struct Ahead {
+    const float* data;  // may be null
+    Side side;
+    int64_t first, count, step;
+
+    // The share of `part` out of `parts` calls.
+    template <int Lanes>
+    JEM_INLINE void fetch(const Tiling& tiles, int64_t part, int64_t parts) const {
+        constexpr int64_t kLine = 16;  // floats
+        if (data == nullptr || count <= 0) return;
+        const int64_t blocks = side.channels / Lanes, units = count * blocks;
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+            const Tiling::At at = tiles.at(first + unit % count);
+            const float* plane = data + (at.image * blocks + unit / count) * side.height * side.width * Lanes;
+            const int64_t row_end = std::min(side.height, (at.row + 1) * step), columns = std::min(step, side.width - at.column * step);
+            for (int64_t row = at.row * step; row < row_end; ++row) {
+                const float* line = plane + (row * side.width + at.column * step) * Lanes;
+                for (int64_t i = 0; i < columns * Lanes; i += kLine) __builtin_prefetch(line + i, 0, 2);
+            }
+        }
+    }
+};
+
+// The transform of a tile of Size by Size values whose corner lies at (row, column) of a plane, over its columns and then its rows, into
+// one matrix a point. What lies outside of the image is zero: read from the nearest pixel that is inside, and masked.
+template <int Size, int PointsASide, int Lanes, bool Inside, class Read, class Transform>
+JEM_INLINE void tile_to_points(float* to, int64_t stride, const float* plane, const Side& side, int64_t row, int64_t column,
+                               const Read& read, const Transform& transform) {
+    using V = Vector<Lanes>;
+    using Mask = typename VectorOf<Lanes>::Mask;
+    V half[PointsASide * Size], values[Size], p[PointsASide];
+    const float* rows[Size];
+    int32_t row_mask[Size];
+#pragma GCC unroll 9
+    for (int r = 0; r < Size; ++r) {
+        const int64_t inside = Inside ? row + r : std::clamp<int64_t>(row + r, 0, side.height - 1);
+        rows[r] = plane + inside * side.width * Lanes;
+        row_mask[r] = inside == row + r ? -1 : 0;
+    }
+#pragma GCC unroll 9
     for (int c = 0; c < Size; ++c) {
-        transform(d + c, Size, p);
+        const int64_t inside = Inside ? column + c : std::clamp<int64_t>(column + c, 0, side.width - 1);
+        const int32_t column_mask = inside == column + c ? -1 : 0;
+#pragma GCC unroll 9
+        for (int r = 0; r < Size; ++r) {
+            read(values[r], rows[r] + inside * Lanes);
+            if constexpr (!Inside) {
+                const Mask mask = Mask{} + (row_mask[r] & column_mask);
+                values[r] = reinterpret_cast<V>(reinterpret_cast<Mask>(values[r]) & mask);
+            }
+        }
+        transform(values, 1, p);
+#pragma GCC unroll 9
         for (int i = 0; i < PointsASide; ++i) half[i * Size + c] = p[i];
     }
+#pragma GCC unroll 9
     for (int i = 0; i < PointsASide; ++i) {
         transform(half + i * Size, 1, p);
+#pragma GCC unroll 9
         for (int j = 0; j < PointsASide; ++j) store(to + (i * PointsASide + j) * stride, p[j]);
     }
+}
+template <int Size, int PointsASide, int Lanes, class Read, class Transform>
+JEM_INLINE void to_points(float* to, int64_t stride, const float* plane, const Side& side, int64_t row, int64_t column, const Read& read,
+                          const Transform& transform) {
+    if (row >= 0 && column >= 0 && row + Size <= side.height && column + Size <= side.width)
+        tile_to_points<Size, PointsASide, Lanes, true>(to, stride, plane, side, row, column, read, transform);
+    else
+        tile_to_points<Size, PointsASide, Lanes, false>(to, stride, plane, side, row, column, read, transform);
 }
 
 template <class V>
@@ -262,21 +323,16 @@ JEM_INLINE void input_to_points(const Points& to, const Side& side, const Tiling
     using V = Vector<Lanes>;
     const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
     const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::input(d, s, p); };
-    const auto with = [&](int64_t block, const auto& read) JEM_INLINE_LAMBDA {
-        for (int64_t t = 0; t < count; ++t) {
-            const Tiling::At at = tiles.at(first + t);
-            V d[Scheme::kIn * Scheme::kIn];
-            read_tile<Scheme::kIn, Lanes>(d, x + (at.image * blocks + block) * plane, side, at.row * Scheme::kInStep + Scheme::kInFirst,
-                                          at.column * Scheme::kInStep + Scheme::kInFirst, read);
-            to_points<Scheme::kIn, Scheme::kPoints>(to.data + t * side.channels + block * Lanes, to.stride, d, transform);
-        }
-    };
-    for (int64_t block = 0; block < blocks; ++block) {
+    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
+        float* points = to.data + t * side.channels + block * Lanes;
+        const float* image = x + (at.image * blocks + block) * plane;
+        const int64_t row = at.row * Scheme::kInStep + Scheme::kInFirst, column = at.column * Scheme::kInStep + Scheme::kInFirst;
         if (norm != nullptr)
-            with(block, ReadActivated<V>(*norm, block * Lanes));
+            to_points<Scheme::kIn, Scheme::kPoints, Lanes>(points, to.stride, image, side, row, column,
+                                                           ReadActivated<V>(*norm, block * Lanes), transform);
         else
-            with(block, ReadPlain<V>{});
-    }
+            to_points<Scheme::kIn, Scheme::kPoints, Lanes>(points, to.stride, image, side, row, column, ReadPlain<V>{}, transform);
+    });
 }
 
 // The same of the output's gradient, by the transpose of what makes outputs from points.
@@ -286,14 +342,11 @@ JEM_INLINE void gradient_to_points(const Points& to, const Side& side, const Til
     using V = Vector<Lanes>;
     const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
     const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::gradient(d, s, p); };
-    for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t t = 0; t < count; ++t) {
-            const Tiling::At at = tiles.at(first + t);
-            V d[Scheme::kOut * Scheme::kOut];
-            read_tile<Scheme::kOut, Lanes>(d, d_y + (at.image * blocks + block) * plane, side, at.row * Scheme::kOutStep,
-                                           at.column * Scheme::kOutStep, ReadPlain<V>{});
-            to_points<Scheme::kOut, Scheme::kPoints>(to.data + t * side.channels + block * Lanes, to.stride, d, transform);
-        }
+    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
+        to_points<Scheme::kOut, Scheme::kPoints, Lanes>(to.data + t * side.channels + block * Lanes, to.stride,
+                                                        d_y + (at.image * blocks + block) * plane, side, at.row * Scheme::kOutStep,
+                                                        at.column * Scheme::kOutStep, ReadPlain<V>{}, transform);
+    });
 }
 
 // What is done with a result: write(value, index), and sums of two values a channel.
@@ -356,39 +409,39 @@ JEM_INLINE void points_to_output(const Points& from, const Side& side, const Til
     using V = Vector<Lanes>;
     constexpr int kPoints = Scheme::kPoints, kOut = Scheme::kOut;
     const int64_t blocks = side.channels / Lanes, pixels = side.height * side.width;
-    for (int64_t block = 0; block < blocks; ++block) {
+    if constexpr (Write::kSums) std::fill_n(partial, 2 * side.channels, 0.0f);
+    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
         const Write write(out, block * Lanes);
+        const float* m = from.data + t * side.channels + block * Lanes;
+        V half[kOut * kPoints], column[kPoints], y[kOut];
+#pragma GCC unroll 9
+        for (int j = 0; j < kPoints; ++j) {
+#pragma GCC unroll 9
+            for (int i = 0; i < kPoints; ++i) load(column[i], m + (i * kPoints + j) * from.stride);
+            Scheme::output(column, 1, y);
+#pragma GCC unroll 9
+            for (int i = 0; i < kOut; ++i) half[i * kPoints + j] = y[i];
+        }
+        const int64_t row = at.row * Scheme::kOutStep, left = at.column * Scheme::kOutStep;
+        const int64_t rows = std::min<int64_t>(kOut, side.height - row), columns = std::min<int64_t>(kOut, side.width - left);
+        const int64_t corner = ((at.image * blocks + block) * pixels + row * side.width + left) * Lanes;
         V sums[2] = {};
-        for (int64_t t = 0; t < count; ++t) {
-            const float* m = from.data + t * side.channels + block * Lanes;
-            V half[kOut * kPoints], column[kPoints], y[kOut];
-            for (int j = 0; j < kPoints; ++j) {
-                for (int i = 0; i < kPoints; ++i) load(column[i], m + (i * kPoints + j) * from.stride);
-                Scheme::output(column, 1, y);
-                for (int i = 0; i < kOut; ++i) half[i * kPoints + j] = y[i];
-            }
-            const Tiling::At at = tiles.at(first + t);
-            const int64_t row = at.row * Scheme::kOutStep, left = at.column * Scheme::kOutStep;
-            const int64_t rows = std::min<int64_t>(kOut, side.height - row), columns = std::min<int64_t>(kOut, side.width - left);
-            const int64_t corner = ((at.image * blocks + block) * pixels + row * side.width + left) * Lanes;
-            V of_tile[2] = {};
-            for (int64_t i = 0; i < rows; ++i) {
-                Scheme::output(half + i * kPoints, 1, y);
-                if (columns == kOut)
-                    for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * Lanes, of_tile);
-                else
-                    for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * Lanes, of_tile);
-            }
-            if constexpr (Write::kSums) {
-                sums[0] += of_tile[0];
-                sums[1] += of_tile[1];
-            }
+        for (int64_t i = 0; i < rows; ++i) {
+            Scheme::output(half + i * kPoints, 1, y);
+            if (columns == kOut)
+#pragma GCC unroll 9
+                for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * Lanes, sums);
+            else
+                for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * Lanes, sums);
         }
-        if constexpr (Write::kSums) {
-            store(partial + block * Lanes, sums[0]);
-            store(partial + side.channels + block * Lanes, sums[1]);
-        }
-    }
+        if constexpr (Write::kSums)
+            for (int k = 0; k < 2; ++k) {
+                float* to = partial + k * side.channels + block * Lanes;
+                V all;
+                load(all, to);
+                store(to, all + sums[k]);
+            }
+    });
 }
 
 // Products --------------------------------------------------------------------------------------------------------------------
@@ -474,8 +527,8 @@ void product(bool avx512, int64_t rows, int64_t columns, const Operands& o, int6
 
 // Tiles that go through transform, products and transform together, and so what their points take: as much as stays in a core's own
 // cache, but enough rows for the products. It depends on nothing but the shape, and so do sums over a block's tiles.
-constexpr int64_t kHotBytes = int64_t{640} << 10;
-constexpr int64_t kMinTiles = 12, kMaxTiles = 48;
+constexpr int64_t kHotBytes = int64_t{480} << 10;
+constexpr int64_t kMinTiles = 6, kMaxTiles = 48;
 template <class Scheme>
 int64_t tiles_a_block(const ConvShape& s, int64_t tiles) {
     const int64_t a_tile = Scheme::kPoints * Scheme::kPoints * (s.in_channels + s.out_channels) * int64_t{sizeof(float)};
@@ -485,7 +538,8 @@ int64_t tiles_a_block(const ConvShape& s, int64_t tiles) {
     return (tiles + even - 1) / even;
 }
 // For weights the tiles are what the products sum over, and all threads work on the same.
-constexpr int64_t kTilesOfGradient = 128;
+template <class Scheme>
+constexpr int64_t kTilesOfGradient = Scheme::kPoints == 6 ? 128 : 64;
 constexpr int64_t kTilesATask = 8;
 
 size_t aligned(int64_t floats) { return (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64; }
@@ -560,16 +614,23 @@ void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& res
     const size_t of_input = aligned(blocks.input_floats(in.channels)), of_output = aligned(blocks.input_floats(out.channels));
     const int64_t filter_stride = stride_of(in.channels, out.channels);
     const bool avx512 = cpu_has_avx512();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads)
+    const int threads = p.threads;
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t b = 0; b < blocks.count; ++b) {
         std::byte* own = points + static_cast<size_t>(omp_get_thread_num()) * (of_input + of_output);
         const int64_t first = b * blocks.size, count = std::min(blocks.size, blocks.tiles.count - first);
         const Points from{reinterpret_cast<float*>(own), stride_of(blocks.size, in.channels)};
         const Points to{reinterpret_cast<float*>(own + of_input), stride_of(blocks.size, out.channels)};
+        const Ahead next{x, in, first + count, std::min(blocks.size, blocks.tiles.count - first - count), Scheme::kInStep};
+        const Ahead written{result.written(), out, first, count, Scheme::kOutStep};
+        const Ahead read{result.read(), out, first, count, Scheme::kOutStep};
         run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { input_to_points<Scheme, Lanes>(from, in, blocks.tiles, first, count, x, norm); });
         for (int i = 0; i < Scheme::kPoints; ++i)
             for (int j = 0; j < Scheme::kPoints; ++j) {
                 const int point = i * Scheme::kPoints + j, filter = Scheme::filter(i) * Scheme::kFilters + Scheme::filter(j);
+                next.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
+                written.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
+                read.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
                 product<Lanes>(avx512, count, out.channels,
                                {.a = from.data + point * from.stride,
                                 .a_row = in.channels,
@@ -599,7 +660,7 @@ template <class Scheme>
 struct GradientScratch {
     int64_t tiles, input, output, filters;  // floats but the first
     GradientScratch(const Problem& p, const Tiling& all)
-        : tiles(std::min(kTilesOfGradient, all.count)),
+        : tiles(std::min(kTilesOfGradient<Scheme>, all.count)),
           input(Scheme::kPoints * Scheme::kPoints * stride_of(tiles, p.shape.in_channels)),
           output(Scheme::kPoints * Scheme::kPoints * stride_of(tiles, p.shape.out_channels)),
           filters(filter_floats<Scheme>(p.shape)) {}
@@ -671,7 +732,8 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
 #pragma omp parallel num_threads(p.threads)
     {
         for (int64_t chunk = 0; chunk < tiles.count; chunk += sizes.tiles) {
-            const int64_t here = std::min(sizes.tiles, tiles.count - chunk);
+            const int64_t here = std::min(sizes.tiles, tiles.count - chunk), left = std::min(sizes.tiles, tiles.count - chunk - here);
+            const Ahead next_x{x, in, chunk + here, left, Scheme::kInStep}, next_d_y{d_y, out, chunk + here, left, Scheme::kOutStep};
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < here; t += kTilesATask)
                 run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA {
@@ -681,6 +743,8 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
                 });
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < kFilters * groups; ++task) {
+                next_x.fetch<Lanes>(tiles, task, kFilters * groups);
+                next_d_y.fetch<Lanes>(tiles, task, kFilters * groups);
                 // Filters of many points come last in their numbering and take longest.
                 const auto filter = static_cast<int>(kFilters - 1 - task / groups);
                 const int64_t group = task % groups, begin = group * out.channels / groups, end = (group + 1) * out.channels / groups;

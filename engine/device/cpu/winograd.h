@@ -32,12 +32,18 @@ struct ForwardOutput {
     const float* residual = nullptr;  // added; may be y, may be null
     const float* centre = nullptr;    // sums: of y - centre and of its square
     float* sums = nullptr;
+
+    const float* read() const { return residual; }
+    const float* written() const { return y; }
 };
 struct BackwardOutput {
     float* d_x = nullptr;
     const float* x = nullptr;  // where not null, d_x is multiplied by leaky'(norm(x)); sums: of that and of that * (x - mean)
     Norm norm{};
     float* sums = nullptr;
+
+    const float* read() const { return x; }
+    const float* written() const { return d_x; }
 };
 
 bool can(const ConvShape& shape, int64_t lanes);
