@@ -31,7 +31,8 @@ struct VectorOf<16> {
 template <int Lanes>
 using Vector = typename VectorOf<Lanes>::Type;
 
-// By reference, not by value: what registers a call would use depends on the instruction set.
+// By reference, not by value: what registers a call would use depends on the instruction set. By a type without alignment, not by memcpy:
+// g++ would copy arrays of vectors word by word, and wait for the words when it reads the vector.
 template <class V>
 JEM_INLINE void load(V& v, const float* from) {
     using Unaligned [[gnu::may_alias, gnu::aligned(alignof(float))]] = V;
@@ -230,7 +231,7 @@ struct Ahead {
     Side side;
     int64_t first, count, step;
 
-    // The share of `part` out of `parts` calls.
+    // The share of `part` out of `parts` calls. Part of its caller: g++ takes a function of prefetches alone for one without effect.
     template <int Lanes>
     JEM_INLINE void fetch(const Tiling& tiles, int64_t part, int64_t parts) const {
         constexpr int64_t kLine = 16;  // floats
@@ -533,11 +534,11 @@ template <class Scheme>
 int64_t tiles_a_block(const ConvShape& s, int64_t tiles) {
     const int64_t a_tile = Scheme::kPoints * Scheme::kPoints * (s.in_channels + s.out_channels) * int64_t{sizeof(float)};
     const int64_t most = std::clamp(kHotBytes / a_tile, kMinTiles, kMaxTiles);
-    // Blocks of the same size, and an even number of them, for as many threads.
-    const int64_t blocks = (tiles + most - 1) / most, even = (blocks + 3) / 4 * 4;
-    return (tiles + even - 1) / even;
+    // Blocks of one size, and a multiple of four of them, so that two or four threads have as much to do.
+    const int64_t blocks = (tiles + most - 1) / most, shared = (blocks + 3) / 4 * 4;
+    return (tiles + shared - 1) / shared;
 }
-// For weights the tiles are what the products sum over, and all threads work on the same.
+// For weights the tiles are what the products sum over, and all threads work on the same. Both schemes' points then take about as much.
 template <class Scheme>
 constexpr int64_t kTilesOfGradient = Scheme::kPoints == 6 ? 128 : 64;
 constexpr int64_t kTilesATask = 8;
@@ -593,8 +594,8 @@ struct TileBlocks {
     int64_t size, count;
     TileBlocks(const Problem& p, const Side& out)
         : tiles(tiling<Scheme>(out, p.batch)), size(tiles_a_block<Scheme>(p.shape, tiles.count)), count((tiles.count + size - 1) / size) {}
-    // of one thread, in floats: points of the input, points of the output
-    int64_t input_floats(int64_t channels) const { return Scheme::kPoints * Scheme::kPoints * stride_of(size, channels); }
+    // of one thread's points on a side with so many channels
+    int64_t floats(int64_t channels) const { return Scheme::kPoints * Scheme::kPoints * stride_of(size, channels); }
 };
 
 // Scratch: sums of blocks | a thread's points, for each thread.
@@ -602,7 +603,7 @@ template <class Scheme>
 size_t tiles_scratch_bytes(const Problem& p, const Side& in, const Side& out) {
     const TileBlocks<Scheme> blocks(p, out);
     return aligned(blocks.count * 2 * out.channels) +
-           static_cast<size_t>(p.threads) * (aligned(blocks.input_floats(in.channels)) + aligned(blocks.input_floats(out.channels)));
+           static_cast<size_t>(p.threads) * (aligned(blocks.floats(in.channels)) + aligned(blocks.floats(out.channels)));
 }
 
 template <class Scheme, int Lanes, class Write, class Out>
@@ -611,11 +612,11 @@ void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& res
     const TileBlocks<Scheme> blocks(p, out);
     auto* partial = reinterpret_cast<float*>(scratch);
     std::byte* points = scratch + aligned(blocks.count * 2 * out.channels);
-    const size_t of_input = aligned(blocks.input_floats(in.channels)), of_output = aligned(blocks.input_floats(out.channels));
+    const size_t of_input = aligned(blocks.floats(in.channels)), of_output = aligned(blocks.floats(out.channels));
     const int64_t filter_stride = stride_of(in.channels, out.channels);
     const bool avx512 = cpu_has_avx512();
-    const int threads = p.threads;
-#pragma omp parallel for schedule(static) num_threads(threads)
+    // In order, so that a thread's next block is the one that it asks for.
+#pragma omp parallel for schedule(static) num_threads(p.threads)
     for (int64_t b = 0; b < blocks.count; ++b) {
         std::byte* own = points + static_cast<size_t>(omp_get_thread_num()) * (of_input + of_output);
         const int64_t first = b * blocks.size, count = std::min(blocks.size, blocks.tiles.count - first);
