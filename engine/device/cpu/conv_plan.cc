@@ -48,6 +48,12 @@ void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int6
     }
 }
 
+// to [rows, channels] += the first channels of from [rows, from_channels]
+void add_narrow(float* to, const float* from, int64_t rows, int64_t channels, int64_t from_channels) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) to[r * channels + c] += from[r * from_channels + c];
+}
+
 // [N, pixels, C] -> [N, C, pixels]
 void to_planes(float* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -92,7 +98,11 @@ public:
                 v.backward_data = best(padded, winograd, SIZE_MAX, onednn::conv_backward_data);
                 v.form_backward = form(padded_, v.backward_data.made->weights);
                 v.backward_weights = best(p, winograd, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
-                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(shape_), true);
+                // With AVX2 oneDNN has no more than reference loops for the gradient of one channel's weights.
+                v.weights_padded = planar_ && v.backward_weights.made->is_reference();
+                if (v.weights_padded) v.backward_weights = best(padded, false, SIZE_MAX, onednn::conv_backward_weights);
+                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(v.weights_padded ? padded_ : shape_),
+                                           !v.weights_padded);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
             // Winograd is a quarter slower where it adds to what is there: the sum is then another op's.
@@ -230,6 +240,7 @@ private:
         Part forward, forward_onto, backward_data, backward_weights;
         MadePtr unpack;  // weight gradient -> [O, H, W, I]
         size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
+        bool weights_padded = false;  // backward_weights takes a block of channels, not planes
     };
 
     std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
@@ -300,6 +311,15 @@ private:
         return staged;
     }
 
+    // [N, H, W, channels] -> the same with a whole block of channels
+    const std::byte* stage_padded(const Tensor& x, std::byte* workspace) {
+        std::byte* staged = staging(workspace);
+        stream_.submit("conv_stage", {},
+                       [=, wide = reinterpret_cast<float*>(staged), images = x.as<float>(), rows = x.n * x.h * x.w, channels = x.c,
+                        block = padded_.in_channels, threads = threads_] { repad(wide, images, rows, block, channels, threads); });
+        return staged;
+    }
+
     void weights_gradient(Array d_w, const Tensor& x, const NormCoefficients* norm, const Tensor& d_y, std::byte* workspace) {
         const Variant& v = backward_variant(x.n);
         const Part& part = v.backward_weights;
@@ -309,11 +329,18 @@ private:
             const Tensor from = activated(images_of(x, first, part.images), norm, workspace);
             submit("conv_backward_weights", part,
                    call(part.made, workspace,
-                        {{DNNL_ARG_SRC, made.src, stage(from, workspace)},
+                        {{DNNL_ARG_SRC, made.src, v.weights_padded ? stage_padded(from, workspace) : stage(from, workspace)},
                          {DNNL_ARG_DIFF_WEIGHTS, made.weights, packed},
                          {DNNL_ARG_DIFF_DST, made.dst, images_of(d_y, first, part.images).data}}));
+            float* wide = padded_weights(workspace);
             submit_calls(stream_, "accumulate_weights", {},
-                         call(v.unpack, workspace, {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, d_w.data}}));
+                         call(v.unpack, workspace,
+                              {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, v.weights_padded ? wide : d_w.data}}));
+            if (v.weights_padded)
+                stream_.submit(
+                    "accumulate_weights", {},
+                    [=, to = d_w.as<float>(), rows = shape_.out_channels * shape_.kernel * shape_.kernel, channels = shape_.in_channels,
+                     block = padded_.in_channels] { add_narrow(to, wide, rows, channels, block); });
         }
     }
 

@@ -19,6 +19,7 @@ struct Made {
     std::string engine;
 
     size_t scratch_bytes() const { return scratch.get_size(); }
+    bool is_reference() const { return engine.starts_with("ref"); }  // plain loops, tens of times as slow as others
 };
 
 struct ConvProblem {
