@@ -48,12 +48,6 @@ void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int6
     }
 }
 
-// to [rows, channels] += the first channels of from [rows, from_channels]
-void add_narrow(float* to, const float* from, int64_t rows, int64_t channels, int64_t from_channels) {
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < channels; ++c) to[r * channels + c] += from[r * from_channels + c];
-}
-
 // [N, pixels, C] -> [N, C, pixels]
 void to_planes(float* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -98,11 +92,15 @@ public:
                 v.backward_data = best(padded, winograd, SIZE_MAX, onednn::conv_backward_data);
                 v.form_backward = form(padded_, v.backward_data.made->weights);
                 v.backward_weights = best(p, winograd, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
-                // With AVX2 oneDNN has no more than reference loops for the gradient of one channel's weights.
-                v.weights_padded = planar_ && v.backward_weights.made->is_reference();
-                if (v.weights_padded) v.backward_weights = best(padded, false, SIZE_MAX, onednn::conv_backward_weights);
-                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(v.weights_padded ? padded_ : shape_),
-                                           !v.weights_padded);
+                // With AVX2 oneDNN has no more than reference loops for the gradient of one channel's weights, if its planes are not
+                // padded.
+                v.weights_of_block = planar_ && v.backward_weights.made->is_reference();
+                if (v.weights_of_block) {
+                    ConvProblem blocked = p;
+                    blocked.planar_input = false;
+                    v.backward_weights = best(blocked, false, SIZE_MAX, onednn::conv_backward_weights);
+                }
+                v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(shape_), true);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
             // Winograd is a quarter slower where it adds to what is there: the sum is then another op's.
@@ -240,7 +238,7 @@ private:
         Part forward, forward_onto, backward_data, backward_weights;
         MadePtr unpack;  // weight gradient -> [O, H, W, I]
         size_t form_forward = 0, form_forward_onto = 0, form_backward = 0;
-        bool weights_padded = false;  // backward_weights takes a block of channels, not planes
+        bool weights_of_block = false;  // backward_weights takes images padded to a block of channels, not planes
     };
 
     std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
@@ -296,27 +294,23 @@ private:
         return v;
     }
 
-    const std::byte* stage(const Tensor& x, std::byte* workspace) {
+    // as_block: planar images go padded to a block of channels.
+    const std::byte* stage(const Tensor& x, std::byte* workspace, bool as_block = false) {
         if (takes_activations()) return static_cast<const std::byte*>(x.data);
         std::byte* staged = staging(workspace);
         if (rounded_) {
             ops_.convert({staged, type_, x.count()}, {x.data, DType::f32, x.count()});
         } else {
-            auto* planes = reinterpret_cast<float*>(staged);
+            auto* to = reinterpret_cast<float*>(staged);
             const float* images = x.as<float>();
-            stream_.submit("conv_stage", {}, [=, n = x.n, pixels = x.h * x.w, channels = x.c, threads = threads_] {
-                to_planes(planes, images, n, pixels, channels, threads);
-            });
+            stream_.submit("conv_stage", {},
+                           [=, n = x.n, pixels = x.h * x.w, channels = x.c, block = padded_.in_channels, threads = threads_] {
+                               if (as_block)
+                                   repad(to, images, n * pixels, block, channels, threads);
+                               else
+                                   to_planes(to, images, n, pixels, channels, threads);
+                           });
         }
-        return staged;
-    }
-
-    // [N, H, W, channels] -> the same with a whole block of channels
-    const std::byte* stage_padded(const Tensor& x, std::byte* workspace) {
-        std::byte* staged = staging(workspace);
-        stream_.submit("conv_stage", {},
-                       [=, wide = reinterpret_cast<float*>(staged), images = x.as<float>(), rows = x.n * x.h * x.w, channels = x.c,
-                        block = padded_.in_channels, threads = threads_] { repad(wide, images, rows, block, channels, threads); });
         return staged;
     }
 
@@ -329,18 +323,11 @@ private:
             const Tensor from = activated(images_of(x, first, part.images), norm, workspace);
             submit("conv_backward_weights", part,
                    call(part.made, workspace,
-                        {{DNNL_ARG_SRC, made.src, v.weights_padded ? stage_padded(from, workspace) : stage(from, workspace)},
+                        {{DNNL_ARG_SRC, made.src, stage(from, workspace, v.weights_of_block)},
                          {DNNL_ARG_DIFF_WEIGHTS, made.weights, packed},
                          {DNNL_ARG_DIFF_DST, made.dst, images_of(d_y, first, part.images).data}}));
-            float* wide = padded_weights(workspace);
             submit_calls(stream_, "accumulate_weights", {},
-                         call(v.unpack, workspace,
-                              {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, v.weights_padded ? wide : d_w.data}}));
-            if (v.weights_padded)
-                stream_.submit(
-                    "accumulate_weights", {},
-                    [=, to = d_w.as<float>(), rows = shape_.out_channels * shape_.kernel * shape_.kernel, channels = shape_.in_channels,
-                     block = padded_.in_channels] { add_narrow(to, wide, rows, channels, block); });
+                         call(v.unpack, workspace, {{DNNL_ARG_FROM, v.unpack->src, packed}, {DNNL_ARG_TO, v.unpack->dst, d_w.data}}));
         }
     }
 
