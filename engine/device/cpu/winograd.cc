@@ -3,188 +3,18 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
-#include "engine/device/cpu/instruction_sets.h"
+#include "engine/device/cpu/point_product.h"
+#include "engine/device/cpu/vectors.h"
+#include "engine/device/cpu/winograd_schemes.h"
 #include "kernels/norm.h"
 
 namespace jem::winograd {
 namespace {
 
-// Vectors of channels ---------------------------------------------------------------------------------------------------------
-
-template <int Lanes>
-struct VectorOf;
-template <>
-struct VectorOf<8> {
-    using Type [[gnu::vector_size(32)]] = float;
-    using Mask [[gnu::vector_size(32)]] = int32_t;
-    static constexpr int kRows = 6;  // of a product's tile, with two vectors a row: 12 sums, 2 + 1 operands in 16 registers
-};
-template <>
-struct VectorOf<16> {
-    using Type [[gnu::vector_size(64)]] = float;
-    using Mask [[gnu::vector_size(64)]] = int32_t;
-    static constexpr int kRows = 12;  // 24 sums in 32 registers
-};
-template <int Lanes>
-using Vector = typename VectorOf<Lanes>::Type;
-
-// By reference, not by value: what registers a call would use depends on the instruction set. By a type without alignment, not by memcpy:
-// g++ would copy arrays of vectors word by word, and wait for the words when it reads the vector.
-template <class V>
-JEM_INLINE void load(V& v, const float* from) {
-    using Unaligned [[gnu::may_alias, gnu::aligned(alignof(float))]] = V;
-    v = *reinterpret_cast<const Unaligned*>(from);
-}
-template <class V>
-JEM_INLINE void store(float* to, const V& v) {
-    using Unaligned [[gnu::may_alias, gnu::aligned(alignof(float))]] = V;
-    *reinterpret_cast<Unaligned*>(to) = v;
-}
-
-// body(), compiled for the instruction set that so many lanes want.
-template <class Body>
-JEM_AVX512 void run_avx512(const Body& body) {
-    body();
-}
-template <int Lanes, class Body>
-void run(bool avx512, const Body& body) {
-    if constexpr (Lanes == 16) {
-        if (avx512) return run_avx512(body);
-    }
-    body();
-}
-
-// Schemes: how a row of kIn values and a filter of three make kOut results, by kPoints products. A tile is the same in both directions.
-// Some points multiply the same values of the filter, of which there are kFilters.
-
-// F(4, 3) at the points 0, a, -a, b, -b and infinity. 5/8 and 3/2 lose less to rounding than 1 and 2, and their powers are exact.
-struct Stride1 {
-    static constexpr int kIn = 6, kOut = 4, kPoints = 6, kFilters = 6;
-    static constexpr int kInStep = 4, kInFirst = -1, kOutStep = 4;  // from one tile to the next
-    static constexpr int filter(int point) { return point; }
-    static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b, a3 = a2 * a, b3 = b2 * b;
-    static constexpr double na = 2 * a2 * (a2 - b2), nb = 2 * b2 * (b2 - a2);
-    static constexpr float kFilter[kFilters][3] = {{float(1 / (double{a2} * b2)), 0, 0},
-                                                   {float(1 / na), float(a / na), float(a2 / na)},
-                                                   {float(1 / na), float(-a / na), float(a2 / na)},
-                                                   {float(1 / nb), float(b / nb), float(b2 / nb)},
-                                                   {float(1 / nb), float(-b / nb), float(b2 / nb)},
-                                                   {0, 0, 1}};
-    template <class V>
-    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
-        const V even_a = d[4 * s] - b2 * d[2 * s], odd_a = d[3 * s] - b2 * d[s];
-        const V even_b = d[4 * s] - a2 * d[2 * s], odd_b = d[3 * s] - a2 * d[s];
-        p[0] = (a2 * b2) * d[0] + (d[4 * s] - (a2 + b2) * d[2 * s]);
-        p[1] = even_a + a * odd_a;
-        p[2] = even_a - a * odd_a;
-        p[3] = even_b + b * odd_b;
-        p[4] = even_b - b * odd_b;
-        p[5] = (a2 * b2) * d[s] + (d[5 * s] - (a2 + b2) * d[3 * s]);
-    }
-    template <class V>
-    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
-        const V even_a = m[s] + m[2 * s], odd_a = m[s] - m[2 * s], even_b = m[3 * s] + m[4 * s], odd_b = m[3 * s] - m[4 * s];
-        y[0] = m[0] + even_a + even_b;
-        y[1] = a * odd_a + b * odd_b;
-        y[2] = a2 * even_a + b2 * even_b;
-        y[3] = a3 * odd_a + (b3 * odd_b + m[5 * s]);
-    }
-    // The transpose of output.
-    template <class V>
-    JEM_INLINE static void gradient(const V* y, int s, V (&p)[kPoints]) {
-        const V even_a = a2 * y[2 * s] + y[0], odd_a = a2 * y[3 * s] + y[s], even_b = b2 * y[2 * s] + y[0], odd_b = b2 * y[3 * s] + y[s];
-        p[0] = y[0];
-        p[1] = even_a + a * odd_a;
-        p[2] = even_a - a * odd_a;
-        p[3] = even_b + b * odd_b;
-        p[4] = even_b - b * odd_b;
-        p[5] = y[3 * s];
-    }
-};
-
-// F(4, 2), points 0, 1, -1, 2, infinity: the part of stride 2 in which neighbouring results share inputs.
-struct TwoTaps {
-    template <class V>
-    JEM_INLINE static void input(const V& d0, const V& d1, const V& d2, const V& d3, const V& d4, V* p) {
-        p[0] = 2.0f * (d0 - d2) + (d3 - d1);
-        p[1] = d3 - d2 - 2.0f * d1;
-        p[2] = 2.0f * d1 + (d3 - 3.0f * d2);
-        p[3] = d3 - d1;
-        p[4] = 2.0f * (d1 - d3) + (d4 - d2);
-    }
-    template <class V>
-    JEM_INLINE static void output(const V* m, int s, V (&y)[4]) {
-        const V a = m[s] + m[2 * s], b = m[s] - m[2 * s];
-        y[0] = m[0] + a + m[3 * s];
-        y[1] = 2.0f * m[3 * s] + b;
-        y[2] = 4.0f * m[3 * s] + a;
-        y[3] = 8.0f * m[3 * s] + (b + m[4 * s]);
-    }
-};
-
-// Result i of stride 2 is taps 0 and 2 on the odd inputs i - 1 and i, which neighbours share, and tap 1 on the even input i, which they do
-// not: five points and four products.
-struct Stride2 {
-    static constexpr int kIn = 9, kOut = 4, kPoints = 9, kFilters = 6;
-    static constexpr int kInStep = 8, kInFirst = -1, kOutStep = 4;
-    static constexpr int filter(int point) { return std::min(point, 5); }
-    static constexpr float kFilter[kFilters][3] = {{0.5f, 0, 0}, {-0.5f, 0, -0.5f}, {-1.0f / 6, 0, 1.0f / 6}, {1.0f / 6, 0, 1.0f / 3},
-                                                   {0, 0, 1},    {0, 1, 0}};
-    template <class V>
-    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
-        TwoTaps::input(d[0], d[2 * s], d[4 * s], d[6 * s], d[8 * s], p);
-#pragma GCC unroll 9
-        for (int i = 0; i < 4; ++i) p[5 + i] = d[(2 * i + 1) * s];
-    }
-    template <class V>
-    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
-        TwoTaps::output(m, s, y);
-#pragma GCC unroll 9
-        for (int i = 0; i < 4; ++i) y[i] += m[(5 + i) * s];
-    }
-    template <class V>
-    JEM_INLINE static void gradient(const V* y, int s, V (&p)[kPoints]) {
-        const V a = y[0] + y[2 * s], b = y[s] + y[3 * s];
-        p[0] = y[0];
-        p[1] = a + b;
-        p[2] = a - b;
-        p[3] = 2.0f * (4.0f * y[3 * s] + y[s]) + (4.0f * y[2 * s] + y[0]);
-        p[4] = y[3 * s];
-#pragma GCC unroll 9
-        for (int i = 0; i < 4; ++i) p[5 + i] = y[i * s];
-    }
-};
-
-// Its way back: odd results 2j + 1 are two taps on j and j + 1, even ones 2j are one on j.
-struct Stride2ToData {
-    static constexpr int kIn = 5, kOut = 8, kPoints = 9, kFilters = 6;
-    static constexpr int kInStep = 4, kInFirst = 0, kOutStep = 8;
-    static constexpr int filter(int point) { return Stride2::filter(point); }
-    template <class V>
-    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
-        TwoTaps::input(d[0], d[s], d[2 * s], d[3 * s], d[4 * s], p);
-#pragma GCC unroll 9
-        for (int i = 0; i < 4; ++i) p[5 + i] = d[i * s];
-    }
-    template <class V>
-    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
-        V odd[4];
-        TwoTaps::output(m, s, odd);
-#pragma GCC unroll 9
-        for (int i = 0; i < 4; ++i) {
-            y[2 * i] = m[(5 + i) * s];
-            y[2 * i + 1] = odd[i];
-        }
-    }
-};
-
 // Tiles -----------------------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kVectorsARow = 2;  // of a product's tile
-constexpr int64_t kPadding = 16;     // floats between the matrices of two points, which would otherwise meet in the same lines of a cache
+constexpr int64_t kPadding = 16;  // floats between the matrices of two points, which would otherwise meet in the same lines of a cache
 
 // A matrix a point.
 struct Points {
@@ -445,85 +275,6 @@ JEM_INLINE void points_to_output(const Points& from, const Side& side, const Til
     });
 }
 
-// Products --------------------------------------------------------------------------------------------------------------------
-
-// a [Rows, depth] by b [depth, Vectors * Lanes], any strides but the last of b.
-struct Operands {
-    const float* a;
-    int64_t a_row, a_depth;
-    const float* b;
-    int64_t b_depth;
-    int64_t depth;
-    float* c;
-    int64_t c_row;
-    bool accumulate;
-};
-template <int Lanes, int Rows, int Vectors>
-JEM_INLINE void multiply(const Operands& o) {
-    using V = Vector<Lanes>;
-    V sums[Rows][Vectors] = {};
-    const float *a = o.a, *b = o.b;
-    for (int64_t k = 0; k < o.depth; ++k, a += o.a_depth, b += o.b_depth) {
-        V right[Vectors];
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) load(right[v], b + v * Lanes);
-#pragma GCC unroll 12
-        for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-            for (int v = 0; v < Vectors; ++v) sums[r][v] += right[v] * a[r * o.a_row];
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) {
-            float* c = o.c + r * o.c_row + v * Lanes;
-            if (o.accumulate) {
-                V held;
-                load(held, c);
-                sums[r][v] += held;
-            }
-            store(c, sums[r][v]);
-        }
-}
-template <int Lanes, int Vectors, int Rows = VectorOf<Lanes>::kRows>
-JEM_INLINE void multiply_rows(int64_t rows, const Operands& o) {
-    if constexpr (Rows > 0) {
-        if (rows == Rows)
-            multiply<Lanes, Rows, Vectors>(o);
-        else
-            multiply_rows<Lanes, Vectors, Rows - 1>(rows, o);
-    }
-}
-
-// All rows and columns, in tiles of rows as equal as can be: few rows would wait for their sums. b_column: from one column of b to the
-// next; a b_depth of 0 says that b lies in panels of as many columns as are taken at once.
-template <int Lanes>
-JEM_INLINE void product_of(int64_t rows, int64_t columns, Operands o, int64_t b_column) {
-    constexpr int64_t kRows = VectorOf<Lanes>::kRows;
-    const int64_t parts = (rows + kRows - 1) / kRows;
-    const Operands whole = o;
-    for (int64_t column = 0; column < columns;) {
-        const int64_t vectors = std::min(kVectorsARow, (columns - column) / Lanes);
-        const float* a = whole.a;
-        o.b = whole.b + column * b_column;
-        if (whole.b_depth == 0) o.b_depth = vectors * Lanes;
-        float* c = whole.c + column;
-        for (int64_t part = 0; part < parts; ++part) {
-            const int64_t some = rows / parts + (part < rows % parts ? 1 : 0);
-            o.a = a;
-            o.c = c;
-            vectors == kVectorsARow ? multiply_rows<Lanes, kVectorsARow>(some, o) : multiply_rows<Lanes, 1>(some, o);
-            a += some * o.a_row;
-            c += some * o.c_row;
-        }
-        column += vectors * Lanes;
-    }
-}
-template <int Lanes>
-void product(bool avx512, int64_t rows, int64_t columns, const Operands& o, int64_t b_column) {
-    run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { product_of<Lanes>(rows, columns, o, b_column); });
-}
-
 // Passes ----------------------------------------------------------------------------------------------------------------------
 
 // Tiles that go through transform, products and transform together, and so what their points take: as much as stays in a core's own
@@ -728,7 +479,7 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
     const Points filters{reinterpret_cast<float*>(scratch + aligned(sizes.input) + aligned(sizes.output)),
                          stride_of(in.channels, out.channels)};
     const bool avx512 = cpu_has_avx512();
-    constexpr int64_t kRows = 4 * VectorOf<Lanes>::kRows;
+    constexpr int64_t kRows = 4 * kProductRows<Lanes>;
     const int64_t groups = (out.channels + kRows - 1) / kRows;
 #pragma omp parallel num_threads(p.threads)
     {
