@@ -17,9 +17,13 @@
 namespace jem::cuda {
 
 inline constexpr uint32_t kBlock = 256, kWarp = 32, kWarps = kBlock / kWarp;
-inline constexpr uint32_t kSumBlocks = 1024;      // of stage one: fills the largest GPU; kCudaPartials follows from it
+inline constexpr uint32_t kSumBlocks = 1024;      // of a reduction's stage one: fills the largest GPU
 inline constexpr uint32_t kElementsAThread = 16;  // at least, where stage one has fewer blocks than that
-inline constexpr uint32_t kRowsInFloat = 64;      // summed in the compute type before they are added to a double
+// The same of a column reduction: about two blocks a multiprocessor, as what a block does behind its rows costs as much as many rows
+// (H100, 160 channels of 65536 rows: 1024 blocks take 1.4 times as long). kCudaPartials follows from it.
+inline constexpr uint32_t kColumnBlocks = 256;
+inline constexpr uint32_t kRowsAThread = 8;
+inline constexpr uint32_t kRowsInFloat = 64;  // summed in the compute type before they are added to a double
 
 template <int N, class F, class... O>
 __device__ void apply(const F& f, uint32_t i, uint32_t c, const O&... operands) {
@@ -47,41 +51,34 @@ __global__ void __launch_bounds__(kBlock) for_each_element(F f, Shape s, O... op
     }
 }
 
-// Over the threads of one column of a block, of N neighbouring channels; the result is valid where threadIdx.y is 0.
-template <int K, int N>
-__device__ void sum_column(double (&sums)[K][N]) {
-    __shared__ double of_thread[K][kBlock];
-    for (int n = 0; n < N; ++n) {
-        if (n > 0) __syncthreads();  // the last channel's sums have been read
-        for (int k = 0; k < K; ++k) of_thread[k][threadIdx.y * blockDim.x + threadIdx.x] = sums[k][n];
-        __syncthreads();
-        for (uint32_t y = 1; threadIdx.y == 0 && y < blockDim.y; ++y)
-            for (int k = 0; k < K; ++k) sums[k][n] += of_thread[k][y * blockDim.x + threadIdx.x];
-    }
+// Over the threads of a warp; the result is valid in its first.
+template <int K>
+__device__ void sum_warp(double (&sums)[K]) {
+    for (int k = 0; k < K; ++k)
+        for (uint32_t distance = kWarp / 2; distance > 0; distance /= 2) sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
 }
 
 // Over the threads of a block; the result is valid in thread 0.
 template <int K>
 __device__ void sum_block(double (&sums)[K]) {
     __shared__ double of_warp[K][kWarps];
-    for (int k = 0; k < K; ++k) {
-        for (uint32_t distance = kWarp / 2; distance > 0; distance /= 2) sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
-        if (threadIdx.x % kWarp == 0) of_warp[k][threadIdx.x / kWarp] = sums[k];
-    }
+    sum_warp(sums);
+    for (int k = 0; threadIdx.x % kWarp == 0 && k < K; ++k) of_warp[k][threadIdx.x / kWarp] = sums[k];
     __syncthreads();
     if (threadIdx.x != 0) return;
     for (int k = 0; k < K; ++k)
         for (uint32_t w = 1; w < kWarps; ++w) sums[k] += of_warp[k][w];
 }
 
-// The rows first, first + step ... below last of N channels. Column by value: registers.
-template <class R, int K, int N, class F, class... C>
-__device__ void sum_rows(double (&sums)[K][N], const F& f, const Shape& s, uint32_t c, uint32_t begin, uint32_t end, uint32_t step,
-                         C... columns) {
+// The rows begin, begin + step ... below end of N channels, added to sums[k * N + n][thread]. Column by value: registers.
+template <class R, int N, class F, class... C>
+__device__ void sum_rows(double (*sums)[kBlock], uint32_t thread, const F& f, const Shape& s, uint32_t c, uint32_t begin, uint32_t end,
+                         uint32_t step, C... columns) {
+    constexpr int K = F::kSums;
     for (uint32_t first = begin; first < end; first += kRowsInFloat * step) {
         const uint32_t last = first + kRowsInFloat * step < end ? first + kRowsInFloat * step : end;
         R partial[K][N] = {};
-        JEM_UNROLL(2)  // loads in flight
+        JEM_UNROLL(4)  // loads in flight
         for (uint32_t r = first; r < last; r += step) {
             const uint32_t i = s.index(r, c);
             const auto add = [&](auto... packs) {
@@ -94,37 +91,43 @@ __device__ void sum_rows(double (&sums)[K][N], const F& f, const Shape& s, uint3
             add(columns.at(i)...);
         }
         for (int k = 0; k < K; ++k)
-            for (int n = 0; n < N; ++n) sums[k][n] += static_cast<double>(partial[k][n]);
+            for (int n = 0; n < N; ++n) sums[k * N + n][thread] += static_cast<double>(partial[k][n]);
     }
 }
 
-// Stage one: a block sums a chunk of the rows for blockDim.x * N channels. partials: [chunks, kSums, channels]
+// Stage one: a block sums a chunk of the rows for blockDim.x * N channels. partials: [kSums, channels, chunks], so that stage two
+// reads a channel's side by side.
 template <class R, int N, class F, class... I>
 __global__ void __launch_bounds__(kBlock, 2) column_partials(F f, Shape s, uint32_t rows_a_chunk, double* partials, I... in) {
     constexpr int K = F::kSums;
+    __shared__ double of_thread[K * N][kBlock];
     const uint32_t c = (blockIdx.x * blockDim.x + threadIdx.x) * N, begin = blockIdx.y * rows_a_chunk, rows = s.count / s.channels;
     const uint32_t end = begin + rows_a_chunk < rows ? begin + rows_a_chunk : rows;
-    double sums[K][N] = {};
-    if (c < s.channels) sum_rows<R>(sums, f, s, c, begin + threadIdx.y, end, blockDim.y, Column<N, I>(in, c)...);
-    sum_column(sums);
-    if (threadIdx.y != 0 || c >= s.channels) return;
-    for (int k = 0; k < K; ++k)
-        for (int n = 0; n < N; ++n) partials[(blockIdx.y * K + k) * s.channels + c + n] = sums[k][n];
+    const uint32_t thread = threadIdx.y * blockDim.x + threadIdx.x;
+    for (int kn = 0; kn < K * N; ++kn) of_thread[kn][thread] = 0;
+    if (c < s.channels) sum_rows<R, N>(of_thread, thread, f, s, c, begin + threadIdx.y, end, blockDim.y, Column<N, I>(in, c)...);
+    __syncthreads();
+    // All threads share the block's sums, each down a column of threads.
+    for (uint32_t sum = thread; sum < K * N * blockDim.x; sum += blockDim.x * blockDim.y) {
+        const uint32_t x = sum % blockDim.x, kn = sum / blockDim.x, channel = (blockIdx.x * blockDim.x + x) * N + kn % N;
+        if (channel >= s.channels) continue;
+        double total = 0;
+        for (uint32_t y = 0; y < blockDim.y; ++y) total += of_thread[kn][y * blockDim.x + x];
+        partials[(kn / N * s.channels + channel) * gridDim.y + blockIdx.y] = total;
+    }
 }
 
+// A warp sums a channel's chunks.
 template <class F>
 __global__ void __launch_bounds__(kBlock) column_finish(F f, uint32_t channels, uint32_t chunks, const double* partials) {
     constexpr int K = F::kSums;
-    const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x;
-    double sums[K][1] = {};
+    const uint32_t c = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    double sums[K] = {};
     JEM_UNROLL(4)
-    for (uint32_t chunk = threadIdx.y; chunk < chunks && c < channels; chunk += blockDim.y)
-        for (int k = 0; k < K; ++k) sums[k][0] += partials[(chunk * K + k) * channels + c];
-    sum_column(sums);
-    if (threadIdx.y != 0 || c >= channels) return;
-    double total[K];
-    for (int k = 0; k < K; ++k) total[k] = sums[k][0];
-    f.finish(c, total);
+    for (uint32_t chunk = lane; chunk < chunks && c < channels; chunk += kWarp)
+        for (int k = 0; k < K; ++k) sums[k] += partials[(k * channels + c) * chunks + chunk];
+    sum_warp(sums);
+    if (lane == 0 && c < channels) f.finish(c, sums);
 }
 
 // partials: [blocks, kSums]
@@ -191,8 +194,8 @@ public:
         const int64_t tiles = divide_up(columns, cuda::kWarp), lanes = divide_up(columns, tiles), depth = cuda::kBlock / lanes;
         const int64_t rows = l.images() * l.rows, room = partials_count_ / (F::kSums * int64_t{s.channels});
         if (room == 0) throw std::length_error(std::string(label) + " of " + std::to_string(s.channels) + " channels. Lower --width.");
-        const int64_t wanted = std::min(std::max<int64_t>(1, cuda::kSumBlocks / tiles), room);
-        const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), depth * cuda::kElementsAThread);
+        const int64_t wanted = std::min(std::max<int64_t>(1, cuda::kColumnBlocks / tiles), room);
+        const int64_t rows_a_chunk = std::max<int64_t>(divide_up(rows, wanted), depth * cuda::kRowsAThread);
         const int64_t chunks = divide_up(rows, rows_a_chunk);
         if (chunks > 0) {
             const auto kernel =
@@ -200,9 +203,8 @@ public:
             launch(label, bytes(l, head, in...), kernel, dim3(tiles, chunks), dim3(lanes, depth), f, s, rows_a_chunk, partials_, head,
                    in...);
         }
-        const int64_t finish_lanes = std::min<int64_t>(s.channels, cuda::kWarp);
-        launch(label, 0, cuda::column_finish<F>, dim3(divide_up(s.channels, finish_lanes)), dim3(finish_lanes, cuda::kBlock / finish_lanes),
-               f, s.channels, chunks, partials_);
+        launch(label, 0, cuda::column_finish<F>, dim3(divide_up(s.channels, cuda::kWarps)), dim3(cuda::kBlock), f, s.channels, chunks,
+               partials_);
     }
 
     template <class F, class... I>
