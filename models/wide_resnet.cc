@@ -110,6 +110,7 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         if (found == plans_.end()) {
             ConvOptions own = options;
             if (&conv == &stem_) own.input = ConvInput::images;
+            own.calls = calls_of(conv.shape);
             plans_.emplace_back(conv.shape, device.plan_convolution(conv.shape, own));
             found = plans_.end() - 1;
             memory.need_workspace(found->second->workspace_bytes());
@@ -277,6 +278,24 @@ NormCoefficients WideResNet::coefficients(const Norm& norm, Array weights) {
             .beta = weights.slice(norm.beta, norm.channels),
             .a = coefficient(norm, 3),
             .b = coefficient(norm, 4)};
+}
+
+// As forward does below.
+std::vector<ConvCall> WideResNet::calls_of(const ConvShape& shape) const {
+    const bool batch = settings_.norm == NormKind::batch;
+    std::vector<ConvCall> calls;
+    const auto add = [&](const Conv& conv, bool norm_in_front, bool norm_behind, bool residual) {
+        if (!(conv.shape == shape)) return;
+        for (const bool sums : {false, batch && norm_behind})
+            calls.push_back({.around = {.activation = batch && norm_in_front, .sums = sums}, .residual = residual});
+    };
+    add(stem_, false, true, false);
+    for (const Block& b : blocks_) {
+        add(b.conv1, true, true, false);
+        add(b.conv2, true, true, true);
+        if (b.shortcut) add(*b.shortcut, false, false, false);
+    }
+    return calls;
 }
 
 bool WideResNet::wants_sums(const Next& next) const {

@@ -92,6 +92,7 @@ private:
         const Norm* norm;  // null: nobody wants sums
         NormMode mode;
     };
+    std::vector<ConvCall> calls_of(const ConvShape& shape) const;
     bool wants_sums(const Next& next) const;
     Array sums_for(const Norm& norm);
 

@@ -13,9 +13,18 @@
 #include "tests/check.h"
 #ifdef JEM_HAS_CUDA
 #include "engine/device/cuda/cuda_device.h"
+#include "tests/temp_folder.h"
 #endif
 
 namespace jem {
+
+#ifdef JEM_HAS_CUDA
+// A GPU whose convolutions are timed once for all tests of this process: each fused one takes cuDNN a second to compile.
+inline std::unique_ptr<Device> make_test_gpu() {
+    static const TempFolder folder;
+    return make_cuda_device({.plan_cache = (folder.path() / "convolutions.json").string()});
+}
+#endif
 
 // Sizes of an activation, [N, C/block, H*W, block] in memory.
 struct Extent {
@@ -169,7 +178,7 @@ inline void on_every_device(const std::function<void(OnDevice&)>& test) {
     run(make_reference_device(DType::f64));
 #ifdef JEM_HAS_CUDA
     std::string why;
-    if (!visible_gpus(why).empty()) run(make_cuda_device({}));
+    if (!visible_gpus(why).empty()) run(make_test_gpu());
 #endif
 }
 

@@ -57,18 +57,24 @@ enum class ConvInput {
     images,       // x is R: the network's first convolution
 };
 
-struct ConvOptions {
-    std::vector<int64_t> batches;            // the batch sizes it will be called with
-    std::vector<int64_t> forward_only = {};  // others, that no backward pass has
-    ConvAlgorithm algorithm = ConvAlgorithm::automatic;
-    ConvInput input = ConvInput::activations;
-};
-
 // What a forward pass may take over from the ops around it.
 struct ConvFusion {
     bool activation = false;  // norm and LeakyReLU in front
     bool sums = false;        // for the statistics of the norm behind
 };
+// One way in which a network calls a convolution's forward pass: the ops that are around it.
+struct ConvCall {
+    ConvFusion around;
+    bool residual = false;
+};
+struct ConvOptions {
+    std::vector<int64_t> batches;            // the batch sizes it will be called with
+    std::vector<int64_t> forward_only = {};  // others, that no backward pass has
+    ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+    ConvInput input = ConvInput::activations;
+    std::vector<ConvCall> calls = {};  // all that there will be, so that no other fusion is planned; empty: any
+};
+
 struct FusedForward {
     const NormCoefficients* norm = nullptr;  // x becomes leaky(norm(x)); null: nothing is in front
     Array centre{}, sums{};                  // R [C]; R [2, C], written: over N, H, W, of y - centre and of its square. Empty: none

@@ -8,9 +8,7 @@
 
 #include "engine/iteration.h"
 #include "golden.h"
-#ifdef JEM_HAS_CUDA
-#include "engine/device/cuda/cuda_device.h"
-#endif
+#include "tests/on_device.h"
 
 namespace jem {
 
@@ -28,7 +26,7 @@ TEST_CASE("one_iteration_on_a_gpu_in_f32_equals_pytorch_within_f32") {
     std::string why = "this build has no CUDA parts";
 #ifdef JEM_HAS_CUDA
     if (!visible_gpus(why).empty()) {
-        const auto device = make_cuda_device({});
+        const auto device = make_test_gpu();
         compare_all_golden_f32(*device);
         return;
     }

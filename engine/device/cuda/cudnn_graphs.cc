@@ -214,6 +214,7 @@ struct Cudnn::Impl {
     std::shared_ptr<fe::DeviceProperties> described;  // null: the GPU at hand
     int sm = 0;
     cudnnHandle_t handle = nullptr;
+    cudnnHandle_t executing = nullptr;  // whose stream work is queued on: handle, or another's
 
     ~Impl() {
         if (handle != nullptr) cudnnDestroy(handle);
@@ -256,6 +257,12 @@ Cudnn::Cudnn(cudaStream_t stream) : impl_(std::make_unique<Impl>()) {
     find_nvrtc();
     check(cudnnCreate(&impl_->handle), "start");
     check(cudnnSetStream(impl_->handle, stream), "use the stream");
+    impl_->executing = impl_->handle;
+}
+
+Cudnn::Cudnn(const Cudnn* executing) : impl_(std::make_unique<Impl>()) {
+    check(cudnnCreate(&impl_->handle), "start");
+    impl_->executing = executing->impl().executing;
 }
 
 Cudnn::~Cudnn() = default;
@@ -480,14 +487,14 @@ const ConvProblem& ConvGraph::problem() const { return impl_->problem; }
 void ConvGraph::execute(const ConvPointers& pointers, std::byte* workspace) const {
     const Impl& g = *impl_;
     const auto refuse = [&](const std::string& why) { throw CudnnError("cuDNN could not run " + describe(g.problem) + " (" + why + ")."); };
-    if (g.cudnn->handle == nullptr || g.finalised == SIZE_MAX) refuse("it was only planned");
+    if (g.cudnn->executing == nullptr || g.finalised == SIZE_MAX) refuse("it was only planned");
     for (auto& [uid, address] : g.pack) {
         address = pointers.data[static_cast<size_t>(uid - 1)];
         if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kCudnnAlignment != 0)
             refuse(std::string(role_name(static_cast<ConvRole>(uid - 1))) + " is missing or not aligned to " +
                    std::to_string(kCudnnAlignment) + " bytes");
     }
-    fe::error_t status = g.execute_plan_at_index(g.cudnn->handle, g.pack, workspace, g.ranked[g.finalised]);
+    fe::error_t status = g.execute_plan_at_index(g.cudnn->executing, g.pack, workspace, g.ranked[g.finalised]);
     if (status.is_bad()) refuse(engine(g.finalised) + ": " + one_line(status.get_message()));
 }
 

@@ -88,7 +88,9 @@ class Cudnn {
 public:
     explicit Cudnn(const GpuDescription& described);
     explicit Cudnn(cudaStream_t stream);  // the current GPU; work is queued on the stream
-    Cudnn(const Cudnn&) = delete;         // owns cuDNN's handle
+    // Plans on a thread of its own what executing queues: a handle is one thread's at a time.
+    explicit Cudnn(const Cudnn* executing);
+    Cudnn(const Cudnn&) = delete;  // owns cuDNN's handle
     Cudnn& operator=(const Cudnn&) = delete;
     ~Cudnn();
 

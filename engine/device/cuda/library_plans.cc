@@ -2,14 +2,17 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <map>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "engine/device/cuda/cudnn_graphs.h"
@@ -45,9 +48,34 @@ struct Libraries {
     bool on_device;
     Cudnn cudnn;
     PlanCache cache;
-    bool told = false;  // that convolutions are being timed
+    bool told = false;                                  // that convolutions are being timed
+    std::vector<std::unique_ptr<Cudnn>> planners = {};  // one a thread; graphs that they planned refer to them
 
     DType activation() const { return settings.precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
+
+    // task(i, a cuDNN of its thread's own) for every i < count, on all cores: compiling is most of what planning takes.
+    void in_parallel(size_t count, const std::function<void(size_t, const Cudnn&)>& task) {
+        constexpr size_t kMostThreads = 16;
+        const size_t threads = std::min({count, kMostThreads, size_t{std::max(1u, std::thread::hardware_concurrency())}});
+        while (planners.size() < threads) planners.push_back(std::make_unique<Cudnn>(&cudnn));
+        int gpu = 0;
+        check(cudaGetDevice(&gpu), "ask for the current GPU");
+        std::atomic<size_t> next{0};
+        std::vector<std::exception_ptr> failures(threads);
+        std::vector<std::jthread> workers;
+        for (size_t t = 0; t < threads; ++t)
+            workers.emplace_back([&, t] {
+                try {
+                    check(cudaSetDevice(gpu), "use the GPU on another thread");
+                    for (size_t i = next++; i < count; i = next++) task(i, *planners[t]);
+                } catch (...) {
+                    failures[t] = std::current_exception();
+                }
+            });
+        workers.clear();  // joins
+        for (const std::exception_ptr& failure : failures)
+            if (failure != nullptr) std::rethrow_exception(failure);
+    }
 };
 
 // One launch: announced, counted, timed; only counted in a dry run.
@@ -157,25 +185,30 @@ public:
     void fill() {
         // Not periodic in channels, rows or images.
         constexpr size_t kPeriod = 1000003;
-        std::vector<float> values(kPeriod);
-        uint32_t state = 1;
-        for (float& v : values) {
-            state = state * 1664525u + 1013904223u;
-            v = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
+        if (!pattern_) {
+            std::vector<float> values(kPeriod);
+            uint32_t state = 1;
+            for (float& v : values) {
+                state = state * 1664525u + 1013904223u;
+                v = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
+            }
+            std::vector<uint16_t> narrow(kPeriod);  // bf16, cut off
+            for (size_t i = 0; i < kPeriod; ++i) narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+            pattern_.emplace(kPeriod * (sizeof(float) + sizeof(uint16_t)));
+            if (pattern_->data() == nullptr) check(cudaErrorMemoryAllocation, "get memory on the GPU");
+            upload(pattern_->data(), values.data(), kPeriod * sizeof(float));
+            upload(pattern_->data() + kPeriod * sizeof(float), narrow.data(), kPeriod * sizeof(uint16_t));
         }
-        std::vector<uint16_t> narrow(kPeriod);  // bf16, cut off
-        for (size_t i = 0; i < kPeriod; ++i) narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
         for (size_t i = 0; i < kParts; ++i) {
             const bool real = i == kWeightSum || i == kOfChannels || lib_.activation() == DType::f32;
-            const auto* from = real ? static_cast<const void*>(values.data()) : narrow.data();
+            const std::byte* from = pattern_->data() + (real ? 0 : kPeriod * sizeof(float));
             const size_t piece = kPeriod * (real ? sizeof(float) : sizeof(uint16_t));
             const size_t bytes = (i + 1 < kParts ? offsets_[i + 1] : operand_bytes_) - offsets_[i];
             for (size_t done = 0; done < bytes; done += piece)
-                check(cudaMemcpyAsync(memory_->data() + offsets_[i] + done, from, std::min(piece, bytes - done), cudaMemcpyHostToDevice,
+                check(cudaMemcpyAsync(memory_->data() + offsets_[i] + done, from, std::min(piece, bytes - done), cudaMemcpyDeviceToDevice,
                                       stream()),
-                      "upload");
+                      "copy");
         }
-        check(cudaStreamSynchronize(stream()), "wait for the GPU");  // the host's copies end here
     }
 
     Tensor y(Part part) const {
@@ -208,8 +241,8 @@ public:
 
     // Median of several rounds, each long enough for the clock. give_up_after: a first run slower than this ends it (infinity).
     double seconds(const std::function<void()>& run, double give_up_after) {
-        constexpr int kWarmUps = 2, kRounds = 5;
-        constexpr double kRoundSeconds = 2e-3;
+        constexpr int kWarmUps = 2, kRounds = 3;
+        constexpr double kRoundSeconds = 1e-3;
         constexpr int kMostRuns = 64;
         for (int i = 0; i < kWarmUps; ++i) run();
         const double once = timed(run, 1);
@@ -252,6 +285,10 @@ private:
         check(cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "read a time");
         return 1e-3 * static_cast<double>(milliseconds) / runs;
     }
+    void upload(std::byte* to, const void* from, size_t bytes) {
+        check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "upload");
+        wait();
+    }
     int64_t widest() const { return std::max(shape_.in_channels, shape_.out_channels); }
 
     Libraries& lib_;
@@ -259,7 +296,7 @@ private:
     int64_t batch_;
     std::array<size_t, kParts> offsets_{};
     size_t operand_bytes_ = 0;
-    std::optional<DeviceMemory> memory_;
+    std::optional<DeviceMemory> memory_, pattern_;
     Event begin_, end_;
 };
 
@@ -285,16 +322,20 @@ bool agree(const std::vector<float>& got, const std::vector<float>& want, DType 
 // Convolutions ------------------------------------------------------------------------------------------------------------------
 
 class CudnnConvPlan final : public ConvPlan {
+    static constexpr const char* kNoEngine = "none";  // in the cache
+
 public:
     CudnnConvPlan(Libraries& lib, const ConvShape& shape, const ConvOptions& options)
         : lib_(lib),
           shape_(shape),
           name_(shape.text()),
           algorithm_(options.algorithm),
+          calls_(options.calls),
           images_(options.input == ConvInput::images),
           narrows_input_(images_ && lib.activation() != DType::f32) {
-        for (const int64_t batch : options.batches) add(batch, true);
-        for (const int64_t batch : options.forward_only) add(batch, false);
+        for (const int64_t batch : options.batches) variants_.push_back({.batch = batch, .backward = true});
+        for (const int64_t batch : options.forward_only) variants_.push_back({.batch = batch, .backward = false});
+        choose();
         if (lib.on_device) lib.cache.save();
     }
 
@@ -403,36 +444,40 @@ public:
 
 private:
     using Graph = std::shared_ptr<ConvGraph>;
+    using What = std::pair<ConvPass, Fusion>;
+    // Engines that are finalised, the heuristics' first one first.
+    using Candidates = std::map<What, std::vector<Graph>>;
     // "The whole" is a pass with all the ops around it that are wanted, named by the fusion that would do them all.
     struct Variant {
         int64_t batch = 0;
         bool backward = false;
-        std::map<std::pair<ConvPass, Fusion>, Graph> graphs;
-        std::map<Fusion, Fusion> best;  // by the whole: what the convolution does of it
+        std::map<What, Graph> graphs = {};
+        std::map<Fusion, Fusion> best = {};  // by the whole: what the convolution does of it
     };
     static Fusion best(const Variant& v, Fusion whole) {
         const auto found = v.best.find(whole);
         return found == v.best.end() ? Fusion::none : found->second;
     }
 
-    void add(int64_t batch, bool backward) {
-        Variant v;
-        v.batch = batch;
-        v.backward = backward;
-        if (lib_.on_device)
-            choose_by_time(v);
-        else
-            choose_first(v);
-        for (const auto& [what, graph] : v.graphs) {
-            const auto [pass, fusion] = what;
-            size_t staged = narrows_input_ ? x_bytes(batch) : 0;
-            if (has_norm(fusion)) staged += shift_bytes();
-            // Behind an unfused convolution the residual is added, which may be where the result goes, or the gradient to the others.
-            if (fusion == Fusion::none && pass == ConvPass::forward) staged += y_bytes(batch);
-            if (fusion == Fusion::none && pass == ConvPass::backward_weights) staged += w_bytes();
-            workspace_bytes_ = std::max(workspace_bytes_, staged + aligned(graph->workspace_bytes()));
+    void choose() {
+        std::vector<Candidates> found;
+        if (lib_.on_device) found = candidates();
+        for (size_t i = 0; i < variants_.size(); ++i) {
+            Variant& v = variants_[i];
+            if (lib_.on_device)
+                choose_by_time(v, std::move(found[i]));
+            else
+                choose_first(v);
+            for (const auto& [what, graph] : v.graphs) {
+                const auto [pass, fusion] = what;
+                size_t staged = narrows_input_ ? x_bytes(v.batch) : 0;
+                if (has_norm(fusion)) staged += shift_bytes();
+                // Behind an unfused convolution the residual is added, which may be where the result goes, or the gradient to the others.
+                if (fusion == Fusion::none && pass == ConvPass::forward) staged += y_bytes(v.batch);
+                if (fusion == Fusion::none && pass == ConvPass::backward_weights) staged += w_bytes();
+                workspace_bytes_ = std::max(workspace_bytes_, staged + aligned(graph->workspace_bytes()));
+            }
         }
-        variants_.push_back(std::move(v));
     }
 
     size_t elements(int64_t count) const { return aligned(static_cast<size_t>(count) * size_of(lib_.activation())); }
@@ -531,45 +576,60 @@ private:
                std::to_string(lib_.settings.workspace_limit >> 20) + " MiB";
     }
 
-    void choose_by_time(Variant& v) {
+    // Everything of one batch size while it is chosen by time.
+    struct Search {
+        Trial& trial;
+        Variant& v;
+        Candidates candidates;
+        std::map<What, bool> right = {};  // of fused graphs, as far as they were looked at
+        bool filled = false;
+    };
+
+    void choose_by_time(Variant& v, Candidates found) {
         Trial trial(lib_, shape_, v.batch);
         if (!trial.possible()) {
             std::fprintf(stderr, "Too little GPU memory is free to time %s for batch %lld: cuDNN's first choice is taken.\n",
                          shape_.text().c_str(), static_cast<long long>(v.batch));
             return choose_first(v);
         }
-        bool filled = false;
-        std::set<std::pair<ConvPass, Fusion>> used;
-        const auto choose = [&](Fusion whole) {
-            const ConvPass pass = pass_of(whole);
-            const Fusion fusion = fastest(trial, v, whole, filled);
-            v.best[whole] = fusion;
-            used.insert({pass, fusion});
-        };
-        for (const Fusion whole : kForward) {
-            if (images_ && (has_norm(whole) || has_residual(whole))) continue;
-            if (has_sums(whole) && !v.backward) continue;  // those passes have no statistics of their batch
-            choose(whole);
+        const std::vector<Fusion> wholes = wholes_of(v);
+        Search search{.trial = trial, .v = v, .candidates = std::move(found)};
+
+        std::set<What> used;
+        if (images_) used.insert({ConvPass::forward, Fusion::none});  // its residual, which no network has, is an op
+        if (v.backward) used.insert({ConvPass::backward_data, Fusion::none});
+        for (const Fusion whole : wholes) {
+            v.best[whole] = fastest(search, whole);
+            used.insert({pass_of(whole), v.best[whole]});
         }
-        if (v.backward) {
-            graph_of(trial, v, ConvPass::backward_data, Fusion::none, filled);
-            used.insert({ConvPass::backward_data, Fusion::none});
-            if (!images_) choose(Fusion::leaky_backward_sums);
-            choose(Fusion::accumulate);
-        }
+        for (const What& what : used) graph_of(search, what);
         std::erase_if(v.graphs, [&](const auto& entry) { return !used.contains(entry.first); });
         // Each once more: whatever cuDNN loads at a first call is loaded before a phase is recorded.
         for (const auto& [what, graph] : v.graphs) run_whole(trial, *graph, what.second);
         trial.wait();
     }
 
-    void begin_timing(Trial& trial, bool& filled) {
-        if (filled) return;
-        trial.fill();
-        filled = true;
-        if (!std::exchange(lib_.told, true))
-            std::fprintf(stderr, "Timing the convolutions of this network on %s, once%s.\n", lib_.gpu.title.c_str(),
-                         lib_.settings.cache_file.empty() ? "" : (" (remembered in " + lib_.settings.cache_file + ")").c_str());
+    // What will be called, with the ops around it, so that they are worth a choice.
+    std::vector<Fusion> wholes_of(const Variant& v) const {
+        std::set<Fusion> wanted;
+        for (const ConvCall& call : calls_) {
+            wanted.insert(forward_with({}, call.residual));  // for where norm and sums are ops after all
+            wanted.insert(forward_with(call.around, call.residual));
+        }
+        const auto called = [&](bool ConvFusion::*what) {
+            return std::any_of(calls_.begin(), calls_.end(), [&](const ConvCall& c) { return c.around.*what; });
+        };
+        std::vector<Fusion> wholes;
+        for (const Fusion f : kForward) {
+            if (images_ && (has_norm(f) || has_residual(f))) continue;
+            if (has_sums(f) && !v.backward) continue;  // those passes have no statistics of their batch
+            if (calls_.empty() || wanted.contains(f)) wholes.push_back(f);
+        }
+        if (!v.backward) return wholes;
+        if (!images_ && (calls_.empty() || (called(&ConvFusion::activation) && called(&ConvFusion::sums))))
+            wholes.push_back(Fusion::leaky_backward_sums);
+        wholes.push_back(Fusion::accumulate);
+        return wholes;
     }
 
     // What may be a part of the whole: it does nothing that is not wanted, and the rest are ops.
@@ -578,98 +638,149 @@ private:
                                           has_norm(fusion) <= has_norm(whole) && has_sums(fusion) <= has_sums(whole));
     }
 
-    // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included.
-    Fusion fastest(Trial& trial, Variant& v, Fusion whole, bool& filled) {
-        const ConvPass pass = pass_of(whole);
+    std::string whole_key(int64_t batch, Fusion whole) const {
+        return key(batch, std::string(pass_name(pass_of(whole))) + " or " + fusion_name(whole));
+    }
+    std::string part_key(int64_t batch, const What& what) const {
+        return key(batch, pass_name(what.first) + std::string(" with ") + fusion_name(what.second));
+    }
+
+    // Not worth the seconds that compiling takes: on an H100 these took 1.2 to 3.7 times as long as the convolution alone and its ops, for
+    // every convolution of WRN-28-10 in bf16 (cuDNN 9.19; for the weights of 1x1 ones as long), as only what comes compiled uses what
+    // is new in that generation. In f32, without tensor cores, a residual takes a convolution five times as long.
+    bool hopeless(Fusion f) const {
+        return lib_.gpu.sm == 90 && (has_norm(f) || has_sums(f) || f == Fusion::accumulate ||
+                                     (has_residual(f) && lib_.settings.precision == CudaPrecision::f32));
+    }
+
+    // The one that is remembered, else all that there can be.
+    std::vector<Fusion> parts_of(Fusion whole, int64_t batch) const {
         std::vector<Fusion> parts = {Fusion::none};
         for (const Fusion f : kForward) parts.push_back(f);
         parts.insert(parts.end(), {Fusion::leaky_backward_sums, Fusion::accumulate});
-        std::erase_if(parts, [&](Fusion f) { return !part_of(f, whole); });
-
-        const std::string remembered_as = key(v.batch, std::string(pass_name(pass)) + " or " + fusion_name(whole));
-        if (const auto choice = lib_.cache.find(remembered_as))
+        std::erase_if(parts, [&](Fusion f) { return !part_of(f, whole) || hopeless(f); });
+        if (const auto choice = lib_.cache.find(whole_key(batch, whole)))
             for (const Fusion f : parts)
-                if (fusion_name(f) == choice->choice && graph_of(trial, v, pass, f, filled) != nullptr) return f;
-        begin_timing(trial, filled);
-        Fusion best = Fusion::none;
-        double least = INFINITY;
-        for (const Fusion f : parts) {
-            const Graph graph = graph_of(trial, v, pass, f, filled);
-            if (graph == nullptr) continue;
-            const double seconds = trial.seconds([&] { run_whole(trial, *graph, whole); }, INFINITY);
-            if (seconds >= least) continue;
-            least = seconds;
-            best = f;
-        }
-        lib_.cache.remember(remembered_as, {.choice = fusion_name(best), .seconds = least});
-        return best;
+                if (fusion_name(f) == choice->choice) return {f};
+        return parts;
     }
 
-    // The graph with its fastest engine, remembered or timed; null for a fused one that cuDNN does not offer, or that fails the check.
-    Graph graph_of(Trial& trial, Variant& v, ConvPass pass, Fusion fusion, bool& filled) {
-        constexpr const char* kNone = "none";
-        if (const auto found = v.graphs.find({pass, fusion}); found != v.graphs.end()) return found->second;
-        const std::string remembered_as = key(v.batch, pass_name(pass) + std::string(" with ") + fusion_name(fusion));
-        Graph graph;
-        if (const auto choice = lib_.cache.find(remembered_as)) {
-            if (choice->choice == kNone && fusion != Fusion::none) return v.graphs[{pass, fusion}] = nullptr;
-            graph = with_engine(v.batch, pass, fusion, choice->choice);
-        }
-        if (graph == nullptr) {
-            begin_timing(trial, filled);
-            const std::optional<PlanChoice> choice = timed(trial, v.batch, pass, fusion);
-            if (choice) graph = with_engine(v.batch, pass, fusion, choice->choice);
-            if (graph != nullptr && fusion != Fusion::none && !right(trial, v, *graph, filled)) graph = nullptr;
-            lib_.cache.remember(remembered_as, graph != nullptr ? *choice : PlanChoice{.choice = kNone, .seconds = 0});
-            if (graph == nullptr && fusion == Fusion::none) graph = first_graph(v.batch, pass);
-        }
-        return v.graphs[{pass, fusion}] = graph;
+    // How many of the ranked list are tried: a first run must not spend minutes here. Fused ones are compiled, for half a second each,
+    // those with sums for two.
+    static size_t most_engines(Fusion fusion) {
+        return fusion == Fusion::none ? 8 : has_sums(fusion) || fusion == Fusion::accumulate ? 2 : 3;
     }
 
-    // Null where cuDNN does not offer that engine (any more).
-    Graph with_engine(int64_t batch, ConvPass pass, Fusion fusion, const std::string& engine) const {
-        try {
-            auto graph = std::make_shared<ConvGraph>(lib_.cudnn, problem(batch, pass, fusion));
-            for (size_t rank = 0; rank < graph->engines(); ++rank)
-                if (graph->engine(rank) == engine && graph->finalise(rank)) return graph;
-        } catch (const CudnnError&) {
-        }
-        return nullptr;
-    }
-
-    // The fastest engine of a graph; nothing where there is none.
-    std::optional<PlanChoice> timed(Trial& trial, int64_t batch, ConvPass pass, Fusion fusion) const {
-        // A slower one must be slower by more than the clock's noise before the heuristics' order is left.
-        constexpr double kNoise = 0.98;
-        constexpr double kHopeless = 3;
-        // Of the ranked list: a first run must not spend minutes here, and fused ones are compiled for a second each.
-        const size_t most_engines = fusion == Fusion::none ? 10 : 4;
-        std::optional<PlanChoice> best;
-        try {
-            ConvGraph graph(lib_.cudnn, problem(batch, pass, fusion));
-            size_t tried = 0;
-            for (size_t rank = 0; rank < graph.engines() && tried < most_engines; ++rank) {
-                if (!graph.finalise(rank)) continue;
-                ++tried;
-                try {
-                    const double seconds =
-                        trial.seconds([&] { run_whole(trial, graph, fusion); }, best ? kHopeless * best->seconds : INFINITY);
-                    if (!best || seconds < kNoise * best->seconds) best = PlanChoice{.choice = graph.engine(rank), .seconds = seconds};
-                } catch (const std::runtime_error&) {  // it was planned but does not run: the next one
-                }
+    // Of every variant all that may be wanted, finalised by all cores: the engine that is remembered, or the first of the ranked list.
+    std::vector<Candidates> candidates() {
+        struct Task {
+            size_t variant;
+            What what;
+            std::optional<std::string> engine;
+            size_t rank;
+        };
+        std::vector<Task> tasks;
+        for (size_t i = 0; i < variants_.size(); ++i) {
+            const Variant& v = variants_[i];
+            std::set<What> wanted = {{ConvPass::forward, Fusion::none}};
+            if (v.backward) wanted.insert({{ConvPass::backward_data, Fusion::none}, {ConvPass::backward_weights, Fusion::none}});
+            for (const Fusion whole : wholes_of(v))
+                for (const Fusion f : parts_of(whole, v.batch)) wanted.insert({pass_of(whole), f});
+            for (const What& what : wanted) {
+                const auto choice = lib_.cache.find(part_key(v.batch, what));
+                if (choice && choice->choice == kNoEngine) continue;
+                if (choice)
+                    tasks.push_back({i, what, choice->choice, 0});
+                else
+                    for (size_t rank = 0; rank < most_engines(what.second); ++rank) tasks.push_back({i, what, std::nullopt, rank});
             }
-        } catch (const CudnnError&) {  // no engine
         }
-        return best;
+        std::vector<Graph> made(tasks.size());
+        lib_.in_parallel(tasks.size(), [&](size_t i, const Cudnn& cudnn) {
+            const Task& t = tasks[i];
+            try {
+                auto graph = std::make_shared<ConvGraph>(cudnn, problem(variants_[t.variant].batch, t.what.first, t.what.second));
+                for (size_t rank = t.rank; rank < graph->engines(); ++rank) {
+                    if (t.engine && graph->engine(rank) != *t.engine) continue;
+                    if (graph->finalise(rank)) made[i] = std::move(graph);
+                    break;
+                }
+            } catch (const CudnnError&) {  // cuDNN does not offer it (any more)
+            }
+        });
+        std::vector<Candidates> out(variants_.size());
+        for (size_t i = 0; i < tasks.size(); ++i)
+            if (made[i] != nullptr) out[tasks[i].variant][tasks[i].what].push_back(std::move(made[i]));
+        return out;
+    }
+
+    void begin_timing(Search& s) {
+        if (std::exchange(s.filled, true)) return;
+        s.trial.fill();
+        if (!std::exchange(lib_.told, true))
+            std::fprintf(stderr, "Timing the convolutions of this network on %s, once%s.\n", lib_.gpu.title.c_str(),
+                         lib_.settings.cache_file.empty() ? "" : (" (remembered in " + lib_.settings.cache_file + ")").c_str());
+    }
+
+    // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included, of those that compute the same.
+    Fusion fastest(Search& s, Fusion whole) {
+        const ConvPass pass = pass_of(whole);
+        const std::vector<Fusion> parts = parts_of(whole, s.v.batch);
+        if (parts.size() == 1 && graph_of(s, {pass, parts.front()}) != nullptr) return parts.front();
+        begin_timing(s);
+        std::vector<std::pair<double, Fusion>> times;
+        for (const Fusion f : parts)
+            if (const Graph graph = graph_of(s, {pass, f}); graph != nullptr)
+                times.push_back({s.trial.seconds([&] { run_whole(s.trial, *graph, whole); }, INFINITY), f});
+        std::stable_sort(times.begin(), times.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        for (const auto& [seconds, f] : times) {
+            if (f != Fusion::none && !right(s, {pass, f})) continue;
+            lib_.cache.remember(whole_key(s.v.batch, whole), {.choice = fusion_name(f), .seconds = seconds});
+            return f;
+        }
+        return Fusion::none;
+    }
+
+    // The graph with its fastest engine, remembered or timed; null for a fused one that cuDNN does not offer.
+    Graph graph_of(Search& s, const What& what) {
+        if (const auto found = s.v.graphs.find(what); found != s.v.graphs.end()) return found->second;
+        const std::string remembered_as = part_key(s.v.batch, what);
+        std::vector<Graph> engines = std::move(s.candidates[what]);
+        Graph graph;
+        if (engines.size() == 1 && lib_.cache.find(remembered_as)) {
+            graph = engines.front();
+        } else {
+            begin_timing(s);
+            PlanChoice choice{.choice = kNoEngine, .seconds = INFINITY};
+            for (const Graph& g : engines) {
+                // A slower one must be slower by more than the clock's noise before the heuristics' order is left.
+                constexpr double kNoise = 0.98, kHopeless = 3;
+                double seconds = INFINITY;
+                try {
+                    seconds = s.trial.seconds([&] { run_whole(s.trial, *g, what.second); }, kHopeless * choice.seconds);
+                } catch (const CudnnError&) {  // it was planned but does not run: the next one
+                }
+                if (seconds >= kNoise * choice.seconds) continue;
+                choice = {.choice = g->engine(g->rank()), .seconds = seconds};
+                graph = g;
+            }
+            if (graph == nullptr) choice.seconds = 0;
+            lib_.cache.remember(remembered_as, choice);
+            if (graph == nullptr && what.second == Fusion::none) graph = first_graph(s.v.batch, what.first);
+        }
+        return s.v.graphs[what] = graph;
     }
 
     // A fused graph is taken only if it gives, in place, what the convolution alone and the ops give; and, as a run must repeat bit
     // for bit, only if it gives the same bits each time, whatever its engine is marked as.
-    bool right(Trial& trial, Variant& v, const ConvGraph& graph, bool& filled) {
-        constexpr int kRepetitions = 4;
+    bool right(Search& s, const What& what) {
+        if (const auto known = s.right.find(what); known != s.right.end()) return known->second;
+        return s.right[what] = agrees(s, *graph_of(s, what), *graph_of(s, {what.first, Fusion::none}));
+    }
+    bool agrees(Search& s, const ConvGraph& graph, const ConvGraph& plain) {
+        constexpr int kRepetitions = 3;
         const Fusion fusion = graph.problem().fusion;
-        const Graph plain = graph_of(trial, v, graph.problem().pass, Fusion::none, filled);
-        const std::vector<std::vector<float>> want = results(trial, *plain, fusion), got = results(trial, graph, fusion);
+        const std::vector<std::vector<float>> want = results(s.trial, plain, fusion), got = results(s.trial, graph, fusion);
         const auto refuse = [&](const char* why) {
             std::fprintf(stderr, "%s (%s, %s) %s and is not used.\n", graph.engine(graph.rank()).c_str(), shape_.text().c_str(),
                          fusion_name(fusion), why);
@@ -683,7 +794,7 @@ private:
             return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
         };
         for (int i = 1; i < kRepetitions; ++i) {
-            const std::vector<std::vector<float>> again = results(trial, graph, fusion);
+            const std::vector<std::vector<float>> again = results(s.trial, graph, fusion);
             if (!std::equal(got.begin(), got.end(), again.begin(), same_bits)) return refuse("gives other bits at another time");
         }
         return true;
@@ -766,31 +877,22 @@ private:
 
     // Without a GPU --------------------------------------------------------------------------------------------------------------
 
+    // Compiled only where the GPU is: each would take seconds.
     Choice fused_candidate(Fusion fusion) const {
-        const int64_t batch = variants_.empty() ? 0 : variants_.front().batch;
-        Choice c{.pass = std::string(pass_name(pass_of(fusion))) + " with " + fusion_name(fusion),
-                 .engine = "not planned (no driver)",
-                 .batch = batch,
-                 .workspace_bytes = 0,
-                 .candidate = true};
-        if (!Cudnn::has_driver()) return c;
-        try {
-            ConvGraph graph(lib_.cudnn, problem(batch, pass_of(fusion), fusion));
-            graph.finalise_first();
-            c.engine = graph.engine(graph.rank());
-            c.workspace_bytes = graph.workspace_bytes();
-        } catch (const CudnnError&) {
-            c.engine = "refused by cuDNN";
-        }
-        return c;
+        return {.pass = std::string(pass_name(pass_of(fusion))) + " with " + fusion_name(fusion),
+                .engine = "not planned (compiled and timed on the GPU)",
+                .batch = variants_.empty() ? 0 : variants_.front().batch,
+                .workspace_bytes = 0,
+                .candidate = true};
     }
 
     Libraries& lib_;
     ConvShape shape_;
     std::string name_;  // of the shape, for profiles
     ConvAlgorithm algorithm_;
-    bool images_;         // nothing stands in front of it
-    bool narrows_input_;  // x is f32 images, the convolution reads bf16
+    std::vector<ConvCall> calls_;  // empty: any
+    bool images_;                  // nothing stands in front of it
+    bool narrows_input_;           // x is f32 images, the convolution reads bf16
     std::vector<Variant> variants_;
     size_t workspace_bytes_ = 0;
 };
