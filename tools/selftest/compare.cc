@@ -18,7 +18,8 @@ Limits limits_of(const std::string& precision) {
                   .gradients = 5e-2};
     if (precision == "f32" || precision == "f64") return f32;
     f32.convolution = f32.winograd = {0, 5e-3};
-    f32.logits = f32.statistics = 1e-2;
+    f32.logits = 1e-2;
+    f32.statistics = 0.1;  // half of what they come from is samples
     f32.samples = 0.2;
     f32.gradients = 0.5;
     if (precision == "tf32") return f32;

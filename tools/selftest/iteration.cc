@@ -110,7 +110,7 @@ std::vector<Finding> check_iteration(Device& device, Device& reference, const Ma
         findings.push_back(f);
     };
     values("logits", {"logits_lab"}, limits.logits);
-    values("losses", {"f_pos", "f_neg", "loss_"}, limits.logits);
+    values("losses", {"f_pos", "f_neg", "loss_"}, limits.statistics);
     values("running statistics", {"running."}, limits.statistics);
     norms("samples after 2 SGLD steps", "x_neg", limits.samples);
     norms("gradient at the weights", "grad1.", limits.gradients);
