@@ -46,11 +46,14 @@ struct Peaks {
 Peaks measure_peaks(Device& device) {
     constexpr int kTries = 5;
     constexpr int64_t kElements = int64_t{32} << 20;  // 256 MiB of f32 are moved: beyond any cache
-    constexpr int64_t kBatch = 8;
-    const ConvShape shape = {.in_channels = 512, .out_channels = 512, .height = 32, .width = 32, .kernel = 1, .stride = 1};
-    const auto plan = device.plan_convolution(shape, {.batches = {}, .forward_only = {kBatch}, .algorithm = ConvAlgorithm::direct});
+    // On a GPU more of it: a matrix that fills it, and launches enough that waiting for them counts for nothing.
+    const bool gpu = device.name() == "cuda";
+    const int64_t batch = gpu ? 64 : 8, channels = gpu ? 2048 : 512, size = gpu ? 16 : 32;
+    const int runs = gpu ? 20 : 1;
+    const ConvShape shape = {.in_channels = channels, .out_channels = channels, .height = size, .width = size, .kernel = 1, .stride = 1};
+    const auto plan = device.plan_convolution(shape, {.batches = {}, .forward_only = {batch}, .algorithm = ConvAlgorithm::direct});
     const size_t activations =
-        static_cast<size_t>(kBatch * shape.in_channels * shape.height * shape.width) * size_of(device.activation_type());
+        static_cast<size_t>(batch * shape.in_channels * shape.height * shape.width) * size_of(device.activation_type());
     const auto large = device.allocate(2 * kElements * sizeof(float)), x = device.allocate(activations), y = device.allocate(activations),
                prepared = device.allocate(plan->prepared_bytes()), workspace = device.allocate(plan->workspace_bytes()),
                weights = device.allocate(static_cast<size_t>(shape.weight_count() + shape.out_channels) * sizeof(float));
@@ -61,7 +64,7 @@ Peaks measure_peaks(Device& device) {
     const auto tensor = [&](Buffer& buffer) {
         return Tensor{.data = buffer.data(),
                       .type = device.activation_type(),
-                      .n = kBatch,
+                      .n = batch,
                       .c = shape.in_channels,
                       .h = shape.height,
                       .w = shape.width,
@@ -73,13 +76,13 @@ Peaks measure_peaks(Device& device) {
         const auto rate_of = [&](double work, auto run) {
             device.synchronize();
             const auto start = std::chrono::steady_clock::now();
-            run();
+            for (int r = 0; r < runs; ++r) run();
             device.synchronize();
-            return work / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+            return runs * work / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         };
         best.bytes_per_second =
             std::max(best.bytes_per_second, rate_of(2.0 * static_cast<double>(from.bytes()), [&] { device.ops().convert(to, from); }));
-        best.flops = std::max(best.flops, rate_of(shape.flops() * static_cast<double>(kBatch), [&] {
+        best.flops = std::max(best.flops, rate_of(shape.flops() * static_cast<double>(batch), [&] {
                                   plan->forward(tensor(*y), tensor(*x), prepared->data(), bias, nullptr, workspace->data());
                               }));
     }
