@@ -48,7 +48,7 @@ struct ConvShape {
 };
 
 enum class ConvAlgorithm {
-    automatic,  // whatever is fastest; where that is Winograd, errors grow to about 1e-5 of a tensor's rms
+    automatic,  // whatever is fastest; where that is Winograd's, errors grow to about 1e-5 of a tensor's rms
     direct,
 };
 

@@ -14,16 +14,7 @@ using onednn::ConvProblem;
 using onednn::Made;
 using MadePtr = std::shared_ptr<const Made>;
 
-// Winograd transforms whole tensors into its scratch, so a batch that would need too much is taken in parts. Measured on two cores with
-// AVX-512 and 32 to 640 channels: the larger a part the better or as good, and one of fewer than 256 tiles of 4x4 pixels is slower, since
-// each part transforms the weights anew. Weights of 640 channels alone take 180 MiB, hence the second limit, for those that do not fit
-// into the first.
-constexpr int64_t kWinogradTiles = 256;
-constexpr size_t kWinogradScratchLimits[] = {size_t{128} << 20, size_t{256} << 20};
-// Measured: below 32 channels on either side the transforms cost more than they save.
-constexpr int64_t kWinogradMinChannels = 32;
-
-// A batch is also taken in parts whose input stays in a cache between the norm that writes it and the convolution that reads it: strided
+// A batch is taken in parts whose input stays in a cache between the norm that writes it and the convolution that reads it: strided
 // ones are up to 1.8 times as fast then. Measured in iterations of WRN-10-2 and 16-4, parts of 1 to 256 MiB.
 constexpr size_t kHotBytes = size_t{8} << 20;
 // Weight gradients gain from smaller parts, but each part's is added to the others': its input is several times as large.
@@ -72,8 +63,6 @@ public:
         if (shape.out_channels % block != 0)
             throw std::invalid_argument("A convolution to " + std::to_string(shape.out_channels) + " channels (no multiple of a block of " +
                                         std::to_string(block) + "). Choose another --width.");
-        const bool winograd = type_ == DType::f32 && options.algorithm == ConvAlgorithm::automatic && shape.kernel == 3 &&
-                              shape.stride == 1 && std::min(shape.in_channels, shape.out_channels) >= kWinogradMinChannels;
         const auto add = [&](int64_t batch, bool backward) {
             Variant v;
             v.batch = batch;
@@ -83,30 +72,28 @@ public:
                           .planar_input = planar_,
                           .type = type_,
                           .f32_gradient = rounded_};
-            v.forward = best(p, winograd, kHotBytes, onednn::conv_forward);
+            v.forward = best(p, kHotBytes, onednn::conv_forward);
             v.form_forward = form(shape_, v.forward.made->weights);
             if (backward) {
                 ConvProblem padded = p;
                 padded.shape = padded_;
                 padded.planar_input = false;
-                v.backward_data = best(padded, winograd, SIZE_MAX, onednn::conv_backward_data);
+                v.backward_data = best(padded, SIZE_MAX, onednn::conv_backward_data);
                 v.form_backward = form(padded_, v.backward_data.made->weights);
-                v.backward_weights = best(p, winograd, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
+                v.backward_weights = best(p, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
                 // With AVX2 oneDNN has no more than reference loops for the gradient of one channel's weights, if its planes are not
                 // padded.
                 v.weights_of_block = planar_ && v.backward_weights.made->is_reference();
                 if (v.weights_of_block) {
                     ConvProblem blocked = p;
                     blocked.planar_input = false;
-                    v.backward_weights = best(blocked, false, SIZE_MAX, onednn::conv_backward_weights);
+                    v.backward_weights = best(blocked, SIZE_MAX, onednn::conv_backward_weights);
                 }
                 v.unpack = onednn::reorder(v.backward_weights.made->weights, onednn::weights_ohwi(shape_), true);
                 gradient_bytes_ = std::max(gradient_bytes_, aligned(v.backward_weights.made->weights.get_size()));
             }
-            // Winograd is a quarter slower where it adds to what is there: the sum is then another op's.
-            p.bias = !v.forward.winograd;
-            p.accumulate = !v.forward.winograd;
-            v.forward_onto = best(p, v.forward.winograd, kHotBytes, onednn::conv_forward);
+            p.accumulate = true;
+            v.forward_onto = best(p, kHotBytes, onednn::conv_forward);
             v.form_forward_onto = form(shape_, v.forward_onto.made->weights);
             for (const MadePtr& made : {v.forward.made, v.forward_onto.made, v.backward_data.made, v.backward_weights.made, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
@@ -115,8 +102,6 @@ public:
                     std::max(staging_bytes_,
                              aligned(static_cast<size_t>(batch * shape_.height * shape_.width * (backward ? padded_ : shape_).in_channels) *
                                      sizeof(float)));
-            // The output of a part, before the residual is added, lies where its staged input would.
-            if (v.forward_onto.winograd) staging_bytes_ = std::max(staging_bytes_, aligned(v.forward_onto.made->dst.get_size()));
             if (takes_activations())
                 for (const Part& part : {v.forward, v.forward_onto, v.backward_weights})
                     if (part.made != nullptr) activation_bytes_ = std::max(activation_bytes_, aligned(part.made->src.get_size()));
@@ -159,23 +144,16 @@ public:
         const Variant& v = variant(x.n);
         const Part& part = residual != nullptr ? v.forward_onto : v.forward;
         const Made& made = *part.made;
-        const bool beside = residual != nullptr && part.winograd;
         const std::byte* w = prepared + forms_[residual != nullptr ? v.form_forward_onto : v.form_forward].offset;
-        if (residual != nullptr && !beside && residual->data != y.data)
-            ops_.convert({y.data, y.type, y.count()}, {residual->data, y.type, y.count()});
+        if (residual != nullptr && residual->data != y.data) ops_.convert({y.data, y.type, y.count()}, {residual->data, y.type, y.count()});
         for (int64_t first = 0; first < x.n; first += part.images) {
-            const Tensor to = images_of(y, first, part.images);
-            Tensor out = to;
-            if (beside) out.data = staging(workspace);
             const Tensor from = activated(images_of(x, first, part.images), with.norm, workspace);
-            std::vector<Call::Argument> arguments = {
-                {DNNL_ARG_SRC, made.src, stage(from, workspace)}, {DNNL_ARG_WEIGHTS, made.weights, w}, {DNNL_ARG_DST, made.dst, out.data}};
-            if (!beside) arguments.push_back({DNNL_ARG_BIAS, bias_desc(), bias.data});
-            submit("conv_forward", part, call(part.made, workspace, std::move(arguments)));
-            if (beside) {
-                const Tensor added = images_of(*residual, first, part.images);
-                ops_.add_bias(to, out, bias, &added);
-            }
+            submit("conv_forward", part,
+                   call(part.made, workspace,
+                        {{DNNL_ARG_SRC, made.src, stage(from, workspace)},
+                         {DNNL_ARG_WEIGHTS, made.weights, w},
+                         {DNNL_ARG_BIAS, bias_desc(), bias.data},
+                         {DNNL_ARG_DST, made.dst, images_of(y, first, part.images).data}}));
         }
     }
 
@@ -225,7 +203,6 @@ private:
     struct Part {
         MadePtr made;
         int64_t images = 0;
-        bool winograd = false;
     };
     // A layout of the prepared weights.
     struct Form {
@@ -249,26 +226,10 @@ private:
 
     // hot: bytes of the input that a part should not exceed.
     template <class Make>
-    static Part best(ConvProblem problem, bool winograd, size_t hot, Make make) {
-        const int64_t batch = problem.batch, tiles = ((problem.shape.height + 3) / 4) * ((problem.shape.width + 3) / 4);
+    static Part best(ConvProblem problem, size_t hot, Make make) {
         const size_t image =
             static_cast<size_t>(problem.shape.in_channels * problem.shape.height * problem.shape.width) * size_of(problem.type);
-        const auto is_hot = [&](int64_t images) { return static_cast<size_t>(images) * image <= hot; };
-        problem.winograd = winograd;
-        for (const size_t limit : kWinogradScratchLimits) {
-            Part found;
-            for (int64_t images = winograd ? batch : 0; images > 0; --images) {
-                if (batch % images != 0 || (images < batch && images * tiles < kWinogradTiles)) continue;
-                problem.batch = images;
-                problem.winograd_scratch = limit;
-                if (Part part{make(problem), images, true}; part.made != nullptr) found = std::move(part);
-                if (found.made != nullptr && is_hot(images)) break;
-            }
-            if (found.made != nullptr) return found;
-        }
-        problem.winograd = false;
-        problem.batch = batch;
-        while (!is_hot(problem.batch) && problem.batch % 2 == 0) problem.batch /= 2;
+        while (static_cast<size_t>(problem.batch) * image > hot && problem.batch % 2 == 0) problem.batch /= 2;
         return {make(problem), problem.batch};
     }
 
@@ -436,7 +397,7 @@ private:
 std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, Ops& ops, int threads, DType activation, const ConvShape& shape,
                                              const ConvOptions& options) {
     const int64_t lanes = onednn::preferred_block();
-    if (activation == DType::f32 && options.algorithm == ConvAlgorithm::automatic && !onednn::has_winograd() && winograd::can(shape, lanes))
+    if (activation == DType::f32 && options.algorithm == ConvAlgorithm::automatic && winograd::can(shape, lanes))
         return make_winograd_plan(stream, threads, lanes, shape, options);
     return std::make_unique<CpuConvPlan>(stream, ops, threads, activation, shape, options);
 }

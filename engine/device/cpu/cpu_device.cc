@@ -49,7 +49,7 @@ std::string cpu_model() {
     return "unknown CPU";
 }
 
-// A: activations. f32 lies in oneDNN's blocks of channels, for which it has Winograd; bf16 has its channels side by side.
+// A: activations. f32 lies in blocks of channels as wide as a vector, for minimal filtering; bf16 has its channels side by side.
 template <class A>
 class CpuDevice final : public HostDevice {
 public:

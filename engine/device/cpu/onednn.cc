@@ -23,13 +23,11 @@ memory::data_type type_of(DType type) { return type == DType::bf16 ? memory::dat
 struct ConvDescs {
     memory::desc x, y, w, bias, d_x, d_w;
     memory::dims strides, padding;
-    dnnl::algorithm algorithm;
 
     explicit ConvDescs(const ConvProblem& p)
-        : bias(p.bias ? memory::desc({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x) : memory::desc()),
+        : bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
           strides{p.shape.stride, p.shape.stride},
-          padding{p.shape.padding(), p.shape.padding()},
-          algorithm(p.winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct) {
+          padding{p.shape.padding(), p.shape.padding()} {
         const auto type = type_of(p.type), f32 = memory::data_type::f32;
         const memory::dims x_dims = {p.batch, p.shape.in_channels, p.shape.height, p.shape.width};
         const memory::dims w_dims = {p.shape.out_channels, p.shape.in_channels, p.shape.kernel, p.shape.kernel};
@@ -54,13 +52,10 @@ dnnl::primitive_attr attributes(bool accumulate) {
 
 // make() builds a primitive descriptor; oneDNN answers "unimplemented" by an exception.
 template <class Make>
-auto described(const char* what, const ConvProblem& p, Make make) -> std::unique_ptr<decltype(make())> {
+auto described(const char* what, const ConvProblem& p, Make make) -> decltype(make()) {
     try {
-        auto made = std::make_unique<decltype(make())>(make());
-        if (p.winograd && made->scratchpad_desc().get_size() > p.winograd_scratch) return nullptr;
-        return made;
+        return make();
     } catch (const dnnl::error& e) {
-        if (p.winograd) return nullptr;
         throw std::runtime_error(std::string("oneDNN has no ") + what + " for " + p.shape.text() + ", batch " + std::to_string(p.batch) +
                                  " (" + e.what() + ").");
     }
@@ -87,8 +82,8 @@ typename Primitive::primitive_desc implement_backward(const dnnl::convolution_fo
 
 dnnl::convolution_forward::primitive_desc forward_desc(const ConvProblem& p) {
     const ConvDescs d(p);
-    return implement<dnnl::convolution_forward>(attributes(p.accumulate), prop_kind::forward_training, d.algorithm, d.x, d.w, d.bias, d.y,
-                                                d.strides, d.padding, d.padding);
+    return implement<dnnl::convolution_forward>(attributes(p.accumulate), prop_kind::forward_training, dnnl::algorithm::convolution_direct,
+                                                d.x, d.w, d.bias, d.y, d.strides, d.padding, d.padding);
 }
 
 // Each instruction set is a set of bits that holds those of the sets it extends.
@@ -132,37 +127,32 @@ std::string instruction_set() {
     }
 }
 
-bool has_winograd() { return DNNL_VERSION_MAJOR < 3 && has(dnnl::cpu_isa::avx512_core); }
-
 bool has_bf16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
 
 std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {
     const auto pd = described("forward convolution", p, [&] { return forward_desc(p); });
-    if (pd == nullptr) return nullptr;
-    return std::make_shared<Made>(Made{dnnl::convolution_forward(*pd), pd->src_desc(), pd->weights_desc(), pd->dst_desc(),
-                                       pd->scratchpad_desc(), pd->impl_info_str()});
+    return std::make_shared<Made>(
+        Made{dnnl::convolution_forward(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(), pd.scratchpad_desc(), pd.impl_info_str()});
 }
 
 std::shared_ptr<const Made> conv_backward_data(const ConvProblem& p) {
     const auto pd = described("backward convolution to data", p, [&] {
         const ConvDescs d(p);
-        return implement_backward<dnnl::convolution_backward_data>(forward_desc(p), d.algorithm, d.d_x, d.w, d.y, d.strides, d.padding,
-                                                                   d.padding);
+        return implement_backward<dnnl::convolution_backward_data>(forward_desc(p), dnnl::algorithm::convolution_direct, d.d_x, d.w, d.y,
+                                                                   d.strides, d.padding, d.padding);
     });
-    if (pd == nullptr) return nullptr;
-    return std::make_shared<Made>(Made{dnnl::convolution_backward_data(*pd), pd->diff_src_desc(), pd->weights_desc(), pd->diff_dst_desc(),
-                                       pd->scratchpad_desc(), pd->impl_info_str()});
+    return std::make_shared<Made>(Made{dnnl::convolution_backward_data(pd), pd.diff_src_desc(), pd.weights_desc(), pd.diff_dst_desc(),
+                                       pd.scratchpad_desc(), pd.impl_info_str()});
 }
 
 std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& p) {
     const auto pd = described("backward convolution to weights", p, [&] {
         const ConvDescs d(p);
-        return implement_backward<dnnl::convolution_backward_weights>(forward_desc(p), d.algorithm, d.x, d.d_w, d.y, d.strides, d.padding,
-                                                                      d.padding);
+        return implement_backward<dnnl::convolution_backward_weights>(forward_desc(p), dnnl::algorithm::convolution_direct, d.x, d.d_w, d.y,
+                                                                      d.strides, d.padding, d.padding);
     });
-    if (pd == nullptr) return nullptr;
-    return std::make_shared<Made>(Made{dnnl::convolution_backward_weights(*pd), pd->src_desc(), pd->diff_weights_desc(),
-                                       pd->diff_dst_desc(), pd->scratchpad_desc(), pd->impl_info_str()});
+    return std::make_shared<Made>(Made{dnnl::convolution_backward_weights(pd), pd.src_desc(), pd.diff_weights_desc(), pd.diff_dst_desc(),
+                                       pd.scratchpad_desc(), pd.impl_info_str()});
 }
 
 std::shared_ptr<const Made> matmul(const Matrix& a, const Matrix& b, bool bias, bool accumulate) {

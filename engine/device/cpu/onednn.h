@@ -29,10 +29,7 @@ struct ConvProblem {
     bool planar_input = false;  // x is [N, C, H, W], for few channels
     DType type = DType::f32;    // of both activations and the weights: f32 or bf16. Biases and weight gradients are f32.
     bool f32_gradient = false;  // backward to data: its result is f32 whatever the type
-    bool winograd = false;
-    size_t winograd_scratch = SIZE_MAX;  // at most
-    bool bias = true;                    // forward only
-    bool accumulate = false;             // forward only: dst += conv
+    bool accumulate = false;    // forward only: dst += conv
 };
 
 const dnnl::engine& cpu_engine();
@@ -41,10 +38,7 @@ std::string version();
 std::string instruction_set();
 // Whether this CPU multiplies bf16 itself (AVX512_BF16 or AMX). Without, oneDNN imitates it, slower than f32.
 bool has_bf16();
-// Whether it has Winograd's algorithm, in blocks of 16 channels: 2.x with AVX-512. A convolution may still have none.
-bool has_winograd();
 
-// Winograd: empty where oneDNN has no such implementation, or one that needs more scratch than allowed. An error otherwise.
 std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);
 std::shared_ptr<const Made> conv_backward_data(const ConvProblem& problem);
 std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& problem);
