@@ -64,7 +64,7 @@ public:
     virtual void build(Device& device, Memory& memory, ConvAlgorithm algorithm) = 0;
 
     // Brings the weights into the form that convolutions read. To be queued after every change of the weights, and before
-    // a pass that reads other ones.
+    // a pass that reads other ones. They lie there, unchanged, until the next call.
     virtual void prepare(Array weights) = 0;
 
     // images R [N, H, W, C] with block = C -> logits(pass)

@@ -93,6 +93,7 @@ public:
 
     virtual size_t prepared_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;  // the largest of all passes and batch sizes
+    // weights lie there, unchanged, until the next call.
     virtual void prepare(std::byte* prepared, Array weights, std::byte* workspace) = 0;
 
     // y = conv(x) + bias [+ residual]; residual may be y itself.
