@@ -595,9 +595,7 @@ private:
         const std::vector<Fusion> wholes = wholes_of(v);
         Search search{.trial = trial, .v = v, .candidates = std::move(found)};
 
-        std::set<What> used;
-        if (images_) used.insert({ConvPass::forward, Fusion::none});  // its residual, which no network has, is an op
-        if (v.backward) used.insert({ConvPass::backward_data, Fusion::none});
+        std::set<What> used = always_used(v);
         for (const Fusion whole : wholes) {
             v.best[whole] = fastest(search, whole);
             used.insert({pass_of(whole), v.best[whole]});
@@ -607,6 +605,14 @@ private:
         // Each once more: whatever cuDNN loads at a first call is loaded before a phase is recorded.
         for (const auto& [what, graph] : v.graphs) run_whole(trial, *graph, what.second);
         trial.wait();
+    }
+
+    // Whatever is chosen.
+    std::set<What> always_used(const Variant& v) const {
+        std::set<What> used;
+        if (images_) used.insert({ConvPass::forward, Fusion::none});  // its residual, which no network has, is an op
+        if (v.backward) used.insert({ConvPass::backward_data, Fusion::none});
+        return used;
     }
 
     // What will be called, with the ops around it, so that they are worth a choice.
@@ -682,8 +688,7 @@ private:
         std::vector<Task> tasks;
         for (size_t i = 0; i < variants_.size(); ++i) {
             const Variant& v = variants_[i];
-            std::set<What> wanted = {{ConvPass::forward, Fusion::none}};
-            if (v.backward) wanted.insert({{ConvPass::backward_data, Fusion::none}, {ConvPass::backward_weights, Fusion::none}});
+            std::set<What> wanted = always_used(v);
             for (const Fusion whole : wholes_of(v))
                 for (const Fusion f : parts_of(whole, v.batch)) wanted.insert({pass_of(whole), f});
             for (const What& what : wanted) {
@@ -758,15 +763,16 @@ private:
                 double seconds = INFINITY;
                 try {
                     seconds = s.trial.seconds([&] { run_whole(s.trial, *g, what.second); }, kHopeless * choice.seconds);
-                } catch (const CudnnError&) {  // it was planned but does not run: the next one
+                } catch (const std::runtime_error&) {  // it was planned but does not run: the next one
                 }
                 if (seconds >= kNoise * choice.seconds) continue;
                 choice = {.choice = g->engine(g->rank()), .seconds = seconds};
                 graph = g;
             }
-            if (graph == nullptr) choice.seconds = 0;
-            lib_.cache.remember(remembered_as, choice);
-            if (graph == nullptr && what.second == Fusion::none) graph = first_graph(s.v.batch, what.first);
+            if (graph == nullptr && what.second == Fusion::none)
+                graph = first_graph(s.v.batch, what.first);  // to be timed another time
+            else
+                lib_.cache.remember(remembered_as, graph != nullptr ? choice : PlanChoice{.choice = kNoEngine, .seconds = 0});
         }
         return s.v.graphs[what] = graph;
     }
@@ -778,7 +784,7 @@ private:
         return s.right[what] = agrees(s, *graph_of(s, what), *graph_of(s, {what.first, Fusion::none}));
     }
     bool agrees(Search& s, const ConvGraph& graph, const ConvGraph& plain) {
-        constexpr int kRepetitions = 3;
+        constexpr int kRepetitions = 4;
         const Fusion fusion = graph.problem().fusion;
         const std::vector<std::vector<float>> want = results(s.trial, plain, fusion), got = results(s.trial, graph, fusion);
         const auto refuse = [&](const char* why) {
