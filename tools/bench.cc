@@ -117,7 +117,7 @@ nlohmann::ordered_json print_profile(const WorkReport& profile, const Peaks& pea
         }
     }
     if (silent) return json;
-    fmt::print("measured peaks: {:.0f} GFLOP/s (direct 1x1 convolution of 512 channels), {:.1f} GB/s (copy of 128 MiB)\n",
+    fmt::print("measured peaks: {:.0f} GFLOP/s (a direct 1x1 convolution of many channels), {:.1f} GB/s (copy of 128 MiB)\n",
                1e-9 * peaks.flops, 1e-9 * peaks.bytes_per_second);
     const auto print = [&](const char* title, int width, std::vector<Row>& rows) {
         if (rows.empty()) return;
