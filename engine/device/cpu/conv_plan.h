@@ -11,8 +11,8 @@ namespace jem {
 // activation: f32, in blocks of channels, or bf16, channels last. ops: of the same device and stream, for what is fused.
 std::unique_ptr<ConvPlan> make_cpu_conv_plan(HostStream& stream, Ops& ops, int threads, DType activation, const ConvShape& shape,
                                              const ConvOptions& options);
-// The one by minimal filtering, for what winograd::can; lanes: the channel block of its activations.
-std::unique_ptr<ConvPlan> make_winograd_plan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape,
+// The one by minimal filtering, for what winograd::can; lanes: of its vectors, and the channel block of activations in f32.
+std::unique_ptr<ConvPlan> make_winograd_plan(HostStream& stream, int threads, int64_t lanes, DType activation, const ConvShape& shape,
                                              const ConvOptions& options);
 std::unique_ptr<LinearPlan> make_cpu_linear_plan(HostStream& stream, int64_t in, int64_t out, const std::vector<int64_t>& batches);
 

@@ -128,6 +128,7 @@ std::string instruction_set() {
 }
 
 bool has_bf16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
+bool has_amx() { return has(dnnl::cpu_isa::avx512_core_amx); }
 
 std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {
     const auto pd = described("forward convolution", p, [&] { return forward_desc(p); });

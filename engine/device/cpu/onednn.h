@@ -38,6 +38,7 @@ std::string version();
 std::string instruction_set();
 // Whether this CPU multiplies bf16 itself (AVX512_BF16 or AMX). Without, oneDNN imitates it, slower than f32.
 bool has_bf16();
+bool has_amx();
 
 std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);
 std::shared_ptr<const Made> conv_backward_data(const ConvProblem& problem);

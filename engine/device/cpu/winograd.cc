@@ -23,8 +23,20 @@ struct Points {
 };
 constexpr int64_t stride_of(int64_t rows, int64_t columns) { return rows * columns + kPadding; }
 
+// An activation's shape, and where its values lie.
 struct Side {
     int64_t channels, height, width;
+};
+template <class A, int Lanes>
+struct Order {
+    static constexpr bool kBlocks = std::is_same_v<A, float>;  // of Lanes channels, else channels last
+    // So many channels lie side by side.
+    JEM_INLINE static int64_t block(const Side& s) { return kBlocks ? Lanes : s.channels; }
+    // The first pixel's value of a channel that begins a vector.
+    JEM_INLINE static int64_t first(const Side& s, int64_t image, int64_t channel) {
+        const int64_t pixels = s.height * s.width;
+        return kBlocks ? (image * s.channels + channel) * pixels : image * s.channels * pixels + channel;
+    }
 };
 Side input_side(const ConvShape& s) { return {s.in_channels, s.height, s.width}; }
 Side output_side(const ConvShape& s) { return {s.out_channels, s.out_height(), s.out_width()}; }
@@ -43,37 +55,37 @@ Tiling tiling(const Side& out, int64_t batch) {
     return {rows, columns, batch * rows * columns};
 }
 
-// body(block of channels, tile from first, its place), blocks that share a line of the cache side by side.
-template <int Lanes, class Body>
-JEM_INLINE void each_tile(int64_t blocks, const Tiling& tiles, int64_t first, int64_t count, const Body& body) {
-    constexpr int64_t kTogether = 16 / Lanes;
-    for (int64_t group = 0; group < blocks; group += kTogether)
+// body(first of Lanes channels, tile from first, its place), channels that share a line of the cache side by side.
+template <class A, int Lanes, class Body>
+JEM_INLINE void each_tile(const Side& side, const Tiling& tiles, int64_t first, int64_t count, const Body& body) {
+    const int64_t together = std::max<int64_t>(16, Order<A, Lanes>::block(side));
+    for (int64_t group = 0; group < side.channels; group += together)
         for (int64_t t = 0; t < count; ++t) {
             const Tiling::At at = tiles.at(first + t);
-            for (int64_t block = group; block < std::min(group + kTogether, blocks); ++block) body(block, t, at);
+            for (int64_t c = group; c < std::min(group + together, side.channels); c += Lanes) body(c, t, at);
         }
 }
 
 // Asks for the pixels of tiles first .. first + count of an activation, before they are needed: products leave the memory idle. What a
 // tile shares with its neighbours is left to them.
+template <class A, int Lanes>
 struct Ahead {
-    const float* data;  // may be null
+    const A* data;  // may be null
     Side side;
     int64_t first, count, step;
 
     // The share of `part` out of `parts` calls. Part of its caller: g++ takes a function of prefetches alone for one without effect.
-    template <int Lanes>
     JEM_INLINE void fetch(const Tiling& tiles, int64_t part, int64_t parts) const {
-        constexpr int64_t kLine = 16;  // floats
+        constexpr int64_t kLine = 64 / sizeof(A);
         if (data == nullptr || count <= 0) return;
-        const int64_t blocks = side.channels / Lanes, units = count * blocks;
+        const int64_t block = Order<A, Lanes>::block(side), units = count * (side.channels / block);
         for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
             const Tiling::At at = tiles.at(first + unit % count);
-            const float* plane = data + (at.image * blocks + unit / count) * side.height * side.width * Lanes;
+            const A* plane = data + Order<A, Lanes>::first(side, at.image, unit / count * block);
             const int64_t row_end = std::min(side.height, (at.row + 1) * step), columns = std::min(step, side.width - at.column * step);
             for (int64_t row = at.row * step; row < row_end; ++row) {
-                const float* line = plane + (row * side.width + at.column * step) * Lanes;
-                for (int64_t i = 0; i < columns * Lanes; i += kLine) __builtin_prefetch(line + i, 0, 2);
+                const A* line = plane + (row * side.width + at.column * step) * block;
+                for (int64_t i = 0; i < columns * block; i += kLine) __builtin_prefetch(line + i, 0, 2);
             }
         }
     }
@@ -81,18 +93,19 @@ struct Ahead {
 
 // The transform of a tile of Size by Size values whose corner lies at (row, column) of a plane, over its columns and then its rows, into
 // one matrix a point. What lies outside of the image is zero: read from the nearest pixel that is inside, and masked.
-template <int Size, int PointsASide, int Lanes, bool Inside, class Read, class Transform>
-JEM_INLINE void tile_to_points(float* to, int64_t stride, const float* plane, const Side& side, int64_t row, int64_t column,
-                               const Read& read, const Transform& transform) {
+template <int Size, int PointsASide, int Lanes, bool Inside, class A, class Read, class Transform>
+JEM_INLINE void tile_to_points(float* to, int64_t stride, const A* plane, const Side& side, int64_t row, int64_t column, const Read& read,
+                               const Transform& transform) {
     using V = Vector<Lanes>;
     using Mask = typename VectorOf<Lanes>::Mask;
     V half[PointsASide * Size], values[Size], p[PointsASide];
-    const float* rows[Size];
+    const int64_t block = Order<A, Lanes>::block(side);
+    const A* rows[Size];
     int32_t row_mask[Size];
 #pragma GCC unroll 9
     for (int r = 0; r < Size; ++r) {
         const int64_t inside = Inside ? row + r : std::clamp<int64_t>(row + r, 0, side.height - 1);
-        rows[r] = plane + inside * side.width * Lanes;
+        rows[r] = plane + inside * side.width * block;
         row_mask[r] = inside == row + r ? -1 : 0;
     }
 #pragma GCC unroll 9
@@ -101,7 +114,7 @@ JEM_INLINE void tile_to_points(float* to, int64_t stride, const float* plane, co
         const int32_t column_mask = inside == column + c ? -1 : 0;
 #pragma GCC unroll 9
         for (int r = 0; r < Size; ++r) {
-            read(values[r], rows[r] + inside * Lanes);
+            read(values[r], rows[r] + inside * block);
             if constexpr (!Inside) {
                 const Mask mask = Mask{} + (row_mask[r] & column_mask);
                 values[r] = reinterpret_cast<V>(reinterpret_cast<Mask>(values[r]) & mask);
@@ -118,8 +131,8 @@ JEM_INLINE void tile_to_points(float* to, int64_t stride, const float* plane, co
         for (int j = 0; j < PointsASide; ++j) store(to + (i * PointsASide + j) * stride, p[j]);
     }
 }
-template <int Size, int PointsASide, int Lanes, class Read, class Transform>
-JEM_INLINE void to_points(float* to, int64_t stride, const float* plane, const Side& side, int64_t row, int64_t column, const Read& read,
+template <int Size, int PointsASide, int Lanes, class A, class Read, class Transform>
+JEM_INLINE void to_points(float* to, int64_t stride, const A* plane, const Side& side, int64_t row, int64_t column, const Read& read,
                           const Transform& transform) {
     if (row >= 0 && column >= 0 && row + Size <= side.height && column + Size <= side.width)
         tile_to_points<Size, PointsASide, Lanes, true>(to, stride, plane, side, row, column, read, transform);
@@ -129,7 +142,10 @@ JEM_INLINE void to_points(float* to, int64_t stride, const float* plane, const S
 
 template <class V>
 struct ReadPlain {
-    JEM_INLINE void operator()(V& v, const float* from) const { load(v, from); }
+    template <class A>
+    JEM_INLINE void operator()(V& v, const A* from) const {
+        load(v, from);
+    }
 };
 template <class V>
 struct ReadActivated {
@@ -139,7 +155,8 @@ struct ReadActivated {
         load(scale, norm.scale + channel);
         load(beta, norm.beta + channel);
     }
-    JEM_INLINE void operator()(V& v, const float* from) const {
+    template <class A>
+    JEM_INLINE void operator()(V& v, const A* from) const {
         V x;
         load(x, from);
         const V z = (x - mean) * scale + beta;
@@ -148,56 +165,56 @@ struct ReadActivated {
 };
 
 // Tiles first .. first + count of the input, into points [count, channels].
-template <class Scheme, int Lanes>
-JEM_INLINE void input_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const float* x,
+template <class Scheme, int Lanes, class A>
+JEM_INLINE void input_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const A* x,
                                 const Norm* norm) {
     using V = Vector<Lanes>;
-    const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
     const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::input(d, s, p); };
-    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
-        float* points = to.data + t * side.channels + block * Lanes;
-        const float* image = x + (at.image * blocks + block) * plane;
+    each_tile<A, Lanes>(side, tiles, first, count, [&](int64_t c, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
+        float* points = to.data + t * side.channels + c;
+        const A* image = x + Order<A, Lanes>::first(side, at.image, c);
         const int64_t row = at.row * Scheme::kInStep + Scheme::kInFirst, column = at.column * Scheme::kInStep + Scheme::kInFirst;
         if (norm != nullptr)
-            to_points<Scheme::kIn, Scheme::kPoints, Lanes>(points, to.stride, image, side, row, column,
-                                                           ReadActivated<V>(*norm, block * Lanes), transform);
+            to_points<Scheme::kIn, Scheme::kPoints, Lanes>(points, to.stride, image, side, row, column, ReadActivated<V>(*norm, c),
+                                                           transform);
         else
             to_points<Scheme::kIn, Scheme::kPoints, Lanes>(points, to.stride, image, side, row, column, ReadPlain<V>{}, transform);
     });
 }
 
 // The same of the output's gradient, by the transpose of what makes outputs from points.
-template <class Scheme, int Lanes>
-JEM_INLINE void gradient_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count,
-                                   const float* d_y) {
+template <class Scheme, int Lanes, class A>
+JEM_INLINE void gradient_to_points(const Points& to, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const A* d_y) {
     using V = Vector<Lanes>;
-    const int64_t blocks = side.channels / Lanes, plane = side.height * side.width * Lanes;
     const auto transform = [](const V* d, int s, V(&p)[Scheme::kPoints]) JEM_INLINE_LAMBDA { Scheme::gradient(d, s, p); };
-    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
-        to_points<Scheme::kOut, Scheme::kPoints, Lanes>(to.data + t * side.channels + block * Lanes, to.stride,
-                                                        d_y + (at.image * blocks + block) * plane, side, at.row * Scheme::kOutStep,
+    each_tile<A, Lanes>(side, tiles, first, count, [&](int64_t c, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
+        to_points<Scheme::kOut, Scheme::kPoints, Lanes>(to.data + t * side.channels + c, to.stride,
+                                                        d_y + Order<A, Lanes>::first(side, at.image, c), side, at.row * Scheme::kOutStep,
                                                         at.column * Scheme::kOutStep, ReadPlain<V>{}, transform);
     });
 }
 
-// What is done with a result: write(value, index), and sums of two values a channel.
-template <class V, bool Sums>
+// What is done with a result: write(value, index), and sums of two values a channel, of what is written.
+template <class V, class A, bool Sums>
 struct WriteForward {
     static constexpr bool kSums = Sums;
-    const ForwardOutput& out;
+    A* to;
+    const A* residual;
     V bias, centre;
-    JEM_INLINE WriteForward(const ForwardOutput& o, int64_t channel) : out(o), centre{} {
+    JEM_INLINE WriteForward(const ForwardOutput& o, int64_t channel)
+        : to(static_cast<A*>(o.y)), residual(static_cast<const A*>(o.residual)), centre{} {
         load(bias, o.bias + channel);
         if constexpr (Sums) load(centre, o.centre + channel);
     }
     JEM_INLINE void operator()(const V& value, int64_t i, V (&sums)[2]) const {
         V y = value + bias;
-        if (out.residual != nullptr) {
+        if (residual != nullptr) {
             V r;
-            load(r, out.residual + i);
+            load(r, residual + i);
             y += r;
         }
-        store(out.y + i, y);
+        round_to<A>(y);
+        store(to + i, y);
         if constexpr (Sums) {
             const V d = y - centre;
             sums[0] += d;
@@ -205,45 +222,51 @@ struct WriteForward {
         }
     }
 };
-template <class V>
+template <class V, class A>
 struct WriteBackward {
     static constexpr bool kSums = false;
-    const BackwardOutput& out;
-    JEM_INLINE WriteBackward(const BackwardOutput& o, int64_t) : out(o) {}
-    JEM_INLINE void operator()(const V& value, int64_t i, V (&)[2]) const { store(out.d_x + i, value); }
+    A* to;
+    JEM_INLINE WriteBackward(const BackwardOutput& o, int64_t) : to(static_cast<A*>(o.d_x)) {}
+    JEM_INLINE void operator()(const V& value, int64_t i, V (&)[2]) const {
+        V d_x = value;
+        round_to<A>(d_x);
+        store(to + i, d_x);
+    }
 };
-template <class V>
+template <class V, class A>
 struct WriteLeakyBackward {
     static constexpr bool kSums = true;
-    const BackwardOutput& out;
+    A* to;
+    const A* input;
     V mean, scale, beta;
-    JEM_INLINE WriteLeakyBackward(const BackwardOutput& o, int64_t channel) : out(o) {
+    JEM_INLINE WriteLeakyBackward(const BackwardOutput& o, int64_t channel)
+        : to(static_cast<A*>(o.d_x)), input(static_cast<const A*>(o.x)) {
         load(mean, o.norm.mean + channel);
         load(scale, o.norm.scale + channel);
         load(beta, o.norm.beta + channel);
     }
     JEM_INLINE void operator()(const V& value, int64_t i, V (&sums)[2]) const {
         V x;
-        load(x, out.x + i);
+        load(x, input + i);
         const V centred = x - mean, z = centred * scale + beta;
-        const V d_z = z > 0.0f ? value : static_cast<float>(kLeakySlope) * value;
-        store(out.d_x + i, d_z);
+        V d_z = z > 0.0f ? value : static_cast<float>(kLeakySlope) * value;
+        round_to<A>(d_z);
+        store(to + i, d_z);
         sums[0] += d_z;
         sums[1] += d_z * centred;
     }
 };
 
 // Points [count, channels] to the tiles of the output. partial [2, channels]: the sums over these tiles.
-template <class Scheme, int Lanes, class Write, class Out>
+template <class Scheme, int Lanes, class A, class Write, class Out>
 JEM_INLINE void points_to_output(const Points& from, const Side& side, const Tiling& tiles, int64_t first, int64_t count, const Out& out,
                                  float* partial) {
     using V = Vector<Lanes>;
     constexpr int kPoints = Scheme::kPoints, kOut = Scheme::kOut;
-    const int64_t blocks = side.channels / Lanes, pixels = side.height * side.width;
     if constexpr (Write::kSums) std::fill_n(partial, 2 * side.channels, 0.0f);
-    each_tile<Lanes>(blocks, tiles, first, count, [&](int64_t block, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
-        const Write write(out, block * Lanes);
-        const float* m = from.data + t * side.channels + block * Lanes;
+    each_tile<A, Lanes>(side, tiles, first, count, [&](int64_t c, int64_t t, const Tiling::At& at) JEM_INLINE_LAMBDA {
+        const Write write(out, c);
+        const float* m = from.data + t * side.channels + c;
         V half[kOut * kPoints], column[kPoints], y[kOut];
 #pragma GCC unroll 9
         for (int j = 0; j < kPoints; ++j) {
@@ -255,19 +278,20 @@ JEM_INLINE void points_to_output(const Points& from, const Side& side, const Til
         }
         const int64_t row = at.row * Scheme::kOutStep, left = at.column * Scheme::kOutStep;
         const int64_t rows = std::min<int64_t>(kOut, side.height - row), columns = std::min<int64_t>(kOut, side.width - left);
-        const int64_t corner = ((at.image * blocks + block) * pixels + row * side.width + left) * Lanes;
+        const int64_t block = Order<A, Lanes>::block(side);
+        const int64_t corner = Order<A, Lanes>::first(side, at.image, c) + (row * side.width + left) * block;
         V sums[2] = {};
         for (int64_t i = 0; i < rows; ++i) {
             Scheme::output(half + i * kPoints, 1, y);
             if (columns == kOut)
 #pragma GCC unroll 9
-                for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * Lanes, sums);
+                for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * block, sums);
             else
-                for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * Lanes, sums);
+                for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * block, sums);
         }
         if constexpr (Write::kSums)
             for (int k = 0; k < 2; ++k) {
-                float* to = partial + k * side.channels + block * Lanes;
+                float* to = partial + k * side.channels + c;
                 V all;
                 load(all, to);
                 store(to, all + sums[k]);
@@ -302,7 +326,7 @@ int64_t filter_floats(const ConvShape& s) {
 }
 
 // Filters [kFilters^2] of [columns / (2 Lanes), depth, 2 Lanes], columns being the channels of the result and depth those summed over.
-template <class Scheme, int Lanes, bool ToData>
+template <class Scheme, int Lanes, class A, bool ToData>
 JEM_INLINE void transform_panel(const ConvShape& s, float* to, const float* w, int64_t column) {
     using V = Vector<Lanes>;
     constexpr int kFilters = Scheme::kFilters;
@@ -313,10 +337,12 @@ JEM_INLINE void transform_panel(const ConvShape& s, float* to, const float* w, i
             V g[9], half[kFilters * 3];
             for (int tap = 0; tap < 9; ++tap) {
                 const int64_t c = column + v * Lanes;
+                V& to_tap = g[ToData ? 8 - tap : tap];
                 if constexpr (ToData)
-                    load(g[8 - tap], w + (k * 9 + tap) * columns + c);
+                    load(to_tap, w + (k * 9 + tap) * columns + c);
                 else
-                    for (int lane = 0; lane < Lanes; ++lane) g[tap][lane] = w[((c + lane) * 9 + tap) * depth + k];
+                    for (int lane = 0; lane < Lanes; ++lane) to_tap[lane] = w[((c + lane) * 9 + tap) * depth + k];
+                round_to<A>(to_tap);
             }
             for (int i = 0; i < kFilters; ++i)
                 for (int x = 0; x < 3; ++x)
@@ -330,13 +356,13 @@ JEM_INLINE void transform_panel(const ConvShape& s, float* to, const float* w, i
         }
 }
 
-template <class Scheme, int Lanes, bool ToData>
+template <class Scheme, int Lanes, class A, bool ToData>
 void transform_weights(const Problem& p, float* to, const float* w) {
     const int64_t columns = ToData ? p.shape.in_channels : p.shape.out_channels, panel = kVectorsARow * Lanes;
     const bool avx512 = cpu_has_avx512();
 #pragma omp parallel for schedule(static) num_threads(p.threads)
     for (int64_t column = 0; column < columns; column += panel)
-        run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { transform_panel<Scheme, Lanes, ToData>(p.shape, to, w, column); });
+        run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { transform_panel<Scheme, Lanes, A, ToData>(p.shape, to, w, column); });
 }
 
 template <class Scheme>
@@ -357,8 +383,8 @@ size_t tiles_scratch_bytes(const Problem& p, const Side& in, const Side& out) {
            static_cast<size_t>(p.threads) * (aligned(blocks.floats(in.channels)) + aligned(blocks.floats(out.channels)));
 }
 
-template <class Scheme, int Lanes, class Write, class Out>
-void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& result, const float* x, const Norm* norm, const float* filters,
+template <class Scheme, int Lanes, class A, class Write, class Out>
+void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& result, const A* x, const Norm* norm, const float* filters,
                std::byte* scratch) {
     const TileBlocks<Scheme> blocks(p, out);
     auto* partial = reinterpret_cast<float*>(scratch);
@@ -373,16 +399,16 @@ void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& res
         const int64_t first = b * blocks.size, count = std::min(blocks.size, blocks.tiles.count - first);
         const Points from{reinterpret_cast<float*>(own), stride_of(blocks.size, in.channels)};
         const Points to{reinterpret_cast<float*>(own + of_input), stride_of(blocks.size, out.channels)};
-        const Ahead next{x, in, first + count, std::min(blocks.size, blocks.tiles.count - first - count), Scheme::kInStep};
-        const Ahead written{result.written(), out, first, count, Scheme::kOutStep};
-        const Ahead read{result.read(), out, first, count, Scheme::kOutStep};
+        const Ahead<A, Lanes> next{x, in, first + count, std::min(blocks.size, blocks.tiles.count - first - count), Scheme::kInStep};
+        const Ahead<A, Lanes> written{static_cast<const A*>(result.written()), out, first, count, Scheme::kOutStep};
+        const Ahead<A, Lanes> read{static_cast<const A*>(result.read()), out, first, count, Scheme::kOutStep};
         run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA { input_to_points<Scheme, Lanes>(from, in, blocks.tiles, first, count, x, norm); });
         for (int i = 0; i < Scheme::kPoints; ++i)
             for (int j = 0; j < Scheme::kPoints; ++j) {
                 const int point = i * Scheme::kPoints + j, filter = Scheme::filter(i) * Scheme::kFilters + Scheme::filter(j);
-                next.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
-                written.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
-                read.fetch<Lanes>(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
+                next.fetch(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
+                written.fetch(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
+                read.fetch(blocks.tiles, point, Scheme::kPoints * Scheme::kPoints);
                 product<Lanes>(avx512, count, out.channels,
                                {.a = from.data + point * from.stride,
                                 .a_row = in.channels,
@@ -396,7 +422,7 @@ void run_tiles(const Problem& p, const Side& in, const Side& out, const Out& res
                                in.channels);
             }
         run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA {
-            points_to_output<Scheme, Lanes, Write>(to, out, blocks.tiles, first, count, result, partial + b * 2 * out.channels);
+            points_to_output<Scheme, Lanes, A, Write>(to, out, blocks.tiles, first, count, result, partial + b * 2 * out.channels);
         });
     }
     if constexpr (Write::kSums)
@@ -467,11 +493,11 @@ JEM_INLINE void filters_to_weights(const ConvShape& s, float* d_w, const Points&
         }
 }
 
-template <class Scheme, int Lanes>
-void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm, const float* d_y, std::byte* scratch) {
+template <class Scheme, int Lanes, class A>
+void run_gradient(const Problem& p, float* d_w, const A* x, const Norm* norm, const A* d_y, std::byte* scratch) {
     constexpr int kFilters = Scheme::kFilters * Scheme::kFilters;
     const ConvShape& s = p.shape;
-    const Side in = input_side(s), out = output_side(s);
+    const Side in = input_side(p.shape), out = output_side(p.shape);
     const Tiling tiles = tiling<Scheme>(out, p.batch);
     const GradientScratch<Scheme> sizes(p, tiles);
     const Points from{reinterpret_cast<float*>(scratch), stride_of(sizes.tiles, in.channels)};
@@ -485,7 +511,8 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
     {
         for (int64_t chunk = 0; chunk < tiles.count; chunk += sizes.tiles) {
             const int64_t here = std::min(sizes.tiles, tiles.count - chunk), left = std::min(sizes.tiles, tiles.count - chunk - here);
-            const Ahead next_x{x, in, chunk + here, left, Scheme::kInStep}, next_d_y{d_y, out, chunk + here, left, Scheme::kOutStep};
+            const Ahead<A, Lanes> next_x{x, in, chunk + here, left, Scheme::kInStep},
+                next_d_y{d_y, out, chunk + here, left, Scheme::kOutStep};
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < here; t += kTilesATask)
                 run<Lanes>(avx512, [&]() JEM_INLINE_LAMBDA {
@@ -495,8 +522,8 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
                 });
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < kFilters * groups; ++task) {
-                next_x.fetch<Lanes>(tiles, task, kFilters * groups);
-                next_d_y.fetch<Lanes>(tiles, task, kFilters * groups);
+                next_x.fetch(tiles, task, kFilters * groups);
+                next_d_y.fetch(tiles, task, kFilters * groups);
                 // Filters of many points come last in their numbering and take longest.
                 const auto filter = static_cast<int>(kFilters - 1 - task / groups);
                 const int64_t group = task % groups, begin = group * out.channels / groups, end = (group + 1) * out.channels / groups;
@@ -509,76 +536,89 @@ void run_gradient(const Problem& p, float* d_w, const float* x, const Norm* norm
     }
 }
 
-// f(scheme, lanes) of a problem.
+// f(scheme, lanes, type of the activations) of a problem.
 template <int Value>
 struct Constant {
     static constexpr int value = Value;
 };
+template <class Scheme, class F>
+auto choose_type(const Problem& p, F f) {
+    if (p.type == DType::bf16) return f(Scheme{}, Constant<16>{}, Bf16{});
+    return p.lanes == 16 ? f(Scheme{}, Constant<16>{}, float{}) : f(Scheme{}, Constant<8>{}, float{});
+}
 template <class Strided, class F>
 auto choose(const Problem& p, F f) {
-    if (p.shape.stride == 1) return p.lanes == 16 ? f(Stride1{}, Constant<16>{}) : f(Stride1{}, Constant<8>{});
-    return p.lanes == 16 ? f(Strided{}, Constant<16>{}) : f(Strided{}, Constant<8>{});
+    return p.shape.stride == 1 ? choose_type<Stride1>(p, f) : choose_type<Strided>(p, f);
 }
 
 }  // namespace
 
-bool can(const ConvShape& s, int64_t lanes) {
-    return s.kernel == 3 && (s.stride == 1 || s.stride == 2) && (lanes == 8 || lanes == 16) && s.in_channels % lanes == 0 &&
-           s.out_channels % lanes == 0;
+bool can(const ConvShape& s, int64_t lanes, DType type) {
+    return s.kernel == 3 && (s.stride == 1 || s.stride == 2) && (lanes == 16 || (lanes == 8 && type == DType::f32)) &&
+           (type == DType::f32 || type == DType::bf16) && s.in_channels % lanes == 0 && s.out_channels % lanes == 0;
 }
 
 size_t transformed_bytes(const ConvShape& s) { return aligned(s.stride == 1 ? filter_floats<Stride1>(s) : filter_floats<Stride2>(s)); }
 
 void transform_weights_forward(const Problem& p, float* transformed, const float* weights) {
-    choose<Stride2>(
-        p, [&]<class Scheme, class Lanes>(Scheme, Lanes) { transform_weights<Scheme, Lanes::value, false>(p, transformed, weights); });
+    choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
+        transform_weights<Scheme, Lanes::value, A, false>(p, transformed, weights);
+    });
 }
 void transform_weights_backward(const Problem& p, float* transformed, const float* weights) {
-    choose<Stride2>(
-        p, [&]<class Scheme, class Lanes>(Scheme, Lanes) { transform_weights<Scheme, Lanes::value, true>(p, transformed, weights); });
+    choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
+        transform_weights<Scheme, Lanes::value, A, true>(p, transformed, weights);
+    });
 }
 
 size_t forward_scratch_bytes(const Problem& p) {
-    return choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+    return choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
         return tiles_scratch_bytes<Scheme>(p, input_side(p.shape), output_side(p.shape));
     });
 }
 size_t backward_data_scratch_bytes(const Problem& p) {
-    return choose<Stride2ToData>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+    return choose<Stride2ToData>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
         return tiles_scratch_bytes<Scheme>(p, output_side(p.shape), input_side(p.shape));
     });
 }
 size_t backward_weights_scratch_bytes(const Problem& p) {
-    return choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
+    return choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
         return GradientScratch<Scheme>(p, tiling<Scheme>(output_side(p.shape), p.batch)).bytes();
     });
 }
 
-void forward(const Problem& p, const ForwardOutput& out, const float* x, const Norm* norm, const float* transformed, std::byte* scratch) {
-    choose<Stride2>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
-        const Side from = input_side(p.shape), to = output_side(p.shape);
+void forward(const Problem& p, const ForwardOutput& out, const void* x, const Norm* norm, const float* transformed, std::byte* scratch) {
+    choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
+        const auto run = [&]<class Write>(Write*) {
+            run_tiles<Scheme, Lanes::value, A, Write>(p, input_side(p.shape), output_side(p.shape), out, static_cast<const A*>(x), norm,
+                                                      transformed, scratch);
+        };
         using V = Vector<Lanes::value>;
         if (out.sums != nullptr)
-            run_tiles<Scheme, Lanes::value, WriteForward<V, true>>(p, from, to, out, x, norm, transformed, scratch);
+            run(static_cast<WriteForward<V, A, true>*>(nullptr));
         else
-            run_tiles<Scheme, Lanes::value, WriteForward<V, false>>(p, from, to, out, x, norm, transformed, scratch);
+            run(static_cast<WriteForward<V, A, false>*>(nullptr));
     });
 }
 
-void backward_data(const Problem& p, const BackwardOutput& out, const float* d_y, const float* transformed, std::byte* scratch) {
-    choose<Stride2ToData>(p, [&]<class Scheme, class Lanes>(Scheme, Lanes) {
-        const Side from = output_side(p.shape), to = input_side(p.shape);
+void backward_data(const Problem& p, const BackwardOutput& out, const void* d_y, const float* transformed, std::byte* scratch) {
+    choose<Stride2ToData>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
+        const auto run = [&]<class Write>(Write*) {
+            run_tiles<Scheme, Lanes::value, A, Write>(p, output_side(p.shape), input_side(p.shape), out, static_cast<const A*>(d_y),
+                                                      nullptr, transformed, scratch);
+        };
         using V = Vector<Lanes::value>;
         if (out.x != nullptr)
-            run_tiles<Scheme, Lanes::value, WriteLeakyBackward<V>>(p, from, to, out, d_y, nullptr, transformed, scratch);
+            run(static_cast<WriteLeakyBackward<V, A>*>(nullptr));
         else
-            run_tiles<Scheme, Lanes::value, WriteBackward<V>>(p, from, to, out, d_y, nullptr, transformed, scratch);
+            run(static_cast<WriteBackward<V, A>*>(nullptr));
     });
 }
 
-void backward_weights(const Problem& p, float* d_w, const float* x, const Norm* norm, const float* d_y, std::byte* scratch) {
-    choose<Stride2>(p,
-                    [&]<class Scheme, class Lanes>(Scheme, Lanes) { run_gradient<Scheme, Lanes::value>(p, d_w, x, norm, d_y, scratch); });
+void backward_weights(const Problem& p, float* d_w, const void* x, const Norm* norm, const void* d_y, std::byte* scratch) {
+    choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
+        run_gradient<Scheme, Lanes::value, A>(p, d_w, static_cast<const A*>(x), norm, static_cast<const A*>(d_y), scratch);
+    });
 }
 
 }  // namespace jem::winograd

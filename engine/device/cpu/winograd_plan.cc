@@ -18,9 +18,9 @@ winograd::Norm norm_of(const NormCoefficients& n) { return {n.mean.as<float>(), 
 
 class WinogradPlan final : public ConvPlan {
 public:
-    WinogradPlan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape, const ConvOptions& options)
+    WinogradPlan(HostStream& stream, int threads, int64_t lanes, DType activation, const ConvShape& shape, const ConvOptions& options)
         : stream_(stream),
-          problem_{.shape = shape, .lanes = lanes, .threads = threads},
+          problem_{.shape = shape, .lanes = lanes, .type = activation, .threads = threads},
           name_(shape.text()),
           batches_(options.batches),
           forward_only_(options.forward_only),
@@ -59,27 +59,26 @@ public:
     void forward_fused(const Tensor& y, const Tensor& x, const FusedForward& with, const std::byte* prepared, Array bias,
                        const Tensor* residual, std::byte* workspace) override {
         require_planned(x.n, false);
-        const winograd::ForwardOutput out{.y = y.as<float>(),
+        const winograd::ForwardOutput out{.y = y.data,
                                           .bias = bias.as<float>(),
-                                          .residual = residual != nullptr ? residual->as<float>() : nullptr,
+                                          .residual = residual != nullptr ? residual->data : nullptr,
                                           .centre = with.sums.count > 0 ? with.centre.as<float>() : nullptr,
                                           .sums = with.sums.count > 0 ? with.sums.as<float>() : nullptr};
         const bool active = with.norm != nullptr;
         const winograd::Norm norm = active ? norm_of(*with.norm) : winograd::Norm{};
-        submit("conv_forward", x.n, [=, this, p = of(x.n), from = x.as<float>()] {
+        submit("conv_forward", x.n, [=, this, p = of(x.n), from = x.data] {
             const float* w = transformed(prepared, workspace, false);
             winograd::forward(p, out, from, active ? &norm : nullptr, w, workspace);
         });
     }
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
-        to_data({.d_x = d_x.as<float>()}, d_y, prepared, workspace);
+        to_data({.d_x = d_x.data}, d_y, prepared, workspace);
     }
     bool fuses_leaky_backward(int64_t) const override { return true; }
     void backward_data_fused(const Tensor& d_z, const Tensor& d_y, const FusedBackward& with, const std::byte* prepared,
                              std::byte* workspace) override {
-        to_data({.d_x = d_z.as<float>(), .x = with.x.as<float>(), .norm = norm_of(with.norm), .sums = with.sums.as<float>()}, d_y, prepared,
-                workspace);
+        to_data({.d_x = d_z.data, .x = with.x.data, .norm = norm_of(with.norm), .sums = with.sums.as<float>()}, d_y, prepared, workspace);
     }
 
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
@@ -128,7 +127,7 @@ private:
 
     void to_data(const winograd::BackwardOutput& out, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) {
         require_planned(d_y.n, true);
-        submit("conv_backward_data", d_y.n, [=, this, p = of(d_y.n), from = d_y.as<float>()] {
+        submit("conv_backward_data", d_y.n, [=, this, p = of(d_y.n), from = d_y.data] {
             winograd::backward_data(p, out, from, transformed(prepared, workspace, true), workspace);
         });
     }
@@ -136,7 +135,7 @@ private:
         require_planned(d_y.n, true);
         const bool active = norm != nullptr;
         const winograd::Norm in_front = active ? norm_of(*norm) : winograd::Norm{};
-        submit("conv_backward_weights", d_y.n, [=, p = of(d_y.n), to = d_w.as<float>(), from = x.as<float>(), d_from = d_y.as<float>()] {
+        submit("conv_backward_weights", d_y.n, [=, p = of(d_y.n), to = d_w.as<float>(), from = x.data, d_from = d_y.data] {
             winograd::backward_weights(p, to, from, active ? &in_front : nullptr, d_from, workspace);
         });
     }
@@ -159,9 +158,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<ConvPlan> make_winograd_plan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape,
+std::unique_ptr<ConvPlan> make_winograd_plan(HostStream& stream, int threads, int64_t lanes, DType activation, const ConvShape& shape,
                                              const ConvOptions& options) {
-    return std::make_unique<WinogradPlan>(stream, threads, lanes, shape, options);
+    return std::make_unique<WinogradPlan>(stream, threads, lanes, activation, shape, options);
 }
 
 }  // namespace jem

@@ -374,7 +374,7 @@ TEST_CASE("convolutions_of_odd_sizes_match_the_definition_for_several_batches_of
 
 std::unique_ptr<ConvPlan> winograd_plan(HostStream& stream, int threads, int64_t lanes, const ConvShape& shape,
                                         const std::vector<int64_t>& batches) {
-    return make_winograd_plan(stream, threads, lanes, shape, {.batches = batches});
+    return make_winograd_plan(stream, threads, lanes, DType::f32, shape, {.batches = batches});
 }
 
 // Whatever this CPU would choose, for both widths of vectors.
