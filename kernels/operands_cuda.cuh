@@ -61,15 +61,20 @@ __device__ void store(const O& o, uint32_t i, const Pack<Element<O>, N>& pack) {
 template <int N, class O>
 struct Column {
     Pack<Element<O>, N> values;
-    __device__ Column(const O& o, uint32_t c) {
-        for (int n = 0; n < N; ++n) values.v[n] = o.at(0, c + n);
-    }
+    __device__ Column(const O& o, const Shape&, uint32_t c) : values(load<N>(o, 0, c)) {}
     __device__ Pack<Element<O>, N> at(uint32_t) const { return values; }
+};
+template <int N, class T>
+struct Column<N, FirstOfChannel<T>> {
+    Pack<T, N> values;
+    __device__ Column(const FirstOfChannel<T>& o, const Shape& s, uint32_t c)
+        : values(*reinterpret_cast<const Pack<T, N>*>(o.data + s.index(0, c))) {}
+    __device__ Pack<T, N> at(uint32_t) const { return values; }
 };
 template <int N, class T>
 struct Column<N, In<T>> {
     const T* data;
-    __device__ Column(const In<T>& o, uint32_t) : data(o.data) {}
+    __device__ Column(const In<T>& o, const Shape&, uint32_t) : data(o.data) {}
     __device__ Pack<T, N> at(uint32_t i) const { return *reinterpret_cast<const Pack<T, N>*>(data + i); }
 };
 

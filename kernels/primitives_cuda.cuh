@@ -23,7 +23,9 @@ inline constexpr uint32_t kElementsAThread = 16;  // at least, where stage one h
 // (H100, 160 channels of 65536 rows: 1024 blocks take 1.4 times as long). kCudaPartials follows from it.
 inline constexpr uint32_t kColumnBlocks = 256;
 inline constexpr uint32_t kRowsAThread = 8;
-inline constexpr uint32_t kRowsInFloat = 64;  // summed in the compute type before they are added to a double
+inline constexpr uint32_t kRowsInFloat = 64;    // summed in the compute type before they are added to a double
+inline constexpr int kLoadsInFlight = 8;        // of a thread's rows, whatever the number of tensors
+inline constexpr uint32_t kFinishChannels = 8;  // of a block that finishes; as many threads read side by side
 
 template <int N, class F, class... O>
 __device__ void apply(const F& f, uint32_t i, uint32_t c, const O&... operands) {
@@ -51,11 +53,11 @@ __global__ void __launch_bounds__(kBlock) for_each_element(F f, Shape s, O... op
     }
 }
 
-// Over the threads of a warp; the result is valid in its first.
-template <int K>
+// Over the threads of a warp whose numbers are equal modulo kApart; the results are valid in its first kApart.
+template <uint32_t kApart = 1, int K>
 __device__ void sum_warp(double (&sums)[K]) {
     for (int k = 0; k < K; ++k)
-        for (uint32_t distance = kWarp / 2; distance > 0; distance /= 2) sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
+        for (uint32_t distance = kWarp / 2; distance >= kApart; distance /= 2) sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
 }
 
 // Over the threads of a block; the result is valid in thread 0.
@@ -70,64 +72,101 @@ __device__ void sum_block(double (&sums)[K]) {
         for (uint32_t w = 1; w < kWarps; ++w) sums[k] += of_warp[k][w];
 }
 
-// The rows begin, begin + step ... below end of N channels, added to sums[k * N + n][thread]. Column by value: registers.
-template <class R, int N, class F, class... C>
-__device__ void sum_rows(double (*sums)[kBlock], uint32_t thread, const F& f, const Shape& s, uint32_t c, uint32_t begin, uint32_t end,
-                         uint32_t step, C... columns) {
+// Several rows of an operand's column, loaded before the first is used.
+template <class P, int U>
+struct RowsAhead {
+    P row[U];
+};
+template <int U, class C>
+__device__ auto load_rows(const C& column, const uint32_t (&index)[U]) {
+    RowsAhead<decltype(column.at(0)), U> ahead;
+    for (int u = 0; u < U; ++u) ahead.row[u] = column.at(index[u]);
+    return ahead;
+}
+
+// The rows begin, begin + step ... below end of N channels, added to sums[k * N + n][thread], U of them at a time. index(row): its first
+// element. Column by value: registers.
+template <class R, int N, int U, class F, class Index, class... C>
+__device__ void sum_rows(double (*sums)[kBlock], uint32_t thread, const F& f, uint32_t begin, uint32_t end, uint32_t step,
+                         const Index& index, C... columns) {
     constexpr int K = F::kSums;
-    for (uint32_t first = begin; first < end; first += kRowsInFloat * step) {
-        const uint32_t last = first + kRowsInFloat * step < end ? first + kRowsInFloat * step : end;
+    static_assert(kRowsInFloat % U == 0);
+    const uint32_t count = begin < end ? (end - 1 - begin) / step + 1 : 0;
+    for (uint32_t r = 0; r < count;) {
+        const uint32_t last = r + kRowsInFloat < count ? r + kRowsInFloat : count;
         R partial[K][N] = {};
-        JEM_UNROLL(4)  // loads in flight
-        for (uint32_t r = first; r < last; r += step) {
-            const uint32_t i = s.index(r, c);
-            const auto add = [&](auto... packs) {
-                for (int n = 0; n < N; ++n) {
-                    R terms[K];
-                    f.map(terms, packs.v[n]...);
-                    for (int k = 0; k < K; ++k) partial[k][n] += terms[k];
-                }
+        const auto sum_some = [&](auto whole) {
+            // Behind the end the last row is read again and not added: a load that depends on a condition would wait for it.
+            uint32_t at[U];
+            for (uint32_t u = 0; u < U; ++u) at[u] = index(begin + (whole.value || r + u < last ? r + u : last - 1) * step);
+            const auto add = [&](const auto&... ahead) {
+                for (uint32_t u = 0; u < U; ++u)
+                    for (int n = 0; n < N; ++n) {
+                        R terms[K];
+                        f.map(terms, ahead.row[u].v[n]...);
+                        for (int k = 0; k < K; ++k) partial[k][n] += whole.value || r + u < last ? terms[k] : R(0);
+                    }
             };
-            add(columns.at(i)...);
-        }
+            add(load_rows<U>(columns, at)...);
+        };
+        JEM_UNROLL(1)
+        for (; r + U <= last; r += U) sum_some(std::true_type{});
+        if (r < last) sum_some(std::false_type{});
+        r = last;
         for (int k = 0; k < K; ++k)
             for (int n = 0; n < N; ++n) sums[k * N + n][thread] += static_cast<double>(partial[k][n]);
     }
 }
 
-// Stage one: a block sums a chunk of the rows for blockDim.x * N channels. partials: [kSums, channels, chunks], so that stage two
-// reads a channel's side by side.
+// Stage one: a block sums a chunk of the rows for blockDim.x * N channels. partials: [chunks, kSums, channels].
 template <class R, int N, class F, class... I>
 __global__ void __launch_bounds__(kBlock, 2) column_partials(F f, Shape s, uint32_t rows_a_chunk, double* partials, I... in) {
-    constexpr int K = F::kSums;
+    constexpr int K = F::kSums, kTensors = (0 + ... + int{kDense<I>});
     __shared__ double of_thread[K * N][kBlock];
     const uint32_t c = (blockIdx.x * blockDim.x + threadIdx.x) * N, begin = blockIdx.y * rows_a_chunk, rows = s.count / s.channels;
     const uint32_t end = begin + rows_a_chunk < rows ? begin + rows_a_chunk : rows;
     const uint32_t thread = threadIdx.y * blockDim.x + threadIdx.x;
     for (int kn = 0; kn < K * N; ++kn) of_thread[kn][thread] = 0;
-    if (c < s.channels) sum_rows<R, N>(of_thread, thread, f, s, c, begin + threadIdx.y, end, blockDim.y, Column<N, I>(in, c)...);
+    const uint32_t first = begin + threadIdx.y;
+    if (c < s.channels && s.blocks == 1)
+        sum_rows<R, N, kLoadsInFlight / kTensors>(
+            of_thread, thread, f, first, end, blockDim.y, [&](uint32_t row) { return row * s.block + c; }, Column<N, I>(in, s, c)...);
+    else if (c < s.channels)
+        sum_rows<R, N, 1>(
+            of_thread, thread, f, first, end, blockDim.y, [&](uint32_t row) { return s.index(row, c); }, Column<N, I>(in, s, c)...);
     __syncthreads();
     // All threads share the block's sums, each down a column of threads.
-    for (uint32_t sum = thread; sum < K * N * blockDim.x; sum += blockDim.x * blockDim.y) {
-        const uint32_t x = sum % blockDim.x, kn = sum / blockDim.x, channel = (blockIdx.x * blockDim.x + x) * N + kn % N;
+    const uint32_t width = blockDim.x * N;
+    for (uint32_t sum = thread; sum < K * width; sum += blockDim.x * blockDim.y) {
+        const uint32_t k = sum / width, x = sum % width, channel = blockIdx.x * width + x;
         if (channel >= s.channels) continue;
         double total = 0;
-        for (uint32_t y = 0; y < blockDim.y; ++y) total += of_thread[kn][y * blockDim.x + x];
-        partials[(kn / N * s.channels + channel) * gridDim.y + blockIdx.y] = total;
+        for (uint32_t y = 0; y < blockDim.y; ++y) total += of_thread[k * N + x % N][y * blockDim.x + x / N];
+        partials[(blockIdx.y * K + k) * s.channels + channel] = total;
     }
 }
 
-// A warp sums a channel's chunks.
+// A block sums the chunks of kFinishChannels channels: each thread some, then the threads of a warp, then the warps.
 template <class F>
 __global__ void __launch_bounds__(kBlock) column_finish(F f, uint32_t channels, uint32_t chunks, const double* partials) {
     constexpr int K = F::kSums;
-    const uint32_t c = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    constexpr uint32_t kLanes = kBlock / kFinishChannels;
+    __shared__ double of_warp[K][kWarps][kFinishChannels];
+    const uint32_t x = threadIdx.x % kFinishChannels, lane = threadIdx.x / kFinishChannels, c = blockIdx.x * kFinishChannels + x;
+    const uint32_t count = c < channels && lane < chunks ? (chunks - 1 - lane) / kLanes + 1 : 0;
     double sums[K] = {};
-    JEM_UNROLL(4)
-    for (uint32_t chunk = lane; chunk < chunks && c < channels; chunk += kWarp)
-        for (int k = 0; k < K; ++k) sums[k] += partials[(k * channels + c) * chunks + chunk];
-    sum_warp(sums);
-    if (lane == 0 && c < channels) f.finish(c, sums);
+    JEM_UNROLL(8)  // loads in flight
+    for (uint32_t i = 0; i < count; ++i)
+        for (int k = 0; k < K; ++k) sums[k] += partials[((lane + i * kLanes) * K + static_cast<uint32_t>(k)) * channels + c];
+    sum_warp<kFinishChannels>(sums);
+    for (int k = 0; threadIdx.x % kWarp < kFinishChannels && k < K; ++k) of_warp[k][threadIdx.x / kWarp][x] = sums[k];
+    __syncthreads();
+    if (threadIdx.x >= kFinishChannels || c >= channels) return;
+    for (int k = 0; k < K; ++k) {
+        sums[k] = 0;
+        for (uint32_t w = 0; w < kWarps; ++w) sums[k] += of_warp[k][w][x];
+    }
+    f.finish(c, sums);
 }
 
 // partials: [blocks, kSums]
@@ -203,8 +242,8 @@ public:
             launch(label, bytes(l, head, in...), kernel, dim3(tiles, chunks), dim3(lanes, depth), f, s, rows_a_chunk, partials_, head,
                    in...);
         }
-        launch(label, 0, cuda::column_finish<F>, dim3(divide_up(s.channels, cuda::kWarps)), dim3(cuda::kBlock), f, s.channels, chunks,
-               partials_);
+        launch(label, 0, cuda::column_finish<F>, dim3(divide_up(s.channels, cuda::kFinishChannels)), dim3(cuda::kBlock), f, s.channels,
+               chunks, partials_);
     }
 
     template <class F, class... I>
