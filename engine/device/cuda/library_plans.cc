@@ -124,7 +124,7 @@ public:
             offsets_[i] = operand_bytes_;
             operand_bytes_ += sizes[i];
         }
-        memory_.emplace(operand_bytes_ + lib.settings.workspace_limit);
+        memory_.emplace(operand_bytes_ + lib.settings.workspace_limit());
         if (possible()) check(cudaMemsetAsync(memory_->data(), 0, operand_bytes_, stream()), "clear memory");
     }
 
@@ -522,7 +522,7 @@ private:
                 .precision = lib_.settings.precision,
                 .algorithm = algorithm_,
                 .nondeterministic = lib_.settings.nondeterministic,
-                .workspace_limit = lib_.settings.workspace_limit};
+                .workspace_limit = lib_.settings.workspace_limit()};
     }
     Graph first_graph(int64_t batch, ConvPass pass) const {
         auto graph = std::make_shared<ConvGraph>(lib_.cudnn, problem(batch, pass, Fusion::none));
@@ -543,7 +543,7 @@ private:
                std::to_string(batch) + " | " + precision_name(lib_.settings.precision) +
                (algorithm_ == ConvAlgorithm::direct ? " | direct" : "") +
                (lib_.settings.nondeterministic ? " | nondeterministic" : " | deterministic") + " | at most " +
-               std::to_string(lib_.settings.workspace_limit >> 20) + " MiB";
+               std::to_string(lib_.settings.workspace_limit() >> 20) + " MiB";
     }
 
     // Everything of one batch size while it is chosen by time.
