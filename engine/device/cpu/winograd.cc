@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "engine/device/cpu/point_product.h"
 #include "engine/device/cpu/vectors.h"
@@ -23,10 +24,11 @@ struct Points {
 };
 constexpr int64_t stride_of(int64_t rows, int64_t columns) { return rows * columns + kPadding; }
 
-// An activation's shape, and where its values lie.
+// An activation's shape.
 struct Side {
     int64_t channels, height, width;
 };
+// Where its values lie.
 template <class A, int Lanes>
 struct Order {
     static constexpr bool kBlocks = std::is_same_v<A, float>;  // of Lanes channels, else channels last
@@ -537,14 +539,12 @@ void run_gradient(const Problem& p, float* d_w, const A* x, const Norm* norm, co
 }
 
 // f(scheme, lanes, type of the activations) of a problem.
-template <int Value>
-struct Constant {
-    static constexpr int value = Value;
-};
+template <int Lanes>
+using Width = std::integral_constant<int, Lanes>;
 template <class Scheme, class F>
 auto choose_type(const Problem& p, F f) {
-    if (p.type == DType::bf16) return f(Scheme{}, Constant<16>{}, Bf16{});
-    return p.lanes == 16 ? f(Scheme{}, Constant<16>{}, float{}) : f(Scheme{}, Constant<8>{}, float{});
+    if (p.type == DType::bf16) return f(Scheme{}, Width<16>{}, Bf16{});
+    return p.lanes == 16 ? f(Scheme{}, Width<16>{}, float{}) : f(Scheme{}, Width<8>{}, float{});
 }
 template <class Strided, class F>
 auto choose(const Problem& p, F f) {
@@ -589,29 +589,29 @@ size_t backward_weights_scratch_bytes(const Problem& p) {
 
 void forward(const Problem& p, const ForwardOutput& out, const void* x, const Norm* norm, const float* transformed, std::byte* scratch) {
     choose<Stride2>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
-        const auto run = [&]<class Write>(Write*) {
+        const auto with = [&]<class Write>(std::type_identity<Write>) {
             run_tiles<Scheme, Lanes::value, A, Write>(p, input_side(p.shape), output_side(p.shape), out, static_cast<const A*>(x), norm,
                                                       transformed, scratch);
         };
         using V = Vector<Lanes::value>;
         if (out.sums != nullptr)
-            run(static_cast<WriteForward<V, A, true>*>(nullptr));
+            with(std::type_identity<WriteForward<V, A, true>>{});
         else
-            run(static_cast<WriteForward<V, A, false>*>(nullptr));
+            with(std::type_identity<WriteForward<V, A, false>>{});
     });
 }
 
 void backward_data(const Problem& p, const BackwardOutput& out, const void* d_y, const float* transformed, std::byte* scratch) {
     choose<Stride2ToData>(p, [&]<class Scheme, class Lanes, class A>(Scheme, Lanes, A) {
-        const auto run = [&]<class Write>(Write*) {
+        const auto with = [&]<class Write>(std::type_identity<Write>) {
             run_tiles<Scheme, Lanes::value, A, Write>(p, output_side(p.shape), input_side(p.shape), out, static_cast<const A*>(d_y),
                                                       nullptr, transformed, scratch);
         };
         using V = Vector<Lanes::value>;
         if (out.x != nullptr)
-            run(static_cast<WriteLeakyBackward<V, A>*>(nullptr));
+            with(std::type_identity<WriteLeakyBackward<V, A>>{});
         else
-            run(static_cast<WriteBackward<V, A>*>(nullptr));
+            with(std::type_identity<WriteBackward<V, A>>{});
     });
 }
 
