@@ -10,6 +10,7 @@
 #include "engine/device/cpu/conv_plan.h"
 #include "engine/device/cpu/onednn.h"
 #include "tests/check.h"
+#include "tests/check_sums.h"
 #include "tests/on_device.h"
 
 namespace jem {
@@ -216,8 +217,9 @@ private:
             plan_->forward_fused(fused, x, {.centre = m_.real(centre), .sums = sums}, prepared_, bias_, added, workspace_);
             const Values y = m_.read(fused);
             check_equal(shape_.text() + ", forward with sums", y, m_.read(apart));
-            check_sums(shape_.text() + ", sums of forward", out, m_.read(sums), y,
-                       [&](size_t i) { return y[i] - centre[channel(out, i)]; });
+            const auto from_centre = [&](size_t i, size_t c) { return y[i] - centre[c]; };
+            check_sums(shape_.text() + ", sums of forward", out, m_.read(sums), m_.rounding(), from_centre,
+                       [&](size_t i, size_t c) { return from_centre(i, c) * from_centre(i, c); });
         }
     }
     // The LeakyReLU's way back, fused, is its op on the convolution's result.
@@ -239,30 +241,11 @@ private:
             want.push_back(static_cast<double>(z > 0 ? static_cast<float>(d_x[i]) : 0.2f * static_cast<float>(d_x[i])));
         }
         check_equal(shape_.text() + ", backward_data with LeakyReLU", d_z, want);
-        const Values got = m_.read(sums);
         check_sums(
-            shape_.text() + ", sums of backward_data", in, got, d_z, [&](size_t i) { return values[i] - mean[channel(in, i)]; }, false);
+            shape_.text() + ", sums of backward_data", in, m_.read(sums), m_.rounding(), [&](size_t i, size_t) { return d_z[i]; },
+            [&](size_t i, size_t c) { return d_z[i] * (values[i] - mean[c]); });
     }
     static size_t channel(const Extent& e, size_t i) { return i / static_cast<size_t>(e.h * e.w) % static_cast<size_t>(e.c); }
-    // got [2, C]: forward: of d(i) and of its square; else of v and of v * d(i).
-    template <class Difference>
-    void check_sums(const std::string& name, const Extent& e, const Values& got, const Values& v, Difference d, bool forward = true) {
-        const auto channels = static_cast<size_t>(e.c);
-        Values want(2 * channels), magnitude(2 * channels);
-        for (size_t i = 0; i < v.size(); ++i) {
-            const size_t c = channel(e, i);
-            const double first = forward ? d(i) : v[i], second = first * d(i);
-            want[c] += first;
-            magnitude[c] += std::fabs(first);
-            want[channels + c] += second;
-            magnitude[channels + c] += std::fabs(second);
-        }
-        // A term's difference and product, and sums of 16 values a tile of at most 64 tiles in f32: some ten roundings as they walk.
-        constexpr double kRoundings = 16;
-        Values limit;
-        for (const double sum : magnitude) limit.push_back(kRoundings * m_.rounding() * sum + 1e-30);
-        check_within(name, got, want, limit);
-    }
 
     std::byte* garbage(size_t bytes) {
         const std::vector<std::byte> nan(bytes, std::byte{0xFF});

@@ -12,6 +12,7 @@
 
 #include "engine/device/cpu/conv_plan.h"
 #include "kernels/bf16.h"
+#include "tests/check_sums.h"
 #include "tests/engine/findings.h"
 #include "tests/on_device.h"
 
@@ -43,21 +44,6 @@ Values rounded(Values values) {
 struct Filtered {
     Values y, onto, behind_norm, d_x, d_z, d_w, d_w_behind_norm;
 };
-// [2, C]: got against sums over all places of first and of second, which are of (value written, channel, place in NCHW).
-template <class First, class Second>
-void check_sums(const char* name, const Extent& e, const Values& got, const First& first, const Second& second) {
-    const auto channels = static_cast<size_t>(e.c);
-    Values want(2 * channels), limit(2 * channels, 1e-30);
-    constexpr double kRoundings = 16 * 0x1p-24;  // of a term, and of sums in f32 over a tile and some tens of tiles, as they walk
-    for (size_t i = 0; i < static_cast<size_t>(e.count()); ++i) {
-        const size_t c = i / static_cast<size_t>(e.rows()) % channels;
-        for (const auto& [at, term] : {std::pair{c, first(i, c)}, std::pair{channels + c, second(i, c)}}) {
-            want[at] += term;
-            limit[at] += kRoundings * std::fabs(term);
-        }
-    }
-    check_within(name, got, want, limit);
-}
 template <class A>
 Filtered filtered(const ConvShape& shape, int64_t n) {
     constexpr int64_t kLanes = 16;
@@ -120,10 +106,10 @@ Filtered filtered(const ConvShape& shape, int64_t n) {
                        read(d_z, in), m.read(d_w),         m.read(d_w_behind_norm)};
     const Values centres = m.read(centre), means = m.read(norm.mean), inputs = read(x, in);
     const auto from_centre = [&](size_t i, size_t c) { return got.behind_norm[i] - centres[c]; };
-    check_sums("sums of what is written", out, m.read(sums), from_centre,
+    check_sums("sums of what is written", out, m.read(sums), m.rounding(), from_centre,
                [&](size_t i, size_t c) { return std::pow(from_centre(i, c), 2); });
     check_sums(
-        "sums of the gradient that is written", in, m.read(d_sums), [&](size_t i, size_t) { return got.d_z[i]; },
+        "sums of the gradient that is written", in, m.read(d_sums), m.rounding(), [&](size_t i, size_t) { return got.d_z[i]; },
         [&](size_t i, size_t c) { return got.d_z[i] * (inputs[i] - means[c]); });
     return got;
 }
