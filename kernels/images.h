@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 #include "kernels/random.h"
 #include "kernels/state.h"
 
@@ -24,7 +24,7 @@ struct DrawImages {
     const IterationState* state;
     uint32_t first;
     uint32_t batch, count;  // batch <= count; the whole job's
-    Stream order, augment;
+    RandomStream order, augment;
     int crop, flip;  // 1: on
     uint64_t seed;
 
@@ -60,7 +60,7 @@ struct CropFlip {
     int64_t first;  // number of the first value in the job's batch: the noise depends on it
     int64_t height, width, channels;
     double noise;  // standard deviation, 0: none
-    Stream noise_stream;
+    RandomStream noise_stream;
     uint32_t noise_salt;  // tells the batches of an iteration apart
     uint64_t seed;
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 #include "kernels/state.h"
 
 namespace jem {
@@ -121,7 +121,7 @@ struct ClassificationSummary {
         }
         const double mean = sum / static_cast<double>(count);
         state->loss_clf[pass] = mean;
-        if (pass == static_cast<int>(Pass::at_weights)) state->accuracy = hits / static_cast<double>(count);
+        if (pass == static_cast<int>(SamPass::at_weights)) state->accuracy = hits / static_cast<double>(count);
         if (!(mean - mean == 0)) state->diverged = 1;
     }
 };

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 #include "kernels/state.h"
 
 namespace jem {

@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 
 namespace jem {
 

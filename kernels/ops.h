@@ -51,7 +51,7 @@ struct ResidentImages {
 };
 
 struct BatchDraw {
-    Stream order, augment;
+    RandomStream order, augment;
     bool crop = false, flip = false;
     double noise = 0;
     uint32_t noise_salt = 0;
@@ -61,7 +61,7 @@ struct BatchDraw {
 
 struct ChainStart {
     int64_t first_chain;  // global number of the first one: draws depend on it
-    Stream weights, pixels;
+    RandomStream weights, pixels;
     uint64_t seed;
 };
 
@@ -113,11 +113,11 @@ public:
 
     // Losses; logits are R [N, classes, 1, 1] ---------------------------------------------------------------------------
     virtual void log_sum_exp(Array lse, const Tensor& logits) = 0;
-    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, Pass pass, double l2) = 0;
+    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, SamPass pass, double l2) = 0;
     virtual void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
-                                 Pass pass, double weight, double l2) = 0;
+                                 SamPass pass, double weight, double l2) = 0;
     virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) = 0;
-    virtual void classification_summary(IterationState* state, Array loss, Array hit, Pass pass) = 0;
+    virtual void classification_summary(IterationState* state, Array loss, Array hit, SamPass pass) = 0;
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
     virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
@@ -141,7 +141,7 @@ public:
     virtual void convert(Array to, Array from) = 0;
     // sum (R) += x, R or the activation type.
     virtual void accumulate(Array sum, Array x) = 0;
-    virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) = 0;
+    virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass) = 0;
     virtual void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) = 0;
     virtual void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
                             double weight_decay) = 0;

@@ -207,11 +207,11 @@ public:
     void log_sum_exp(Array lse, const Tensor& logits) override {
         exec_.for_each("log_sum_exp", logits.n, LogSumExp<R>{lse.as<R>(), logits.as<R>(), logits.c});
     }
-    void energy_summary(IterationState* state, Array lse, EnergyTerm term, Pass pass, double l2) override {
+    void energy_summary(IterationState* state, Array lse, EnergyTerm term, SamPass pass, double l2) override {
         exec_.for_each("energy_summary", 1, EnergySummary<R>{state, lse.as<R>(), lse.count, term, static_cast<int>(pass), l2});
     }
-    void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term, Pass pass,
-                         double weight, double l2) override {
+    void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
+                         SamPass pass, double weight, double l2) override {
         exec_.for_each("energy_backward", logits.n,
                        EnergyBackward<R>{.d_logits = d_logits.as<R>(),
                                          .logits = logits.as<R>(),
@@ -229,7 +229,7 @@ public:
             "cross_entropy", logits.n,
             CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n, logits.c, weight});
     }
-    void classification_summary(IterationState* state, Array loss, Array hit, Pass pass) override {
+    void classification_summary(IterationState* state, Array loss, Array hit, SamPass pass) override {
         exec_.for_each("classification_summary", 1,
                        ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, static_cast<int>(pass)});
     }
@@ -308,7 +308,7 @@ public:
                                    .width = images.width,
                                    .channels = images.channels,
                                    .noise = d.noise,
-                                   .noise_stream = Stream::input_noise,
+                                   .noise_stream = RandomStream::input_noise,
                                    .noise_salt = d.noise_salt,
                                    .seed = d.seed});
     }
@@ -337,7 +337,7 @@ public:
         else
             run(In<A>{x.as<A>()});
     }
-    void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, Pass pass) override {
+    void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass) override {
         exec_.reduce("gradient_norm", gradient.count, GradientNorm<R>{state, form, rho, pass}, In<R>{gradient.as<R>()},
                      In<R>{weights.as<R>()});
     }

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 #include "kernels/state.h"
 
 namespace jem {
@@ -26,7 +26,7 @@ struct GradientNorm {
     IterationState* state;
     SamForm form;
     double rho;
-    Pass pass;
+    SamPass pass;
 
     JEM_HD void map(double (&sums)[kSums], R g, R w) const {
         const double square = static_cast<double>(g) * static_cast<double>(g);
@@ -35,7 +35,7 @@ struct GradientNorm {
     }
     JEM_HD void finish(const double (&sums)[kSums]) const {
         if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
-        if (pass == Pass::at_perturbed) return;
+        if (pass == SamPass::at_perturbed) return;
         state->grad_norm = std::sqrt(sums[0]);
         state->perturb_scale = form == SamForm::asam_sign ? rho : rho / (std::sqrt(sums[1]) + kSamEpsilon);
     }

@@ -6,12 +6,12 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 
 namespace jem {
 
 // What a draw is for. Part of the counter, so that no two purposes share numbers; never renumber: checkpoints rely on it.
-enum class Stream : uint32_t {
+enum class RandomStream : uint32_t {
     labelled_order = 1,
     labelled_augment = 2,
     generative_order = 3,
@@ -33,7 +33,7 @@ struct Random4 {
 };
 
 // Philox 4x32-10 (Salmon et al. 2011).
-JEM_HD inline Random4 random4(uint64_t seed, Stream stream, uint32_t iteration, uint32_t step, uint64_t element) {
+JEM_HD inline Random4 random4(uint64_t seed, RandomStream stream, uint32_t iteration, uint32_t step, uint64_t element) {
     const r123::Philox4x32::ctr_type counter = {
         {static_cast<uint32_t>(element), static_cast<uint32_t>(element >> 32) ^ (static_cast<uint32_t>(stream) << 24), iteration, step}};
     const r123::Philox4x32::key_type key = {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}};
@@ -83,7 +83,7 @@ JEM_HD inline Normal4 normals_of(const Random4& r) {
 
 // Position i of a random order of 0..n-1 (a keyed bijection: Feistel network over the next power of four, walked until it
 // lands below n). An epoch's order needs no table and no state. order = the epoch's number.
-JEM_HD inline uint32_t shuffled(uint32_t i, uint32_t n, uint64_t seed, Stream stream, uint32_t order) {
+JEM_HD inline uint32_t shuffled(uint32_t i, uint32_t n, uint64_t seed, RandomStream stream, uint32_t order) {
     uint32_t half_bits = 1;
     while ((uint64_t{1} << (2 * half_bits)) < n) ++half_bits;
     const uint32_t mask = (1u << half_bits) - 1u;

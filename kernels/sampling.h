@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/host_device.h"
+#include "kernels/qualifiers.h"
 #include "kernels/random.h"
 #include "kernels/state.h"
 
@@ -39,7 +39,7 @@ struct SgldStep {
         const int64_t quad = first / 4 + item;
         Normal4 drawn = {};
         if (noise_scale > 0 && noise == nullptr)
-            drawn = normals_of(random4(seed, Stream::sgld_noise, state->iteration, state->step, static_cast<uint64_t>(quad)));
+            drawn = normals_of(random4(seed, RandomStream::sgld_noise, state->iteration, state->step, static_cast<uint64_t>(quad)));
         const R limit = static_cast<R>(grad_clamp);
         for (int k = 0; k < 4; ++k) {
             const int64_t i = quad * 4 + k - first;
@@ -80,8 +80,8 @@ struct DrawChains {
     uint64_t seed;
 
     JEM_HD void operator()(int64_t n) const {
-        const Random4 which = random4(seed, Stream::buffer_index, state->iteration, 0, static_cast<uint64_t>(n));
-        const Random4 choice = random4(seed, Stream::reinit_choice, state->iteration, 0, static_cast<uint64_t>(n));
+        const Random4 which = random4(seed, RandomStream::buffer_index, state->iteration, 0, static_cast<uint64_t>(n));
+        const Random4 choice = random4(seed, RandomStream::reinit_choice, state->iteration, 0, static_cast<uint64_t>(n));
         index[n] = static_cast<int32_t>(index_of(which.v[0], buffer_size));
         const bool start = static_cast<double>(uniform_of(choice.v[0])) < reinit_freq;
         fresh[n] = start ? static_cast<int32_t>(index_of(choice.v[1], num_classes)) : -1;
@@ -96,7 +96,7 @@ struct StartWeights {
     const int32_t* class_begin;  // [classes + 1]
     const IterationState* state;
     int64_t stride, first_chain;
-    Stream stream;
+    RandomStream stream;
     uint64_t seed;
 
     JEM_HD void operator()(int64_t item) const {
@@ -144,7 +144,7 @@ struct StartImages {
     const int32_t* class_begin;  // [classes + 1]
     const IterationState* state;
     int64_t pixels, stride, first_chain;
-    Stream stream;
+    RandomStream stream;
     uint64_t seed;
 
     JEM_HD void operator()(int64_t item) const {

@@ -5,7 +5,7 @@
 
 namespace jem {
 
-enum class Pass : int { at_weights = 0, at_perturbed = 1 };  // SAM's two gradients; without SAM only the first
+enum class SamPass : int { at_weights = 0, at_perturbed = 1 };  // SAM's two gradients; without SAM only the first
 inline constexpr int kNumPasses = 2;
 
 // |L_gen| beyond this counts as divergence (the authors' scripts).

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "engine/network.h"
+#include "engine/network/network.h"
+#include "engine/settings/enums.h"
 
 namespace jem {
 
-enum class NormKind { none, batch };
 enum class NormBatch { of_rank, of_job };  // whose images a batch's statistics are taken over, with several ranks
 
 struct WideResNetSettings {

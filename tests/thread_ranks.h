@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/device/ranks.h"
+#include "engine/ranks/ranks.h"
 
 namespace jem {
 

@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/device/communicator.h"
+#include "engine/ranks/communicator.h"
+#include "engine/settings/enums.h"
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
 #include "kernels/work.h"
@@ -45,11 +46,6 @@ struct ConvShape {
     }
     auto operator<=>(const ConvShape&) const = default;
     std::string text() const;
-};
-
-enum class ConvAlgorithm {
-    automatic,  // whatever is fastest; where that is Winograd's, errors grow to about 1e-5 of a tensor's rms
-    direct,
 };
 
 enum class ConvInput {

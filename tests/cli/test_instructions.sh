@@ -29,7 +29,7 @@ figure() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1])).get(
 want=$(figure)
 [[ -n $want || $mode == --update ]] || skip "no figure is stored for $build (--update stores one)"
 
-# valgrind knows AVX2 and nothing wider. With GOMP_SPINCOUNT set the program does not start itself anew (tools/main.cc).
+# valgrind knows AVX2 and nothing wider. With GOMP_SPINCOUNT set the program does not start itself anew (tools/jem_engine/main.cc).
 export DNNL_MAX_CPU_ISA=AVX2 GOMP_SPINCOUNT=1000
 # counted REPEAT: instructions of the whole program
 counted() {

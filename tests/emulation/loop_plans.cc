@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/device/cuda/plans.h"
+#include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/runtime.h"
 #include "engine/device/reference/loops.h"
 #include "kernels/norm.h"

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "engine/device/ranks.h"
+#include "engine/ranks/ranks.h"
 
 namespace jem {
 

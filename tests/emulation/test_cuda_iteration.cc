@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/iteration.h"
+#include "engine/training/iteration.h"
 #include "tests/emulation/device.h"
-#include "tests/engine/findings.h"
+#include "tests/engine/training/findings.h"
 
 namespace jem {
 namespace {
@@ -24,7 +24,7 @@ struct Variant {
 std::vector<Variant> variants() {
     std::vector<Variant> all;
     for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
-        for (const Norm norm : {Norm::batch, Norm::none})
+        for (const NormKind norm : {NormKind::batch, NormKind::none})
             for (const SamForm sam : {SamForm::sam, SamForm::none})
                 for (const int64_t steps : {0, 3}) {
                     Settings s = selftest::iteration_settings();
@@ -32,7 +32,7 @@ std::vector<Variant> variants() {
                     s.norm = norm;
                     s.sam = sam;
                     s.sgld_steps = steps;
-                    if (norm == Norm::none) s.lr = 0.01;
+                    if (norm == NormKind::none) s.lr = 0.01;
                     all.push_back({precision,
                                    std::string(precision_name(precision)) + ", norm " + name_of(norm) + ", " + name_of(sam) + ", K " +
                                        std::to_string(steps),

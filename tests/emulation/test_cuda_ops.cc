@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tests/emulation/device.h"
-#include "tests/engine/findings.h"
+#include "tests/engine/training/findings.h"
 
 namespace jem {
 namespace {
@@ -100,7 +100,7 @@ TEST_CASE("ops_of_no_elements_are_legal") {
         CHECK_NOTHROW(ops.accumulate(none, none));
         CHECK_NOTHROW(ops.bias_gradient(five, x));
         IterationState* state = side.state();
-        CHECK_NOTHROW(ops.gradient_norm(state, none, none, SamForm::none, 0.2, Pass::at_weights));
+        CHECK_NOTHROW(ops.gradient_norm(state, none, none, SamForm::none, 0.2, SamPass::at_weights));
         CHECK(side.read(five) == selftest::Values{1, 2, 3, 4, 5});
         CHECK(side.read(state).grad_norm == 0);
     }

@@ -14,8 +14,8 @@
 
 #include "tests/emulation/device.h"
 #include "tests/emulation/processes.h"
-#include "tests/engine/device/collectives.h"
-#include "tests/engine/job.h"
+#include "tests/engine/ranks/collectives.h"
+#include "tests/engine/training/job.h"
 
 namespace jem {
 namespace {
@@ -106,7 +106,7 @@ Settings short_job() {
 std::vector<Variant> variants() {
     const Settings batch = job_settings();
     Settings none = batch;
-    none.norm = Norm::none;
+    none.norm = NormKind::none;
     none.lr = 0.01;
     Settings plain = batch;
     plain.sam = SamForm::none;

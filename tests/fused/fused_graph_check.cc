@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "engine/device/cuda/cudnn_graphs.h"
+#include "engine/device/cuda/convolution/cudnn_graphs.h"
 
 namespace jem {
 namespace {

@@ -166,7 +166,7 @@ TEST_CASE("gradient_of_cross_entropy") {
     check_gradient("d_logits", m.read(out), logits, [&](const Values& at) {
         m.write(in, at);
         m.ops().cross_entropy(loss, hit, out, in, labels, kWeight);
-        m.ops().classification_summary(state, loss, hit, Pass::at_perturbed);
+        m.ops().classification_summary(state, loss, hit, SamPass::at_perturbed);
         return kWeight * m.read(state).loss_clf[1];
     });
 }
@@ -189,14 +189,14 @@ TEST_CASE("gradient_of_the_energy_terms") {
             m.write(in, at);
             m.ops().log_sum_exp(lse, in);
             if (term == EnergyTerm::sampling) return project(Values(4, 1.0), m.read(lse));
-            m.ops().energy_summary(state, lse, term, Pass::at_weights, kL2);
+            m.ops().energy_summary(state, lse, term, SamPass::at_weights, kL2);
             const IterationState s = m.read(state);
             return kWeight * (term == EnergyTerm::positive ? -s.f_pos[0] + kL2 * s.f_pos[0] * s.f_pos[0] : s.loss_gen[0]);
         };
         loss(logits);
         IterationState* state = m.state(start);
-        if (term != EnergyTerm::sampling) m.ops().energy_summary(state, lse, term, Pass::at_weights, kL2);
-        m.ops().energy_backward(out, in, lse, state, term, Pass::at_weights, kWeight, kL2);
+        if (term != EnergyTerm::sampling) m.ops().energy_summary(state, lse, term, SamPass::at_weights, kL2);
+        m.ops().energy_backward(out, in, lse, state, term, SamPass::at_weights, kWeight, kL2);
         check_gradient("d_logits", m.read(out), logits, loss);
     }
 }

@@ -39,7 +39,7 @@ std::vector<ImageDraw> draws_of(OnDevice& m, int64_t batch, int64_t count, uint3
 }
 
 BatchDraw labelled(bool crop, bool flip) {
-    return {.order = Stream::labelled_order, .augment = Stream::labelled_augment, .crop = crop, .flip = flip, .seed = 13};
+    return {.order = RandomStream::labelled_order, .augment = RandomStream::labelled_augment, .crop = crop, .flip = flip, .seed = 13};
 }
 
 TEST_CASE("draw_images_visits_each_image_at_most_once_in_an_epoch") {
@@ -63,7 +63,7 @@ TEST_CASE("draw_images_visits_each_image_at_most_once_in_an_epoch") {
                 CHECK(std::set<int32_t>(order.begin(), order.end()).size() == order.size());
                 for (size_t i = 0; i < order.size(); ++i)
                     CHECK(order[i] == static_cast<int32_t>(shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(s.count), 13,
-                                                                    Stream::labelled_order, epoch)));
+                                                                    RandomStream::labelled_order, epoch)));
                 orders.insert(order);
             }
             if (s.count >= 9) CHECK(orders.size() == 4);
@@ -74,9 +74,9 @@ TEST_CASE("draw_images_visits_each_image_at_most_once_in_an_epoch") {
 TEST_CASE("draw_images_streams_have_orders_and_crops_of_their_own") {
     on_every_device([](OnDevice& m) {
         BatchDraw generative = labelled(true, true);
-        generative.order = Stream::generative_order;
+        generative.order = RandomStream::generative_order;
         const auto a = draws_of(m, 64, 1000, 3, labelled(true, true)), b = draws_of(m, 64, 1000, 3, generative);
-        generative.augment = Stream::generative_augment;
+        generative.augment = RandomStream::generative_augment;
         const auto c = draws_of(m, 64, 1000, 3, generative);
         int same_index = 0, same_crop = 0;
         for (size_t i = 0; i < a.size(); ++i) {
@@ -176,7 +176,7 @@ TEST_CASE("crop_flip_is_reflect_pad_crop_flip_and_noise") {
                 start.iteration = 8, start.step = 1;
                 for (size_t i = 0; i < want.size(); ++i)
                     if (noise > 0)
-                        want[i] += noise * expected_normal(random4(13, Stream::input_noise, 8, 2, i / 4), static_cast<int>(i % 4));
+                        want[i] += noise * expected_normal(random4(13, RandomStream::input_noise, 8, 2, i / 4), static_cast<int>(i % 4));
                 const Array x = m.unwritten(batch * pixels);
                 BatchDraw how = labelled(true, true);
                 how.noise = noise, how.noise_salt = 2;

@@ -76,7 +76,7 @@ constexpr EnergyTerm kTerms[] = {EnergyTerm::sampling, EnergyTerm::positive, Ene
 TEST_CASE("energy_summary_writes_the_mean_and_with_the_negative_term_the_loss") {
     on_every_device([](OnDevice& m) {
         for (const int64_t count : {1, 3, 64, 1000})
-            for (const Pass pass : {Pass::at_weights, Pass::at_perturbed})
+            for (const SamPass pass : {SamPass::at_weights, SamPass::at_perturbed})
                 for (const double l2 : {0.0, 0.3}) {
                     INFO(count << " images, pass " << static_cast<int>(pass) << ", l2 " << l2);
                     const size_t p = static_cast<size_t>(pass);
@@ -108,7 +108,7 @@ TEST_CASE("energy_summary_raises_the_flag_for_non_finite_and_exploding_values_an
             IterationState start;
             start.f_pos[0] = f_pos;
             IterationState* state = m.state(start);
-            m.ops().energy_summary(state, m.real(lse), term, Pass::at_weights, 0);
+            m.ops().energy_summary(state, m.real(lse), term, SamPass::at_weights, 0);
             return m.read(state).diverged;
         };
         const double nan = std::nan("");
@@ -128,8 +128,8 @@ TEST_CASE("energy_summary_raises_the_flag_for_non_finite_and_exploding_values_an
         IterationState raised;
         raised.diverged = 1;
         IterationState* state = m.state(raised);
-        m.ops().energy_summary(state, m.real({1}), EnergyTerm::positive, Pass::at_weights, 0);
-        m.ops().energy_summary(state, m.real({1}), EnergyTerm::negative, Pass::at_weights, 0);
+        m.ops().energy_summary(state, m.real({1}), EnergyTerm::positive, SamPass::at_weights, 0);
+        m.ops().energy_summary(state, m.real({1}), EnergyTerm::negative, SamPass::at_weights, 0);
         CHECK(m.read(state).diverged == 1);
     });
 }
@@ -141,7 +141,7 @@ TEST_CASE("energy_backward_is_the_term_s_coefficient_times_softmax") {
         const IterationState* state = m.state(start);
         constexpr double kWeight = 0.7, kL2 = 0.4;
         for (const Size& s : kSizes)
-            for (const Pass pass : {Pass::at_weights, Pass::at_perturbed})
+            for (const SamPass pass : {SamPass::at_weights, SamPass::at_perturbed})
                 for (const EnergyTerm term : kTerms) {
                     INFO(s.rows << " rows of " << s.classes << ", pass " << static_cast<int>(pass) << ", term " << static_cast<int>(term));
                     const size_t p = static_cast<size_t>(pass);
@@ -220,10 +220,10 @@ TEST_CASE("classification_summary_writes_means_and_the_accuracy_at_the_weights_o
             IterationState start;
             start.loss_clf[0] = start.loss_clf[1] = start.accuracy = 99;
             IterationState* state = m.state(start);
-            m.ops().classification_summary(state, m.real(loss), m.real(hit), Pass::at_perturbed);
+            m.ops().classification_summary(state, m.real(loss), m.real(hit), SamPass::at_perturbed);
             IterationState got = m.read(state);
             check_close("perturbed", {got.loss_clf[0], got.loss_clf[1], got.accuracy}, {99, mean, 99}, {.relative = kDouble});
-            m.ops().classification_summary(state, m.real(loss), m.real(hit), Pass::at_weights);
+            m.ops().classification_summary(state, m.real(loss), m.real(hit), SamPass::at_weights);
             got = m.read(state);
             check_close("at the weights", {got.loss_clf[0], got.loss_clf[1], got.accuracy}, {mean, mean, hits / static_cast<double>(count)},
                         {.relative = kDouble});
@@ -232,7 +232,7 @@ TEST_CASE("classification_summary_writes_means_and_the_accuracy_at_the_weights_o
                 Values broken = loss;
                 broken.back() = bad;
                 IterationState* other = m.state();
-                m.ops().classification_summary(other, m.real(broken), m.real(hit), Pass::at_weights);
+                m.ops().classification_summary(other, m.real(broken), m.real(hit), SamPass::at_weights);
                 CHECK(m.read(other).diverged == 1);
             }
         }

@@ -40,7 +40,7 @@ TEST_CASE("gradient_norm_writes_the_plain_norm_and_the_form_s_scale") {
                 TestData data(1);
                 const Values w = data.normals(count), g = data.normals(count, 0, 0.01);
                 IterationState* state = m.state();
-                m.ops().gradient_norm(state, m.real(g), m.real(w), form, kRho, Pass::at_weights);
+                m.ops().gradient_norm(state, m.real(g), m.real(w), form, kRho, SamPass::at_weights);
                 const IterationState got = m.read(state);
                 const double scale = form == SamForm::asam_sign ? kRho : kRho / (norm_of(g, w, form == SamForm::asam) + 1e-12);
                 check_close("grad_norm, perturb_scale", {got.grad_norm, got.perturb_scale}, {norm_of(g, w, false), scale},
@@ -49,7 +49,7 @@ TEST_CASE("gradient_norm_writes_the_plain_norm_and_the_form_s_scale") {
             }
         // The epsilon keeps a gradient of 0 from dividing by 0.
         IterationState* state = m.state();
-        m.ops().gradient_norm(state, m.real({0, 0}), m.real({1, 1}), SamForm::sam, kRho, Pass::at_weights);
+        m.ops().gradient_norm(state, m.real({0, 0}), m.real({1, 1}), SamForm::sam, kRho, SamPass::at_weights);
         check_close("scale of no gradient", {m.read(state).perturb_scale}, {kRho / 1e-12}, {.relative = kNormError});
     });
 }
@@ -60,10 +60,10 @@ TEST_CASE("gradient_norm_of_the_second_pass_only_looks_for_divergence") {
         start.grad_norm = 5, start.perturb_scale = 6;
         IterationState* state = m.state(start);
         const Array w = m.real({1, 1, 1});
-        m.ops().gradient_norm(state, m.real({1, 2, 3}), w, SamForm::sam, 0.2, Pass::at_perturbed);
+        m.ops().gradient_norm(state, m.real({1, 2, 3}), w, SamForm::sam, 0.2, SamPass::at_perturbed);
         check_equal("kept", {m.read(state).grad_norm, m.read(state).perturb_scale}, {5, 6});
         CHECK(m.read(state).diverged == 0);
-        for (const Pass pass : {Pass::at_weights, Pass::at_perturbed})
+        for (const SamPass pass : {SamPass::at_weights, SamPass::at_perturbed})
             for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
                 IterationState* other = m.state();
                 m.ops().gradient_norm(other, m.real({1, bad, 3}), w, SamForm::sam, 0.2, pass);

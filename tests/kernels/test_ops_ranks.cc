@@ -165,8 +165,8 @@ TEST_CASE("shares_of_a_batch_are_drawn_cropped_and_disturbed_as_the_whole_batch_
             m.ops().draw_images(draws, images, state, d);
             m.ops().crop_flip(x, draws, images, state, d);
         };
-        BatchDraw d{.order = Stream::labelled_order,
-                    .augment = Stream::labelled_augment,
+        BatchDraw d{.order = RandomStream::labelled_order,
+                    .augment = RandomStream::labelled_augment,
                     .crop = true,
                     .flip = true,
                     .noise = 0.1,

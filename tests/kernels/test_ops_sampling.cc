@@ -44,7 +44,7 @@ TEST_CASE("sgld_step_clamps_the_gradient_adds_noise_and_clamps_after_the_noise")
                     start.iteration = 41, start.step = 2;
                     Values want;
                     for (size_t i = 0; i < x.size(); ++i) {
-                        const Random4 r = random4(kSeed, Stream::sgld_noise, 41, 2, i / 4);
+                        const Random4 r = random4(kSeed, RandomStream::sgld_noise, 41, 2, i / 4);
                         const double z = given ? noise[2 * x.size() + i] : expected_normal(r, static_cast<int>(i % 4));
                         const double d = s.grad_clamp > 0 ? std::clamp(g[i], -s.grad_clamp, s.grad_clamp) : g[i];
                         const double value = x[i] + s.step_size * d + s.noise * z;
@@ -122,8 +122,8 @@ TEST_CASE("draw_chains_follows_the_documented_streams") {
         m.ops().draw_chains(index, fresh, m.state(start), kBuffer, kClasses, 0.3, 5);
         Values want_index, want_fresh;
         for (uint64_t n = 0; n < kChains; ++n) {
-            want_index.push_back(expected_index(random4(5, Stream::buffer_index, 9, 0, n).v[0], kBuffer));
-            const Random4 choice = random4(5, Stream::reinit_choice, 9, 0, n);
+            want_index.push_back(expected_index(random4(5, RandomStream::buffer_index, 9, 0, n).v[0], kBuffer));
+            const Random4 choice = random4(5, RandomStream::reinit_choice, 9, 0, n);
             want_fresh.push_back(expected_uniform(choice.v[0]) < 0.3 ? static_cast<double>(expected_index(choice.v[1], kClasses)) : -1.0);
         }
         check_equal("index", m.read(index), want_index);
@@ -214,11 +214,12 @@ double expected_start(const ImageSetOnDevice& set, int32_t label, int64_t chain,
     for (int64_t i = 0; i < n; ++i) mean += pixel(i) / static_cast<double>(n);
     for (int64_t i = 0; i < n; ++i) {
         const auto element = static_cast<uint64_t>(chain * quads + i / 4);
-        const double z = expected_normal(random4(kStartSeed, Stream::init_weights, kStartIteration, 0, element), static_cast<int>(i % 4));
+        const double z =
+            expected_normal(random4(kStartSeed, RandomStream::init_weights, kStartIteration, 0, element), static_cast<int>(i % 4));
         value += (pixel(i) - mean) * z / std::sqrt(static_cast<double>(n));
     }
     const auto element = static_cast<uint64_t>(chain * ((set.resident.width + 3) / 4) + p / 4);
-    const double u = expected_normal(random4(kStartSeed, Stream::init_pixels, kStartIteration, 0, element), static_cast<int>(p % 4));
+    const double u = expected_normal(random4(kStartSeed, RandomStream::init_pixels, kStartIteration, 0, element), static_cast<int>(p % 4));
     return std::clamp(mean + value + 0.01 * u, -1.0, 1.0);
 }
 
@@ -240,9 +241,12 @@ TEST_CASE("start_images_takes_the_buffer_or_draws_from_the_class_s_gaussian") {
                         want.push_back(fresh[n] < 0 ? buffer[static_cast<size_t>(index[n] * pixels + p)]
                                                     : expected_start(set, fresh[n], first_chain + static_cast<int64_t>(n), p));
                 const Array x = m.unwritten(chains * pixels), held = m.real(buffer);
-                m.ops().start_images(
-                    x, held, m.integers(index), m.integers(fresh), m.unwritten(chains * set.resident.largest_class), set.resident, state,
-                    {.first_chain = first_chain, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kStartSeed});
+                m.ops().start_images(x, held, m.integers(index), m.integers(fresh), m.unwritten(chains * set.resident.largest_class),
+                                     set.resident, state,
+                                     {.first_chain = first_chain,
+                                      .weights = RandomStream::init_weights,
+                                      .pixels = RandomStream::init_pixels,
+                                      .seed = kStartSeed});
                 Tolerance tolerance{.absolute = kNormalError + kStart * m.rounding()};
                 check_close("x", m.read(x), want, tolerance);
                 check_equal("the buffer stays", m.read(held), buffer);
@@ -258,9 +262,10 @@ TEST_CASE("start_images_samples_have_the_class_s_mean_and_covariance") {
         const ImageSetOnDevice set(m, {9, 21}, kPixels, 108, 148);
         const std::vector<int32_t> fresh(kChains, 1);
         const Array x = m.unwritten(kChains * kPixels);
-        m.ops().start_images(x, {nullptr, m.device().real_type(), 0}, m.integers(fresh), m.integers(fresh),
-                             m.unwritten(kChains * set.resident.largest_class), set.resident, m.state(),
-                             {.first_chain = 0, .weights = Stream::buffer_fill_weights, .pixels = Stream::buffer_fill_pixels, .seed = 3});
+        m.ops().start_images(
+            x, {nullptr, m.device().real_type(), 0}, m.integers(fresh), m.integers(fresh),
+            m.unwritten(kChains * set.resident.largest_class), set.resident, m.state(),
+            {.first_chain = 0, .weights = RandomStream::buffer_fill_weights, .pixels = RandomStream::buffer_fill_pixels, .seed = 3});
         const Values got = m.read(x);
         const auto covariance = [&](int64_t count, const std::function<double(int64_t, int64_t)>& value, Values& mean) {
             Values out;
@@ -307,14 +312,15 @@ TEST_CASE("start_images_without_weights_is_uniform_in_minus_1_to_1") {
         IterationState start;
         start.iteration = kStartIteration;
         const Array x = m.unwritten(kChains * kPixels);
-        m.ops().start_images(x, m.real(buffer), m.integers(std::vector<int32_t>(kChains, 0)), m.integers(fresh),
-                             {nullptr, m.device().real_type(), 0}, set.resident, m.state(start),
-                             {.first_chain = 8, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = kStartSeed});
+        m.ops().start_images(
+            x, m.real(buffer), m.integers(std::vector<int32_t>(kChains, 0)), m.integers(fresh), {nullptr, m.device().real_type(), 0},
+            set.resident, m.state(start),
+            {.first_chain = 8, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = kStartSeed});
         Values want;
         for (int64_t n = 0; n < kChains; ++n)
             for (int64_t p = 0; p < kPixels; ++p) {
                 const auto element = static_cast<uint64_t>((8 + n) * ((kPixels + 3) / 4) + p / 4);
-                const Random4 r = random4(kStartSeed, Stream::init_pixels, kStartIteration, 0, element);
+                const Random4 r = random4(kStartSeed, RandomStream::init_pixels, kStartIteration, 0, element);
                 want.push_back(n == 3 ? buffer[static_cast<size_t>(p)] : 2 * expected_uniform(r.v[p % 4]) - 1);
             }
         check_close("x", m.read(x), want, m.roundings(1));
@@ -329,9 +335,9 @@ TEST_CASE("start_images_does_not_depend_on_how_chains_are_split") {
         const auto run = [&](int64_t first, int64_t count) {
             const Array x = m.unwritten(count * kPixels);
             const Array marks = m.integers({fresh.begin() + first, fresh.begin() + first + count});
-            m.ops().start_images(x, {nullptr, m.device().real_type(), 0}, marks, marks, m.unwritten(count * set.resident.largest_class),
-                                 set.resident, m.state(),
-                                 {.first_chain = first, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = 1});
+            m.ops().start_images(
+                x, {nullptr, m.device().real_type(), 0}, marks, marks, m.unwritten(count * set.resident.largest_class), set.resident,
+                m.state(), {.first_chain = first, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 1});
             return m.read(x);
         };
         const Values all = run(0, 4);

@@ -15,15 +15,16 @@
 namespace jem {
 namespace {
 
-constexpr std::array kStreams = {Stream::labelled_order,    Stream::labelled_augment, Stream::generative_order, Stream::generative_augment,
-                                 Stream::input_noise,       Stream::buffer_index,     Stream::reinit_choice,    Stream::init_weights,
-                                 Stream::init_pixels,       Stream::sgld_noise,       Stream::parameters,       Stream::buffer_fill_weights,
-                                 Stream::buffer_fill_pixels};
+constexpr std::array kStreams = {RandomStream::labelled_order,     RandomStream::labelled_augment, RandomStream::generative_order,
+                                 RandomStream::generative_augment, RandomStream::input_noise,      RandomStream::buffer_index,
+                                 RandomStream::reinit_choice,      RandomStream::init_weights,     RandomStream::init_pixels,
+                                 RandomStream::sgld_noise,         RandomStream::parameters,       RandomStream::buffer_fill_weights,
+                                 RandomStream::buffer_fill_pixels};
 
 // The counter is (element low, element high ^ stream << 24, iteration, step), the key is the seed.
 Random4 philox(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key, uint32_t stream) {
     const uint64_t element = uint64_t{counter[1] ^ (stream << 24)} << 32 | counter[0];
-    return random4(uint64_t{key[1]} << 32 | key[0], static_cast<Stream>(stream), counter[2], counter[3], element);
+    return random4(uint64_t{key[1]} << 32 | key[0], static_cast<RandomStream>(stream), counter[2], counter[3], element);
 }
 
 TEST_CASE("random4_is_philox_4x32_10_of_the_documented_counter") {
@@ -51,7 +52,7 @@ TEST_CASE("random4_is_philox_4x32_10_of_the_documented_counter") {
 TEST_CASE("streams_elements_iterations_and_steps_do_not_share_numbers") {
     std::set<std::array<uint32_t, 4>> seen;
     size_t drawn = 0;
-    for (const Stream stream : kStreams)
+    for (const RandomStream stream : kStreams)
         for (const uint32_t iteration : {0u, 1u, 78000u})
             for (const uint32_t step : {0u, 1u, 19u})
                 // The last element is beyond any that a run can ask for: 2^40 pixels.
@@ -123,7 +124,7 @@ TEST_CASE("index_of_stays_below_n_and_reaches_both_ends") {
 TEST_CASE("normals_of_are_box_muller_of_the_four_words") {
     Values got, want;
     for (uint64_t i = 0; i < 20000; ++i) {
-        const Random4 r = random4(3, Stream::sgld_noise, 5, 2, i);
+        const Random4 r = random4(3, RandomStream::sgld_noise, 5, 2, i);
         const Normal4 z = normals_of(r);
         for (int lane = 0; lane < 4; ++lane) {
             got.push_back(static_cast<double>(z.v[lane]));
@@ -142,7 +143,7 @@ TEST_CASE("normals_have_the_moments_of_the_standard_normal") {
     constexpr double kDeviations = 4.5;
     double m1 = 0, m2 = 0, m3 = 0, m4 = 0, product = 0;
     for (int64_t i = 0; i < kDraws / 4; ++i) {
-        const Normal4 z = normals_of(random4(11, Stream::init_pixels, 0, 0, static_cast<uint64_t>(i)));
+        const Normal4 z = normals_of(random4(11, RandomStream::init_pixels, 0, 0, static_cast<uint64_t>(i)));
         for (const float value : z.v) {
             const double v = value;
             m1 += v, m2 += v * v, m3 += v * v * v, m4 += v * v * v * v;
@@ -158,7 +159,7 @@ TEST_CASE("normals_have_the_moments_of_the_standard_normal") {
     CHECK(std::abs(product / n) < limit);  // the four of a group are independent
 }
 
-std::vector<uint32_t> order_of(uint32_t n, uint64_t seed, Stream stream, uint32_t order) {
+std::vector<uint32_t> order_of(uint32_t n, uint64_t seed, RandomStream stream, uint32_t order) {
     std::vector<uint32_t> out;
     for (uint32_t i = 0; i < n; ++i) out.push_back(shuffled(i, n, seed, stream, order));
     return out;
@@ -167,7 +168,7 @@ std::vector<uint32_t> order_of(uint32_t n, uint64_t seed, Stream stream, uint32_
 TEST_CASE("shuffled_is_a_permutation_for_every_n") {
     for (const uint32_t n : {1u, 2u, 3u, 4u, 5u, 15u, 16u, 17u, 64u, 65u, 97u, 1000u, 50000u})
         for (uint32_t order = 0; order < 3; ++order) {
-            std::vector<uint32_t> found = order_of(n, 1, Stream::labelled_order, order);
+            std::vector<uint32_t> found = order_of(n, 1, RandomStream::labelled_order, order);
             std::sort(found.begin(), found.end());
             for (uint32_t i = 0; i < n; ++i)
                 if (found[i] != i) {
@@ -179,7 +180,7 @@ TEST_CASE("shuffled_is_a_permutation_for_every_n") {
 
 TEST_CASE("shuffled_differs_between_orders_streams_and_seeds") {
     for (const uint32_t n : {64u, 97u, 1000u}) {
-        const auto first = order_of(n, 1, Stream::labelled_order, 0);
+        const auto first = order_of(n, 1, RandomStream::labelled_order, 0);
         const auto same_places = [&](const std::vector<uint32_t>& other) {
             int same = 0;
             for (uint32_t i = 0; i < n; ++i) same += first[i] == other[i] ? 1 : 0;
@@ -187,9 +188,9 @@ TEST_CASE("shuffled_differs_between_orders_streams_and_seeds") {
         };
         // Independent permutations agree in 1 place on average, in more than 8 with probability 1e-6.
         constexpr int kAgreements = 8;
-        CHECK(same_places(order_of(n, 1, Stream::labelled_order, 1)) <= kAgreements);
-        CHECK(same_places(order_of(n, 1, Stream::generative_order, 0)) <= kAgreements);
-        CHECK(same_places(order_of(n, 2, Stream::labelled_order, 0)) <= kAgreements);
+        CHECK(same_places(order_of(n, 1, RandomStream::labelled_order, 1)) <= kAgreements);
+        CHECK(same_places(order_of(n, 1, RandomStream::generative_order, 0)) <= kAgreements);
+        CHECK(same_places(order_of(n, 2, RandomStream::labelled_order, 0)) <= kAgreements);
         std::vector<uint32_t> identity(n);
         for (uint32_t i = 0; i < n; ++i) identity[i] = i;
         CHECK(same_places(identity) <= kAgreements);
@@ -200,7 +201,7 @@ TEST_CASE("shuffled_puts_every_image_in_every_place_equally_often") {
     constexpr uint32_t kCount = 10, kOrders = 20000;
     std::array<std::array<int, kCount>, kCount> times = {};
     for (uint32_t order = 0; order < kOrders; ++order)
-        for (uint32_t i = 0; i < kCount; ++i) ++times[i][shuffled(i, kCount, 9, Stream::generative_order, order)];
+        for (uint32_t i = 0; i < kCount; ++i) ++times[i][shuffled(i, kCount, 9, RandomStream::generative_order, order)];
     // Binomial: mean 2000, standard deviation sqrt(20000 * 0.1 * 0.9) = 42; 100 places.
     constexpr int kDeviation = 5 * 42;
     for (uint32_t i = 0; i < kCount; ++i)
@@ -234,7 +235,7 @@ std::vector<double> start_with_width(bool informative) {
                                            .pixels = kPixels,
                                            .stride = kImages,
                                            .first_chain = 100,
-                                           .stream = Stream::init_pixels,
+                                           .stream = RandomStream::init_pixels,
                                            .seed = 77};
     for (int64_t item = 0; item < kChains * ((kPixels + Width - 1) / Width); ++item) start(item);
     return x;

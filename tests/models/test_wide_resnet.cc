@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/parameters.h"
+#include "engine/network/parameters.h"
 #include "tests/check.h"
 
 namespace jem {

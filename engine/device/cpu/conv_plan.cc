@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "engine/device/cpu/onednn.h"
-#include "engine/device/cpu/winograd.h"
+#include "engine/device/cpu/winograd/winograd.h"
 
 namespace jem {
 namespace {

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "engine/device/cuda/convolution/planned_call.h"
 #include "engine/device/cuda/cuda_device.h"
-#include "engine/device/cuda/planned_call.h"
 
 namespace jem {
 namespace {

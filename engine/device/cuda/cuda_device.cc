@@ -6,8 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/nccl_communicator.h"
-#include "engine/device/cuda/plans.h"
 #include "engine/device/cuda/queue.h"
 #include "engine/device/cuda/runtime.h"
 

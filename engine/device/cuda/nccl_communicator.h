@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "engine/device/communicator.h"
-#include "kernels/cuda_launcher.h"
+#include "engine/ranks/communicator.h"
+#include "kernels/cuda/cuda_launcher.h"
 
 namespace jem {
 

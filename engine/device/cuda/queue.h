@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "engine/device/device.h"
-#include "kernels/cuda_launcher.h"
+#include "kernels/cuda/cuda_launcher.h"
 
 namespace jem {
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/device/communicator.h"
 #include "engine/device/host/host_stream.h"
+#include "engine/ranks/communicator.h"
 
 namespace jem {
 

@@ -80,8 +80,8 @@ public:
     // Everything but the convolutions' and the head's own arithmetic, which is oneDNN's on the CPU.
     void own_ops() {
         Ops& ops = m_.ops();
-        const BatchDraw draw{.order = Stream::labelled_order,
-                             .augment = Stream::labelled_augment,
+        const BatchDraw draw{.order = RandomStream::labelled_order,
+                             .augment = RandomStream::labelled_augment,
                              .crop = true,
                              .flip = true,
                              .noise = 0.03,
@@ -93,7 +93,7 @@ public:
         ops.gather_labels(labels_, draws_, images_);
         ops.draw_chains(index_, fresh_, state_, 30, 1, 0.5, 5);
         ops.start_images(gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
-                         {.first_chain = 0, .weights = Stream::init_weights, .pixels = Stream::init_pixels, .seed = 5});
+                         {.first_chain = 0, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 5});
         ops.sgld_gradient_norm(state_, gradient, kBatch);
         ops.sgld_step(pixels, gradient, {}, state_, {.noise = 0.01, .seed = 5});
         ops.advance_step(state_);
@@ -114,12 +114,12 @@ public:
         Ops& ops = m_.ops();
         ops.log_sum_exp(lse_, logits_);
         for (const EnergyTerm term : {EnergyTerm::positive, EnergyTerm::negative}) {
-            ops.energy_summary(state_, lse_, term, Pass::at_weights, 0.1);
-            ops.energy_backward(d_logits_, logits_, lse_, state_, term, Pass::at_weights, 1, 0.1);
+            ops.energy_summary(state_, lse_, term, SamPass::at_weights, 0.1);
+            ops.energy_backward(d_logits_, logits_, lse_, state_, term, SamPass::at_weights, 1, 0.1);
         }
         ops.cross_entropy(loss_, hit_, d_logits_, logits_, labels_, 1);
-        ops.classification_summary(state_, loss_, hit_, Pass::at_weights);
-        ops.gradient_norm(state_, conv_.d_w, conv_.w, SamForm::asam, 0.2, Pass::at_weights);
+        ops.classification_summary(state_, loss_, hit_, SamPass::at_weights);
+        ops.gradient_norm(state_, conv_.d_w, conv_.w, SamForm::asam, 0.2, SamPass::at_weights);
         ops.sam_perturb(perturbed_, conv_.w, conv_.d_w, state_, SamForm::asam);
         ops.sgd_update(conv_.w, velocity_, conv_.d_w, state_, 0.9, 1e-3);
         ops.adam_update(stem_.w, velocity_.slice(0, stem_.w.count), second_.slice(0, stem_.w.count), stem_.d_w, state_, 1e-3);
@@ -440,7 +440,7 @@ Values run_own_ops(int threads) {
     const Array d_bias = m.real(Values(33)), g = m.real(data.normals(123457)), w = m.real(data.normals(123457));
     m.ops().bias_gradient(d_bias, m.tensor(e, data.normals(e.count())));
     IterationState* state = m.state();
-    m.ops().gradient_norm(state, g, w, SamForm::asam, 0.2, Pass::at_weights);
+    m.ops().gradient_norm(state, g, w, SamForm::asam, 0.2, SamPass::at_weights);
     for (const double v : m.read(d_bias)) out.push_back(v);
     out.push_back(m.read(state).grad_norm);
     out.push_back(m.read(state).perturb_scale);

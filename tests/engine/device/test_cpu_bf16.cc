@@ -13,7 +13,7 @@
 #include "engine/device/cpu/conv_plan.h"
 #include "kernels/bf16.h"
 #include "tests/check_sums.h"
-#include "tests/engine/findings.h"
+#include "tests/engine/training/findings.h"
 #include "tests/on_device.h"
 
 namespace jem {
@@ -207,14 +207,14 @@ TEST_CASE("a_convolution_in_bf16_is_filtered_minimally_where_that_saves_more_tha
 TEST_CASE("an_iteration_on_the_cpu_in_bf16_equals_the_reference_and_repeats_bit_for_bit") {
     if (skipped_without_bf16("iterations in bf16")) return;
     const auto reference = make_reference_device(DType::f64);
-    for (const Norm norm : {Norm::batch, Norm::none})
+    for (const NormKind norm : {NormKind::batch, NormKind::none})
         for (const SamForm sam : {SamForm::sam, SamForm::none})
             for (const int64_t steps : {0, 2}) {
                 Settings s = selftest::iteration_settings();
                 s.norm = norm;
                 s.sam = sam;
                 s.sgld_steps = steps;
-                if (norm == Norm::none) s.lr = 0.01;
+                if (norm == NormKind::none) s.lr = 0.01;
                 INFO("norm ", name_of(norm), ", ", name_of(sam), ", K ", steps);
                 const auto device = bf16_device();
                 check_all(selftest::check_iteration(*device, *reference, make_network, s, selftest::limits_of("bf16")));

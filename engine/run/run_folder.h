@@ -1,0 +1,67 @@
+// A run's folder: configuration, metrics, checkpoints. Whatever is killed when, what lies there is whole.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "engine/network/parameters.h"
+#include "engine/settings/settings.h"
+
+namespace jem {
+
+// Counters that a checkpoint carries besides tensors.
+struct RunProgress {
+    int64_t iteration = 0;  // iterations done
+    double best_accuracy = -1;
+    int64_t best_iteration = 0;
+    std::string best_chosen_on;  // "valid" or "test"
+    double seconds = 0;          // spent so far
+};
+
+class RunFolder {
+public:
+    explicit RunFolder(std::filesystem::path root);
+
+    // Creates the folders; InputError where they cannot be written.
+    void create() const;
+    bool has_checkpoint() const;
+
+    std::filesystem::path config() const { return root_ / "config.json"; }
+    std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+    std::filesystem::path last() const { return root_ / "checkpoints" / "last.safetensors"; }
+    std::filesystem::path best() const { return root_ / "checkpoints" / "best.safetensors"; }
+    std::filesystem::path state() const { return root_ / "checkpoints" / "last.state.safetensors"; }
+    std::filesystem::path sample(int64_t iteration) const;
+    const std::filesystem::path& root() const { return root_; }
+
+    void write_config(const Settings& settings) const;
+    // Settings of config.json; InputError if it is missing or damaged.
+    Settings read_config() const;
+
+    // Keeps the log lines up to that iteration (0: none): those beyond a checkpoint will be written again.
+    void cut_metrics(int64_t last_iteration) const;
+    void append_metrics(const nlohmann::ordered_json& line) const;
+
+private:
+    std::filesystem::path root_;
+};
+
+// Writes text by way of a temporary file and a rename.
+void write_text_atomically(const std::filesystem::path& path, const std::string& text);
+
+// Weights, running statistics and averages: what evaluate, sample and PyTorch read.
+SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, const RunProgress& progress);
+// The same and all that resuming needs: optimizer state and replay buffer (null: there is none).
+SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings,
+                           const RunProgress& progress);
+// Restores it; InputError for a file that is not complete.
+RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings, const SafetensorsFile& file,
+                       const std::string& path);
+
+// The settings that a checkpoint was written with, or none where it is a bare one.
+std::optional<Settings> settings_of(const SafetensorsFile& file);
+
+}  // namespace jem

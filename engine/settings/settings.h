@@ -1,0 +1,114 @@
+// Every hyper-parameter of a run, its recipes, and its JSON form (a run's config.json).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/settings/enums.h"
+#include "kernels/ops.h"
+#include "kernels/optimizer.h"
+#include "kernels/sampling.h"
+
+namespace jem {
+
+struct Settings {
+    std::string recipe = "sada-jem";
+    uint64_t seed = 1;
+
+    // Network. Sizes of 0: as the data set has them.
+    int64_t depth = 28, width = 10;
+    NormKind norm = NormKind::batch;
+    NormStatistics norm_statistics = NormStatistics::rank;
+    int64_t in_channels = 0, image_size = 0, num_classes = 0;
+    std::string precision = "f32";
+    ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
+    bool recompute = false;  // keep one activation a block instead of two
+
+    // Data
+    std::string data, data_dir;
+    int64_t n_valid = 0;  // images held out of the training set
+    bool augment = true, gen_augment = false;
+    double input_noise = 0;
+
+    // Schedule
+    int64_t epochs = 200;
+    int64_t iterations = -1;  // -1: as many as the epochs have
+    int64_t batch_size = 128, gen_batch_size = 64;
+    Optimizer optimizer = Optimizer::sgd;
+    double lr = 0.1, momentum = 0.9, weight_decay = 5e-4;
+    int64_t warmup_iterations = 1000;
+    LrSchedule lr_schedule = LrSchedule::step;
+    std::vector<int64_t> lr_milestones = {60, 120, 180};  // epochs
+    double lr_decay = 0.2;
+    double ema = 0;  // 0: none
+
+    // Sampling
+    int64_t sgld_steps = 10;
+    double sgld_step_size = 1, sgld_noise = 0, sgld_grad_clamp = 1;
+    bool sgld_pixel_clamp = true;
+    SamplingNorm sampling_norm = SamplingNorm::batch;
+    int64_t buffer_size = 10000;
+    double reinit_freq = 0.05;
+    StartForm init = StartForm::informative;
+
+    // Objective
+    SamForm sam = SamForm::sam;
+    double rho = 0.2;
+    bool sam_local = false;  // with several ranks: each perturbs along its own gradient
+    double p_x_weight = 1, p_y_given_x_weight = 1, energy_l2 = 0;
+
+    // Run folder
+    int64_t checkpoint_interval = 0;  // iterations; 0: at the end of each epoch only
+    int64_t log_interval = 10;
+    int64_t sample_interval = 1;  // epochs
+
+    bool samples() const { return p_x_weight != 0; }
+    bool classifies() const { return p_y_given_x_weight != 0; }
+    SgldSettings sgld() const { return {sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed}; }
+};
+
+// The preset of that name; throws InputError for an unknown one, listing the known.
+Settings recipe(const std::string& name);
+std::vector<std::string> recipe_names();
+
+// Throws InputError naming the flag for values that contradict each other or are out of range.
+void validate(const Settings& settings);
+
+nlohmann::ordered_json to_json(const Settings& settings);
+// Values that are absent keep what `settings` holds; an unknown key or a wrong type is an InputError that names it.
+void merge_json(Settings& settings, const nlohmann::json& json);
+
+// Names as on the command line.
+template <class E>
+struct EnumNames;
+#define JEM_ENUM_NAMES(Type, ...)                                                       \
+    template <>                                                                         \
+    struct EnumNames<Type> {                                                            \
+        static const std::vector<std::pair<std::string, Type>>& all() {                 \
+            static const std::vector<std::pair<std::string, Type>> names = __VA_ARGS__; \
+            return names;                                                               \
+        }                                                                               \
+    }
+JEM_ENUM_NAMES(Optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}});
+JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::cosine}});
+JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
+JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
+JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
+JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});
+JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});
+JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}});
+#undef JEM_ENUM_NAMES
+
+template <class E>
+std::string name_of(E value) {
+    for (const auto& [name, v] : EnumNames<E>::all())
+        if (v == value) return name;
+    return "?";
+}
+
+// The learning rate of iteration i (counted from 0): linear warm-up lr * i / warmup, then milestones, or a cosine over all iterations.
+double learning_rate(const Settings& settings, int64_t iteration, int64_t iterations_per_epoch, int64_t total_iterations);
+
+}  // namespace jem

@@ -1,0 +1,142 @@
+#include "engine/training/step.h"
+
+#include <map>
+#include <vector>
+
+#include "data/input_error.h"
+#include "engine/training/iteration.h"
+
+namespace jem {
+namespace {
+
+// The batch size of an image tensor, after checking that it is [N, C, H, W] as the settings say.
+int64_t batch_of(const StepInput& input, const std::string& name, const Settings& s) {
+    if (!input.batch.has(name)) throw InputError(input.batch_path + " has no tensor " + name + " (the objective needs it). Add it.");
+    const std::vector<int64_t>& shape = input.batch.at(name).shape;
+    const std::vector<int64_t> wanted = {s.in_channels, s.image_size, s.image_size};
+    if (shape.size() != 4 || shape[0] < 1 || std::vector<int64_t>(shape.begin() + 1, shape.end()) != wanted)
+        throw InputError("Tensor " + name + " of " + input.batch_path + " has the wrong shape ([N, " + std::to_string(s.in_channels) +
+                         ", " + std::to_string(s.image_size) + ", " + std::to_string(s.image_size) +
+                         "] was expected). Give --in-channels and --image-size.");
+    return shape[0];
+}
+
+FileTensor vector_tensor(const std::vector<double>& values, DType type, std::vector<int64_t> shape) {
+    if (type == DType::f64) return make_file_tensor(std::span<const double>(values), std::move(shape));
+    const std::vector<float> floats(values.begin(), values.end());
+    return make_file_tensor(std::span<const float>(floats), std::move(shape));
+}
+
+}  // namespace
+
+SafetensorsFile run_step(Device& device, Network& network, const Settings& s, const StepInput& input) {
+    TrainingIteration::GivenBatches given;
+    if (s.samples()) {
+        given.positive = batch_of(input, "x_pos", s);
+        given.negative = batch_of(input, "x_neg_start", s);
+        given.noise = input.batch.has("noise") && s.sgld_steps > 0;
+        if (given.noise &&
+            input.batch.at("noise").shape != std::vector<int64_t>{s.sgld_steps, given.negative, s.in_channels, s.image_size, s.image_size})
+            throw InputError("Tensor noise of " + input.batch_path +
+                             " is not [K, N, C, H, W] with K = --sgld-steps. Correct it, or leave it out.");
+    }
+    if (s.classifies()) given.labelled = batch_of(input, "x_lab", s);
+
+    Memory memory(device);
+    TrainingIteration iteration(device, memory, network, s, given);
+    iteration.keep_logits(true);
+    iteration.plan();
+    memory.allocate();
+    Parameters& parameters = iteration.parameters();
+    parameters.load(input.checkpoint, input.checkpoint_path, {"velocity.", "adam_m.", "adam_v.", "ema."});
+    if (s.optimizer == Optimizer::adam) {
+        parameters.load_array(parameters.velocity(), input.checkpoint, "adam_m.");
+        parameters.load_array(parameters.second(), input.checkpoint, "adam_v.");
+    } else {
+        parameters.load_array(parameters.velocity(), input.checkpoint, "velocity.");
+    }
+    if (s.ema > 0 && !parameters.load_array(parameters.average(), input.checkpoint, "ema."))
+        device.copy(parameters.average().data, parameters.weights().data, parameters.weights().bytes());
+
+    const int64_t pixels = s.image_size * s.image_size;
+    const auto upload_images = [&](Array to, const std::string& name, int64_t n) {
+        upload_values(device, to, to_channels_last(input.batch.doubles(name), n, s.in_channels, pixels));
+    };
+    if (s.samples()) {
+        upload_images(iteration.positive_images(), "x_pos", given.positive);
+        if (given.noise) upload_images(iteration.sampler().noise(), "noise", s.sgld_steps * given.negative);
+    }
+    if (s.classifies()) {
+        upload_images(iteration.labelled_images(), "x_lab", given.labelled);
+        if (!input.batch.has("y")) throw InputError(input.batch_path + " has no tensor y (the labels of x_lab). Add it as int64 [N].");
+        const std::vector<int64_t> y = input.batch.ints("y");
+        if (static_cast<int64_t>(y.size()) != given.labelled)
+            throw InputError("Tensor y of " + input.batch_path + " has " + std::to_string(y.size()) + " labels (x_lab has " +
+                             std::to_string(given.labelled) + " images). Give one each.");
+        for (const int64_t label : y)
+            if (label < 0 || label >= s.num_classes)
+                throw InputError("Tensor y of " + input.batch_path + " has label " + std::to_string(label) + " (0 to " +
+                                 std::to_string(s.num_classes - 1) + " are allowed). Give --num-classes.");
+        const std::vector<int32_t> labels(y.begin(), y.end());
+        device.upload(iteration.labels().data, labels.data(), labels.size() * sizeof(int32_t));
+    }
+
+    iteration.record();
+    iteration.prepare_weights();
+    const DType type = device.real_type();
+    SafetensorsFile dump;
+    const auto dump_gradient = [&](const std::string& prefix) {
+        device.synchronize();
+        parameters.save_array(parameters.gradient(), dump, prefix);
+    };
+    const auto scalar = [&](const std::string& name, double value) { dump.tensors[name] = vector_tensor({value}, type, {1}); };
+
+    std::map<std::string, std::vector<double>> curves;
+    IterationState state;
+    for (int64_t i = 0; i < input.iterations; ++i) {
+        if (s.samples()) upload_images(iteration.sampler().samples(), "x_neg_start", given.negative);
+        iteration.begin(i, s.lr, input.optimizer_step + i);
+        for (const Phase phase : kPhases) {
+            for (int64_t k = 0; k < iteration.repeats(phase); ++k) iteration.run(phase);
+            if (phase == Phase::perturb) dump_gradient("grad1.");
+            if (phase == Phase::second && iteration.repeats(phase) > 0) dump_gradient("grad2.");
+        }
+        iteration.read_state(state);
+        device.synchronize();
+        curves["f_pos_curve"].push_back(state.f_pos[0]);
+        curves["f_neg_curve"].push_back(state.f_neg[0]);
+        curves["loss_gen_curve"].push_back(state.loss_gen[0]);
+        curves["loss_clf_curve"].push_back(state.loss_clf[0]);
+        curves["grad_norm_curve"].push_back(state.grad_norm);
+    }
+
+    if (s.samples()) {
+        const std::vector<double> x = download_values(device, iteration.sampler().samples());
+        dump.tensors["x_neg"] = vector_tensor(to_channels_first(x, given.negative, s.in_channels, pixels), type,
+                                              {given.negative, s.in_channels, s.image_size, s.image_size});
+        scalar("f_pos", state.f_pos[0]);
+        scalar("f_neg", state.f_neg[0]);
+        scalar("loss_gen", state.loss_gen[0]);
+    }
+    if (s.classifies()) {
+        scalar("loss_clf", state.loss_clf[0]);
+        dump.tensors["logits_lab"] = vector_tensor(download_values(device, iteration.kept_logits()), type, {given.labelled, s.num_classes});
+    }
+    scalar("grad_norm", state.grad_norm);
+    parameters.save_array(parameters.weights(), dump, "param.");
+    parameters.save_statistics(dump, "running.");
+    // The unconditional head takes no part: its gradient is zero and it stays as it is.
+    for (const auto& [name, tensor] : input.checkpoint.tensors) {
+        if (!name.starts_with("energy_output.")) continue;
+        dump.tensors["param." + name] = vector_tensor(input.checkpoint.doubles(name), type, tensor.shape);
+        const std::vector<double> zeros(static_cast<size_t>(tensor.num_elements()));
+        dump.tensors["grad1." + name] = vector_tensor(zeros, type, tensor.shape);
+        if (s.sam != SamForm::none) dump.tensors["grad2." + name] = vector_tensor(zeros, type, tensor.shape);
+    }
+    if (input.iterations > 1)
+        for (const auto& [name, values] : curves) dump.tensors[name] = vector_tensor(values, type, {input.iterations});
+    if (state.diverged != 0) dump.metadata["diverged"] = "true";
+    return dump;
+}
+
+}  // namespace jem

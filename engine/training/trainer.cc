@@ -1,0 +1,282 @@
+#include "engine/training/trainer.h"
+
+#include <algorithm>
+#include <array>
+
+#include "data/input_error.h"
+
+namespace jem {
+namespace {
+
+constexpr int64_t kSheetImages = 100;
+
+TrainingIteration::DataSource source_of(const ImageSet& images) {
+    ImageSetShape shape = {};
+    shape.channels = images.channels;
+    shape.height = images.height;
+    shape.width = images.width;
+    shape.num_classes = images.num_classes;
+    shape.flip = known_shape(images.name).flip;
+    return {shape, images.count(), largest_class_of(images)};
+}
+
+void check_sizes(const Settings& s, int64_t images) {
+    if (s.classifies() && s.batch_size > images)
+        throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(images) +
+                         " training images). Give a smaller one.");
+    if (s.samples() && s.gen_batch_size > images)
+        throw InputError("--gen-batch-size is " + std::to_string(s.gen_batch_size) + " (there are " + std::to_string(images) +
+                         " training images). Give a smaller one.");
+}
+
+const TrainingIteration::DataSource& checked(const Settings& s, const TrainingIteration::DataSource& train) {
+    check_sizes(s, train.count);
+    return train;
+}
+
+}  // namespace
+
+TrainingParts::TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train,
+                             int64_t held_out)
+    : memory(device),
+      evaluator(device, memory, network, {held_out}, train.shape),
+      iteration(device, memory, network, settings, checked(settings, train)) {
+    work = iteration.plan();
+    memory.plan([&] { evaluator.plan(evaluation_memory()); });
+    memory.pack();
+}
+
+NetworkMemory TrainingParts::evaluation_memory() {
+    return {.weights = iteration.parameters().weights(),
+            .gradient = {},
+            .statistics = iteration.parameters().statistics(),
+            .state = iteration.state()};
+}
+
+Trainer::Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out,
+                 const std::string& held_out_name, const RunFolder& folder, TrainingObserver& observer)
+    : device_(device),
+      settings_(settings),
+      held_out_(std::move(held_out)),
+      held_out_name_(held_out_name),
+      folder_(folder),
+      observer_(observer),
+      parts_(device, network, settings, source_of(train), held_out_.count()),
+      ranks_(device.communicator()) {
+    iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
+    total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
+    parts_.memory.allocate();
+    iteration_.images().upload(train);
+    iteration_.record();
+}
+
+void Trainer::start_or_resume(bool resume) {
+    together(ranks_.ranks(), [&] {
+        if (ranks_.first()) start_or_resume_alone(resume);
+    });
+    if (ranks_.size() > 1) share_start();
+}
+
+void Trainer::share_start() {
+    Parameters& p = iteration_.parameters();
+    ranks_.broadcast(p.weights());
+    ranks_.broadcast(p.statistics());
+    ranks_.broadcast(p.velocity());
+    if (settings_.optimizer == Optimizer::adam) ranks_.broadcast(p.second());
+    if (settings_.ema > 0) ranks_.broadcast(p.average());
+    if (settings_.samples()) ranks_.broadcast(iteration_.buffer().images());
+    ranks_.ranks().broadcast(&progress_.iteration, sizeof progress_.iteration);
+    iteration_.prepare_weights();
+    device_.synchronize();
+}
+
+void Trainer::start_or_resume_alone(bool resume) {
+    folder_.create();
+    const bool buffer = settings_.samples();
+    if (resume && folder_.has_checkpoint()) {
+        const Array images = buffer ? iteration_.buffer().images() : Array{};
+        const SafetensorsFile file = SafetensorsFile::read(folder_.state());
+        progress_ = load_state(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, file, folder_.state().string());
+        iteration_.prepare_weights();
+        observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + ".");
+    } else {
+        if (resume) observer_.message("There is no checkpoint in " + folder_.root().string() + " yet: starting afresh.");
+        folder_.write_config(settings_);  // before what takes long: --resume needs no more than it
+        iteration_.parameters().initialise(settings_.seed);
+        iteration_.prepare_weights();
+        if (buffer) {
+            iteration_.begin(0, 0, 0);
+            iteration_.buffer().fill(iteration_.images().view(), iteration_.state(),
+                                     [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });
+        }
+    }
+    folder_.cut_metrics(progress_.iteration);
+    folder_.write_config(settings_);
+}
+
+TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
+    start_or_resume(resume);
+    seconds_before_ = progress_.seconds;
+    started_ = std::chrono::steady_clock::now();
+    restart_rate(progress_.iteration);
+    TrainingResult result;
+    const auto finish = [&](TrainingEnd end) {
+        ranks_.ranks().barrier();  // whoever leaves first may end the others: not before the last file is written
+        result.end = end;
+        result.iterations = progress_.iteration;
+        result.accuracy = last_accuracy_;
+        result.accuracy_on = held_out_name_;
+        result.best_accuracy = progress_.best_accuracy;
+        result.seconds = progress_.seconds;
+        return result;
+    };
+
+    // The scalars of an iteration are read while the next one runs: two places, by turns.
+    std::array<IterationState, 2> states;
+    std::array<int64_t, 2> tickets = {};
+    int64_t reported = progress_.iteration;
+    const auto report_up_to = [&](int64_t done) {
+        for (; reported < done; ++reported) {
+            const auto place = static_cast<size_t>(reported % 2);
+            device_.wait(tickets[place]);
+            ranks_.check();
+            report(states[place], reported + 1);
+        }
+    };
+    int64_t saved_at = -1;
+    while (progress_.iteration < total_ && !diverged_) {
+        const int64_t i = progress_.iteration;
+        iteration_.begin(i, learning_rate(settings_, i, iterations_per_epoch_, total_), i);
+        iteration_.run_all();
+        tickets[static_cast<size_t>(i % 2)] = iteration_.read_state(states[static_cast<size_t>(i % 2)]);
+        report_up_to(i);  // all but the one just queued
+        progress_.iteration = i + 1;
+        const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;
+        const bool checkpoint_due = settings_.checkpoint_interval > 0 && progress_.iteration % settings_.checkpoint_interval == 0;
+        const bool stopping = ranks_.ranks().any(stop.load());
+        if (!last && !epoch_ends && !checkpoint_due && !stopping) continue;
+
+        device_.synchronize();
+        report_up_to(progress_.iteration);
+        if (diverged_) break;
+        if (ranks_.first()) {  // the others wait for it in the next iteration
+            if (last || epoch_ends) {
+                last_accuracy_ = evaluate();
+                const int64_t epoch = progress_.iteration / iterations_per_epoch_;
+                if (settings_.samples() && (last || (settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0)))
+                    write_samples();
+            }
+            save_checkpoint();
+        }
+        saved_at = progress_.iteration;
+        if (stopping && !last) return finish(TrainingEnd::interrupted);
+    }
+    device_.synchronize();
+    if (diverged_) {
+        progress_.iteration = diverged_at_;
+        result.message =
+            "Training diverged in iteration " + std::to_string(diverged_at_) +
+            " (a value was not finite, or |L_gen| exceeded 1e5); its weights were not updated. " +
+            (folder_.has_checkpoint() ? "The last good checkpoint is " + folder_.last().string() +
+                                            "; resume from it with a lower --lr, or with more --sgld-steps."
+                                      : "No checkpoint had been written yet. Start again with a lower --lr, or with more --sgld-steps.");
+        return finish(TrainingEnd::diverged);
+    }
+    if (ranks_.first()) {
+        if (last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
+        if (saved_at < 0) save_checkpoint();
+    }
+    return finish(TrainingEnd::finished);
+}
+
+void Trainer::report(const IterationState& state, int64_t done) {
+    if (diverged_) return;
+    if (state.diverged != 0) {
+        diverged_ = true;
+        diverged_at_ = done;
+        return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    progress_.seconds = seconds_before_ + std::chrono::duration<double>(now - started_).count();
+    // Since the last log line or pause (evaluation, checkpoint): one iteration alone tells little.
+    const double images =
+        static_cast<double>((done - rate_from_) * (settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size));
+    const double images_per_s = images / std::max(1e-9, std::chrono::duration<double>(now - rate_since_).count());
+    const double loss = settings_.p_x_weight * state.loss_gen[0] + settings_.p_y_given_x_weight * state.loss_clf[0];
+    const int64_t epoch = (done - 1) / iterations_per_epoch_;
+    observer_.iteration(
+        {done, total_, epoch, images_per_s, loss, state.loss_gen[0], state.loss_clf[0], state.accuracy, state.learning_rate});
+    if (done % settings_.log_interval != 0 && done != total_ && done % iterations_per_epoch_ != 0) return;
+    restart_rate(done);
+    nlohmann::ordered_json line = {{"iteration", done},           {"epoch", epoch},
+                                   {"time_s", progress_.seconds}, {"images_per_s", images_per_s},
+                                   {"lr", state.learning_rate},   {"loss", loss}};
+    if (settings_.samples()) {
+        line["loss_gen"] = state.loss_gen[0];
+        line["f_pos"] = state.f_pos[0];
+        line["f_neg"] = state.f_neg[0];
+        line["sgld_grad_norm"] = state.sgld_grad_norm;
+    }
+    if (settings_.classifies()) {
+        line["loss_clf"] = state.loss_clf[0];
+        line["accuracy"] = state.accuracy;
+    }
+    line["grad_norm"] = state.grad_norm;
+    if (!ranks_.first()) return;
+    // The last line of an epoch waits for the evaluation.
+    if (done == total_ || done % iterations_per_epoch_ == 0)
+        line_ = line;
+    else
+        folder_.append_metrics(line);
+}
+
+void Trainer::restart_rate(int64_t done) {
+    rate_from_ = done;
+    rate_since_ = std::chrono::steady_clock::now();
+}
+
+double Trainer::evaluate() {
+    if (held_out_.count() == 0) {
+        if (!line_.is_null()) folder_.append_metrics(line_);
+        line_ = nullptr;
+        return -1;
+    }
+    const Predictions p = parts_.evaluator.predict(held_out_, parts_.evaluation_memory(),
+                                                   [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
+    const double value = accuracy(p);
+    if (!line_.is_null()) {
+        line_[held_out_name_ + "_accuracy"] = value;
+        folder_.append_metrics(line_);
+        line_ = nullptr;
+    }
+    if (value > progress_.best_accuracy) {
+        progress_.best_accuracy = value;
+        progress_.best_iteration = progress_.iteration;
+        progress_.best_chosen_on = held_out_name_;
+        weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
+    }
+    restart_rate(progress_.iteration);
+    return value;
+}
+
+void Trainer::save_checkpoint() {
+    const bool buffer = settings_.samples();
+    const Array images = buffer ? iteration_.buffer().images() : Array{};
+    // The state first: alone it is enough to resume, whatever happens before the second rename.
+    state_file(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, progress_).write_atomically(folder_.state());
+    weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
+    restart_rate(progress_.iteration);
+}
+
+void Trainer::write_samples() {
+    const Array buffer = iteration_.buffer().images();
+    const int64_t pixels = buffer.count / settings_.buffer_size, count = std::min(kSheetImages, settings_.buffer_size);
+    std::vector<float> images;
+    for (int64_t i = 0; i < count; ++i) {  // spread over the buffer, which began class by class
+        const std::vector<double> one = download_values(device_, buffer.slice(i * settings_.buffer_size / count * pixels, pixels));
+        images.insert(images.end(), one.begin(), one.end());
+    }
+    observer_.samples(folder_.sample(progress_.iteration), images, count);
+}
+
+}  // namespace jem

@@ -1,0 +1,102 @@
+// A whole training run: iterations, logging, evaluation, checkpoints, resuming.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include "engine/evaluation/evaluation.h"
+#include "engine/run/run_folder.h"
+#include "engine/training/iteration.h"
+
+namespace jem {
+
+// What a run tells while it goes on. Called from the training thread.
+class TrainingObserver {
+public:
+    virtual ~TrainingObserver() = default;
+    virtual void message(const std::string& text) = 0;
+    // Something that takes a while: "filling the replay buffer", 640 of 10000.
+    virtual void progress(const std::string& what, int64_t done, int64_t total) = 0;
+    struct Iteration {
+        int64_t done, total, epoch;
+        double images_per_s, loss, loss_gen, loss_clf, accuracy, learning_rate;
+    };
+    virtual void iteration(const Iteration& it) = 0;
+    // Images [N, H, W, C] in [-1, 1] for a sheet at path.
+    virtual void samples(const std::filesystem::path& path, const std::vector<float>& images, int64_t count) = 0;
+};
+
+// All that a run has on the device: registered, planned and packed, not yet allocated. What Trainer runs and `plan` reports.
+struct TrainingParts {
+    // InputError for batches larger than the data set. held_out: images that are evaluated each epoch.
+    TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train, int64_t held_out);
+
+    NetworkMemory evaluation_memory();
+
+    Memory memory;
+    Evaluator evaluator;  // before the iteration, which builds the network
+    TrainingIteration iteration;
+    std::vector<std::pair<Phase, WorkReport>> work;  // of one iteration
+};
+
+enum class TrainingEnd { finished, interrupted, diverged };
+
+struct TrainingResult {
+    TrainingEnd end = TrainingEnd::finished;
+    int64_t iterations = 0;
+    double accuracy = -1;     // of the last evaluation; -1 where there was none
+    std::string accuracy_on;  // "valid" or "test"
+    double best_accuracy = -1;
+    double seconds = 0;
+    std::string message;  // for diverged: what happened, and which checkpoint is good
+};
+
+// With several ranks every rank has one, and makes the same calls; only rank 0's writes, evaluates and tells its observer.
+class Trainer {
+public:
+    // train: without the held-out images; held_out: evaluated each epoch, called held_out_name ("valid", "test").
+    Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out, const std::string& held_out_name,
+            const RunFolder& folder, TrainingObserver& observer);
+
+    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return.
+    TrainingResult run(bool resume, const std::atomic<bool>& stop);
+
+    int64_t iterations_per_epoch() const { return iterations_per_epoch_; }
+    int64_t total_iterations() const { return total_; }
+    const Memory& memory() const { return parts_.memory; }
+
+private:
+    void start_or_resume(bool resume);
+    void start_or_resume_alone(bool resume);
+    // What rank 0 starts with, to all ranks.
+    void share_start();
+    // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
+    void report(const IterationState& state, int64_t done);
+    void restart_rate(int64_t done);
+    double evaluate();
+    void save_checkpoint();
+    void write_samples();
+
+    Device& device_;
+    Settings settings_;
+    ImageSet held_out_;
+    std::string held_out_name_;
+    const RunFolder& folder_;
+    TrainingObserver& observer_;
+    TrainingParts parts_;
+    TrainingIteration& iteration_ = parts_.iteration;
+    int64_t iterations_per_epoch_ = 0, total_ = 0;
+    Communicator& ranks_;
+    RunProgress progress_;
+    double last_accuracy_ = -1;
+    nlohmann::ordered_json line_;  // of the iteration reported last
+    bool diverged_ = false;
+    int64_t diverged_at_ = 0;
+    std::chrono::steady_clock::time_point started_, rate_since_;
+    int64_t rate_from_ = 0;  // iterations done at rate_since_
+    double seconds_before_ = 0;
+};
+
+}  // namespace jem

@@ -1,0 +1,201 @@
+#include "golden.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "engine/training/step.h"
+
+namespace jem {
+namespace {
+
+uint64_t splitmix64(uint64_t z) {
+    z += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+uint64_t fnv1a64(const std::string& text) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    return hash;
+}
+
+double uniform(uint64_t seed, const std::string& name, uint64_t element) {
+    return static_cast<double>(splitmix64(splitmix64(seed ^ fnv1a64(name)) + element) >> 11) * 0x1p-53;
+}
+
+template <class Formula>
+FileTensor tensor(uint64_t seed, const std::string& name, const std::vector<int64_t>& shape, Formula formula) {
+    int64_t count = 1;
+    for (const int64_t d : shape) count *= d;
+    std::vector<float> values;
+    for (int64_t i = 0; i < count; ++i) values.push_back(static_cast<float>(formula(uniform(seed, name, static_cast<uint64_t>(i)))));
+    return make_file_tensor(std::span<const float>(values), shape);
+}
+
+}  // namespace
+
+std::vector<std::string> golden_case_names() {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(JEM_GOLDEN_DIR))
+        if (entry.path().extension() == ".safetensors") names.push_back(entry.path().stem().string());
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+WideResNetSettings network_settings(const Settings& s) {
+    return {.depth = s.depth,
+            .width = s.width,
+            .norm = s.norm,
+            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
+            .recompute = s.recompute,
+            .in_channels = s.in_channels,
+            .image_size = s.image_size,
+            .num_classes = s.num_classes};
+}
+
+GoldenCase load_golden(const std::string& name) {
+    GoldenCase g;
+    g.name = name;
+    g.expected = SafetensorsFile::read(std::string(JEM_GOLDEN_DIR) + "/" + name + ".safetensors");
+    g.config = nlohmann::json::parse(g.expected.metadata.at("config"));
+    nlohmann::json settings;  // those keys that are the engine's
+    const auto known = to_json(g.settings);
+    for (const auto& [key, value] : known.items())
+        if (g.config.contains(key) && key != "seed" && key != "iterations") settings[key] = g.config.at(key);
+    merge_json(g.settings, settings);
+    g.settings.conv_algorithm = ConvAlgorithm::direct;
+
+    const uint64_t seed = g.config.at("seed");
+    const WideResNet network(network_settings(g.settings));
+    for (const TensorInfo& info : network.parameters()) {
+        const bool head = info.name.starts_with("class_output");
+        const double bound = info.fan_in > 0 ? (head ? 2.0 : 1.0) / std::sqrt(static_cast<double>(info.fan_in)) : 0;
+        g.checkpoint.tensors[info.name] = tensor(seed, info.name, info.shape, [&](double u) {
+            if (info.fan_in > 0) return (2 * u - 1) * bound;
+            return info.initial == 1 ? 0.5 + u : 0.3 * (2 * u - 1);  // gamma, beta
+        });
+    }
+    for (const TensorInfo& info : network.statistics())
+        g.checkpoint.tensors[info.name] =
+            tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
+
+    const int64_t c = g.settings.in_channels, size = g.settings.image_size;
+    const auto images = [&](const std::string& key, int64_t n) {
+        g.batch.tensors[key] = tensor(seed, key, {n, c, size, size}, [](double u) { return 0.9 * (2 * u - 1); });
+    };
+    images("x_pos", g.config.at("n_pos"));
+    images("x_neg_start", g.config.at("n_neg"));
+    images("x_lab", g.config.at("n_lab"));
+    std::vector<int64_t> y;
+    for (int64_t i = 0; i < g.config.at("n_lab"); ++i)
+        y.push_back(static_cast<int64_t>(uniform(seed, "y", static_cast<uint64_t>(i)) * static_cast<double>(g.settings.num_classes)));
+    g.batch.tensors["y"] = make_file_tensor(std::span<const int64_t>(y), {static_cast<int64_t>(y.size())});
+    if (g.config.at("has_noise"))
+        g.batch.tensors["noise"] = tensor(seed, "noise", {g.settings.sgld_steps, g.config.at("n_neg"), c, size, size},
+                                          [](double u) { return std::sqrt(3.0) * (2 * u - 1); });
+    return g;
+}
+
+std::vector<double> probe_of(const std::vector<double>& values) {
+    constexpr size_t kSamples = 48;
+    double square = 0, dot = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+        square += values[i] * values[i];
+        dot += values[i] * (2 * uniform(0, "probe", i) - 1);
+    }
+    std::vector<double> out = {std::sqrt(square), dot};
+    const size_t count = std::min(values.size(), kSamples), step = values.size() / count;
+    for (size_t i = 0; i < count; ++i) out.push_back(values[i * step]);
+    return out;
+}
+
+double rms(const std::vector<double>& v) {
+    double square = 0;
+    for (const double x : v) square += x * x;
+    return std::sqrt(square / static_cast<double>(std::max<size_t>(v.size(), 1)));
+}
+
+void compare(const std::string& name, const std::vector<double>& got, const std::vector<double>& want, double scale, double tolerance) {
+    REQUIRE_MESSAGE(got.size() == want.size(), name);
+    for (size_t i = 0; i < want.size(); ++i) {
+        const double difference = std::fabs(got[i] - want[i]);
+        const bool near = difference <= tolerance * scale;
+        CHECK_MESSAGE(near, name << "[" << i << "]: got " << got[i] << ", want " << want[i] << ", off by " << difference << ", tolerance "
+                                 << tolerance * scale);
+        if (!near) return;
+    }
+}
+
+// Samples against the tensor's rms, the norm against itself, the pattern's dot against the norm (its expected size is norm / sqrt 3).
+static void compare_probe(const std::string& name, const std::vector<double>& values, const std::vector<double>& want, double tolerance) {
+    const std::vector<double> got = probe_of(values);
+    const double norm = want.at(0), typical = norm / std::sqrt(static_cast<double>(values.size()));
+    const std::vector<double> got_samples(got.begin() + 2, got.end()), want_samples(want.begin() + 2, want.end());
+    if (norm == 0) {
+        compare(name + " (zero by construction)", values, std::vector<double>(values.size()), 1, 0);
+        return;
+    }
+    compare(name, got_samples, want_samples, std::max(typical, rms(want_samples)), tolerance);
+    compare(name + " norm", {got[0]}, {want[0]}, norm, tolerance);
+    compare(name + " pattern", {got[1]}, {want[1]}, norm, tolerance);
+}
+
+SafetensorsFile run_golden(Device& device, const GoldenCase& g) {
+    WideResNet network(network_settings(g.settings));
+    return run_step(device, network, g.settings,
+                    {.checkpoint = g.checkpoint,
+                     .checkpoint_path = g.name,
+                     .batch = g.batch,
+                     .batch_path = g.name,
+                     .optimizer_step = 0,
+                     .iterations = g.config.at("iterations")});
+}
+
+void compare_golden(Device& device, const std::string& name, const GoldenTolerance& t) {
+    CAPTURE(name);
+    const GoldenCase g = load_golden(name);
+    const SafetensorsFile got = run_golden(device, g);
+    size_t compared = 0;
+    for (const auto& entry : g.expected.tensors) {
+        const std::string& key = entry.first;
+        CAPTURE(key);
+        ++compared;
+        const std::vector<double> want = g.expected.doubles(key);
+        if (g.config.at("iterations") > 1 && got.has(key + "_curve")) {
+            compare(key, got.doubles(key + "_curve"), want, rms(want), t.losses);
+            continue;
+        }
+        REQUIRE(got.has(key));
+        const std::vector<double> values = got.doubles(key);
+        if (key == "logits_lab")
+            compare(key, values, want, rms(want), t.logits);
+        else if (key == "x_neg")
+            compare(key, values, want, 1, t.x);
+        else if (key == "grad_norm")
+            compare(key, values, want, rms(want), std::min(1.0, t.gradients));
+        else if (key.starts_with("grad"))
+            compare_probe(key, values, want, t.gradients);
+        else if (key.starts_with("param."))
+            compare_probe(key, values, want, t.weights);
+        else if (key.starts_with("running."))
+            compare_probe(key, values, want, t.statistics);
+        else
+            compare(key, values, want, std::max(1.0, rms(want)), t.losses);
+    }
+    CHECK(compared >= 4);
+}
+
+void compare_all_golden_f32(Device& device) {
+    for (const std::string& name : golden_case_names()) {
+        const GoldenCase g = load_golden(name);
+        if (g.config.at("iterations") > 1) continue;
+        compare_golden(device, name, g.config.at("kink_free") ? kGoldenF32 : kGoldenF32NearKinks);
+    }
+}
+
+}  // namespace jem

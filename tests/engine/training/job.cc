@@ -1,0 +1,110 @@
+#include "tests/engine/training/job.h"
+
+#include <limits>
+
+#include "engine/training/iteration.h"
+#include "tests/engine/training/golden.h"
+
+namespace jem {
+namespace {
+
+constexpr int kSide = 9, kClasses = 3;
+constexpr int64_t kPixels = int64_t{kSide} * kSide, kImages = 24;
+
+ImageSet images() {
+    ImageSet set;
+    set.name = "mnist";
+    set.channels = 1;
+    set.height = set.width = kSide;
+    set.num_classes = kClasses;
+    TestData data(7);
+    for (int64_t i = 0; i < kImages; ++i) {
+        set.labels.push_back(static_cast<int32_t>(i % kClasses));
+        for (int64_t p = 0; p < kPixels; ++p) set.pixels.push_back(static_cast<uint8_t>(data.index(256)));
+    }
+    return set;
+}
+
+}  // namespace
+
+Settings small_job() {
+    Settings s;
+    s.depth = 10;
+    s.width = 1;
+    s.in_channels = 1;
+    s.image_size = kSide;
+    s.num_classes = kClasses;
+    s.batch_size = 8;
+    s.gen_batch_size = 4;
+    s.lr = 0.05;
+    s.sgld_steps = 2;
+    s.sgld_noise = 0.02;
+    s.input_noise = 0.03;
+    s.buffer_size = 10;
+    s.reinit_freq = 0.3;
+    s.norm_statistics = NormStatistics::job;
+    return s;
+}
+
+Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions& options) {
+    device.join(ranks);
+    WideResNet network(network_settings(s));
+    const ImageSet set = images();
+    Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
+    ImageSetShape shape = {};
+    shape.channels = set.channels;
+    shape.height = set.height;
+    shape.width = set.width;
+    shape.num_classes = set.num_classes;
+    shape.flip = true;
+    TrainingIteration iteration(
+        device, memory, network, s,
+        TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
+    iteration.plan();
+    memory.allocate();
+    iteration.images().upload(set);
+    iteration.parameters().initialise(1);
+    iteration.prepare_weights();
+    if (options.execution == Execution::replayed) iteration.record();
+    if (s.samples()) {
+        iteration.begin(0, 0, 0);
+        iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+    }
+    Outcome out;
+    for (int64_t i = 0; i < options.iterations; ++i) {
+        if (options.before) options.before(i);
+        iteration.begin(i, s.lr, i);
+        for (const Phase phase : kPhases)
+            for (int64_t k = 0; k < iteration.repeats(phase); ++k) {
+                iteration.run(phase);
+                if (phase == Phase::draw && i + 1 == options.iterations && ranks.rank() == options.disturbed)
+                    upload_values(device, iteration.sampler().samples().slice(0, 1), Values{std::numeric_limits<double>::quiet_NaN()});
+            }
+        IterationState state;
+        iteration.read_state(state);
+        device.synchronize();
+        device.communicator().check();
+        for (const double v :
+             {state.f_pos[0], state.f_neg[0], state.loss_gen[0], state.loss_clf[0], state.f_pos[1], state.f_neg[1], state.loss_clf[1],
+              state.accuracy, state.grad_norm, state.sgld_grad_norm, static_cast<double>(state.diverged)})
+            out.scalars.push_back(v);
+    }
+    Parameters& p = iteration.parameters();
+    out.weights = download_values(device, p.weights());
+    out.velocity = download_values(device, p.velocity());
+    out.statistics = download_values(device, p.statistics());
+    if (s.samples()) out.buffer = download_values(device, iteration.buffer().images());
+    memory.check_guards();
+    return out;
+}
+
+void check_same_everywhere(const std::vector<Outcome>& outcomes) {
+    for (const Outcome& o : outcomes) {
+        check_equal("weights of all ranks", o.weights, outcomes[0].weights);
+        check_equal("velocity of all ranks", o.velocity, outcomes[0].velocity);
+        check_equal("running statistics of all ranks", o.statistics, outcomes[0].statistics);
+        check_equal("buffers of all ranks", o.buffer, outcomes[0].buffer);
+    }
+}
+
+}  // namespace jem

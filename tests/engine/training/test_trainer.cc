@@ -1,0 +1,768 @@
+// Whole runs on tiny images: determinism, resuming, logging, divergence.
+#include "engine/training/trainer.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/input_error.h"
+#include "tests/check.h"
+#include "tests/engine/training/golden.h"
+#include "tests/temp_folder.h"
+
+namespace jem {
+namespace {
+
+using std::filesystem::path;
+
+constexpr int kSide = 8, kChannels = 3, kClasses = 3;
+constexpr int64_t kPixels = int64_t{kSide} * kSide * kChannels;
+constexpr int64_t kTrainImages = 26, kBatch = 8, kEpoch = 3, kIterations = 7;  // 3 iterations an epoch, the last epoch incomplete
+
+// Noise around a pattern of each class. The name's only effect is that images are flipped.
+ImageSet images(int64_t count, uint64_t seed) {
+    ImageSet set;
+    set.name = "cifar10";
+    set.channels = kChannels;
+    set.height = set.width = kSide;
+    set.num_classes = kClasses;
+    TestData data(seed), pattern(99);
+    std::vector<int64_t> base;
+    for (int64_t i = 0; i < kClasses * kPixels; ++i) base.push_back(60 + pattern.index(136));
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t label = i % kClasses;
+        set.labels.push_back(static_cast<int32_t>(label));
+        for (int64_t p = 0; p < kPixels; ++p)
+            set.pixels.push_back(static_cast<uint8_t>(base[static_cast<size_t>(label * kPixels + p)] + data.index(60) - 30));
+    }
+    return set;
+}
+
+Settings small() {
+    Settings s;
+    s.depth = 10;
+    s.width = 1;
+    s.in_channels = kChannels;
+    s.image_size = kSide;
+    s.num_classes = kClasses;
+    s.data = "cifar10";
+    s.batch_size = kBatch;
+    s.gen_batch_size = 6;
+    s.iterations = kIterations;
+    s.lr = 0.05;
+    s.warmup_iterations = 2;
+    s.sgld_steps = 2;
+    s.input_noise = 0.03;
+    s.buffer_size = 10;  // not divisible by the classes
+    s.reinit_freq = 0.3;
+    s.log_interval = 2;
+    return s;
+}
+
+struct Variant {
+    std::string name;
+    Settings settings;
+};
+
+std::vector<Variant> variants() {
+    std::vector<Variant> all;
+    const auto add = [&](const char* name, auto change) {
+        Settings s = small();
+        change(s);
+        all.push_back({name, s});
+    };
+    add("sada-jem", [](Settings&) {});
+    add("Adam, EMA, no SAM, noise, uniform start", [](Settings& s) {
+        s.optimizer = Optimizer::adam;
+        s.lr = 1e-3;
+        s.ema = 0.9;
+        s.sam = SamForm::none;
+        s.sgld_noise = 0.01;
+        s.init = StartForm::uniform;
+        s.gen_augment = true;
+    });
+    add("softmax, ASAM, cosine", [](Settings& s) {
+        s.p_x_weight = 0;
+        s.sgld_steps = 0;
+        s.sam = SamForm::asam;
+        s.lr_schedule = LrSchedule::cosine;
+    });
+    add("no norm, running statistics asked for, Gaussian start", [](Settings& s) {
+        s.norm = NormKind::none;
+        s.sampling_norm = SamplingNorm::running;
+        s.init = StartForm::gaussian;
+        s.lr = 0.01;
+    });
+    return all;
+}
+
+class Observer final : public TrainingObserver {
+public:
+    void message(const std::string& text) override { messages.push_back(text); }
+    void progress(const std::string& what, int64_t done, int64_t total) override {
+        CHECK(done <= total);
+        last_progress = what;
+    }
+    void iteration(const Iteration& it) override {
+        iterations.push_back(it);
+        if (on_iteration) on_iteration(it.done);
+    }
+    void samples(const path& file, const std::vector<float>& values, int64_t count) override {
+        sheets.push_back(file.filename().string());
+        CHECK(static_cast<int64_t>(values.size()) == count * kPixels);
+        for (const float v : values) CHECK_MESSAGE((v >= -1 && v <= 1), "a sample holds ", v);
+    }
+
+    std::vector<std::string> messages, sheets;
+    std::string last_progress;
+    std::vector<Iteration> iterations;
+    std::function<void(int64_t)> on_iteration;
+};
+
+struct RunOptions {
+    bool resume = false;
+    int64_t stop_after = -1;  // iterations of a new run, or 1 also of a resumed one; -1: never
+    int threads = 1;
+    int64_t held_out = 7;
+    std::string held_out_name = "test";
+};
+
+struct Run {
+    TrainingResult result;
+    Observer observer;
+};
+
+Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
+    const auto device = make_cpu_device({.threads = o.threads});
+    WideResNet network(network_settings(s));
+    const RunFolder folder(root);
+    Run run;
+    // An iteration is told of while the next one runs: n - 1 is told in time to stop after n.
+    std::atomic<bool> stop = o.stop_after == 1;
+    run.observer.on_iteration = [&](int64_t done) {
+        if (done == o.stop_after - 1) stop = true;
+    };
+    Trainer trainer(*device, network, s, images(kTrainImages, 1), images(o.held_out, 2), o.held_out_name, folder, run.observer);
+    run.result = trainer.run(o.resume, stop);
+    CHECK_NOTHROW(trainer.memory().check_guards());
+    run.observer.on_iteration = nullptr;
+    return run;
+}
+
+// What must be the same from run to run: everything but the clock.
+SafetensorsFile without_time(const path& file) {
+    SafetensorsFile f = SafetensorsFile::read(file);
+    auto progress = nlohmann::ordered_json::parse(f.metadata.at("progress"));
+    CHECK(progress.erase("seconds") == 1);
+    f.metadata["progress"] = progress.dump();
+    return f;
+}
+
+std::vector<nlohmann::ordered_json> metrics(const path& root) {
+    std::ifstream in(root / "metrics.jsonl");
+    std::vector<nlohmann::ordered_json> lines;
+    for (std::string line; std::getline(in, line);) {
+        lines.push_back(nlohmann::ordered_json::parse(line));
+        CHECK(lines.back().erase("time_s") == 1);
+        CHECK(lines.back().erase("images_per_s") == 1);
+    }
+    return lines;
+}
+
+std::vector<std::string> differences(const SafetensorsFile& a, const SafetensorsFile& b) {
+    std::vector<std::string> out;
+    for (const auto& [name, tensor] : a.tensors)
+        if (!b.has(name) || b.at(name).bytes != tensor.bytes || b.at(name).shape != tensor.shape) out.push_back(name);
+    if (a.tensors.size() != b.tensors.size()) out.push_back("the number of tensors");
+    for (const auto& [key, value] : a.metadata)
+        if (!b.metadata.contains(key) || b.metadata.at(key) != value) out.push_back("metadata " + key);
+    return out;
+}
+
+const char* const kFiles[] = {"checkpoints/last.state.safetensors", "checkpoints/last.safetensors", "checkpoints/best.safetensors"};
+
+void check_same_run(const path& got, const path& want) {
+    for (const char* file : kFiles) {
+        CAPTURE(std::string(file));
+        const std::vector<std::string> different = differences(without_time(got / file), without_time(want / file));
+        CHECK_MESSAGE(different.empty(), different.size(), " differ, first ", different.empty() ? "" : different[0]);
+    }
+    CHECK(metrics(got) == metrics(want));
+}
+
+void check_finite(const SafetensorsFile& file) {
+    for (const auto& entry : file.tensors) {
+        const std::string& name = entry.first;
+        if (entry.second.type == FileType::i64) continue;
+        const std::vector<float> values = file.floats(name);
+        CHECK_MESSAGE(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }), name, " is not finite");
+    }
+}
+
+bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+std::string error_of(const std::function<void()>& run) {
+    try {
+        run();
+    } catch (const InputError& e) {
+        return e.what();
+    }
+    return "";
+}
+
+void copy_run(const path& from, const path& to) {
+    std::filesystem::copy(from, to, std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+}
+
+}  // namespace
+
+TEST_CASE("the_same_seed_gives_the_same_run_bit_for_bit") {
+    for (const Variant& v : variants()) {
+        CAPTURE(v.name);
+        const TempFolder a, b, c;
+        const Run run = train(a.path(), v.settings);
+        CHECK(run.result.end == TrainingEnd::finished);
+        CHECK(run.result.iterations == kIterations);
+        train(b.path(), v.settings);
+        check_same_run(b.path(), a.path());
+        Settings other = v.settings;
+        other.seed = 2;
+        train(c.path(), other);
+        for (const char* file : kFiles) {
+            const SafetensorsFile first = SafetensorsFile::read(a.path() / file), second = SafetensorsFile::read(c.path() / file);
+            for (const auto& [name, tensor] : first.tensors)
+                if (name.ends_with("conv1.weight") || name == "replay_buffer") CHECK(second.at(name).bytes != tensor.bytes);
+        }
+        CHECK(metrics(c.path()) != metrics(a.path()));
+    }
+}
+
+TEST_CASE("a_run_that_was_stopped_anywhere_goes_on_as_if_it_had_not_been") {
+    for (const Variant& v : variants()) {
+        CAPTURE(v.name);
+        const TempFolder whole;
+        const Run uninterrupted = train(whole.path(), v.settings);
+        for (int64_t stop = 1; stop < kIterations; ++stop) {
+            CAPTURE(stop);
+            const TempFolder parts;
+            const Run first = train(parts.path(), v.settings, {.stop_after = stop});
+            CHECK(first.result.end == TrainingEnd::interrupted);
+            REQUIRE(first.result.iterations == stop);
+            const Run second = train(parts.path(), v.settings, {.resume = true});
+            CHECK(second.result.end == TrainingEnd::finished);
+            CHECK(second.result.accuracy == uninterrupted.result.accuracy);
+            CHECK(second.result.best_accuracy == uninterrupted.result.best_accuracy);
+            REQUIRE(second.observer.iterations.size() == static_cast<size_t>(kIterations - stop));
+            CHECK(second.observer.iterations[0].done == stop + 1);
+            check_same_run(parts.path(), whole.path());
+        }
+    }
+}
+
+TEST_CASE("stopping_at_every_iteration_changes_nothing") {
+    const TempFolder whole, parts;
+    const Settings s = small();
+    train(whole.path(), s);
+    for (int64_t i = 1; i < kIterations; ++i) CHECK(train(parts.path(), s, {.resume = true, .stop_after = 1}).result.iterations == i);
+    CHECK(train(parts.path(), s, {.resume = true}).result.end == TrainingEnd::finished);
+    check_same_run(parts.path(), whole.path());
+    // Once more: nothing is left to do, and nothing changes.
+    const Run again = train(parts.path(), s, {.resume = true});
+    CHECK(again.result.end == TrainingEnd::finished);
+    CHECK(again.observer.iterations.empty());
+    CHECK(again.result.accuracy >= 0);
+    check_same_run(parts.path(), whole.path());
+}
+
+TEST_CASE("checkpoints_in_between_do_not_change_the_run") {
+    const TempFolder without, with;
+    Settings s = small();
+    train(without.path(), s);
+    s.checkpoint_interval = 2;
+    train(with.path(), s);
+    SafetensorsFile a = without_time(without.path() / kFiles[0]), b = without_time(with.path() / kFiles[0]);
+    a.metadata.erase("config");
+    b.metadata.erase("config");
+    CHECK(differences(a, b).empty());
+    CHECK(metrics(with.path()) == metrics(without.path()));
+}
+
+TEST_CASE("a_killed_run_goes_on_from_its_last_checkpoint") {
+    // As a kill leaves it: the folder as it was at a checkpoint, while the log, and temporary files, had gone on.
+    Settings s = small();
+    s.checkpoint_interval = 2;
+    const TempFolder whole, at_2, at_5;
+    train(whole.path(), s);
+    train(at_2.path(), s, {.stop_after = 2});
+    train(at_5.path(), s, {.stop_after = 5});
+
+    SUBCASE("the log had gone on, its last line is torn") {
+        const TempFolder killed;
+        copy_run(at_2.path(), killed.path());
+        const std::string log = at_5.read("metrics.jsonl");
+        CHECK(std::count(log.begin(), log.end(), '\n') > 1);
+        killed.write("metrics.jsonl", log + "{\"iteration\":6,\"epoch\":1,\"time_");
+        killed.write("checkpoints/last.state.safetensors.tmp", "half a file");
+        killed.write("metrics.jsonl.tmp", "half a file");
+        CHECK(train(killed.path(), s, {.resume = true}).result.end == TrainingEnd::finished);
+        check_same_run(killed.path(), whole.path());
+    }
+    SUBCASE("between the two renames: the state is newer than the weights") {
+        const TempFolder killed;
+        copy_run(at_5.path(), killed.path());
+        std::filesystem::copy_file(at_2.path() / kFiles[1], killed.path() / kFiles[1], std::filesystem::copy_options::overwrite_existing);
+        const Run run = train(killed.path(), s, {.resume = true});
+        CHECK(run.observer.iterations.at(0).done == 6);
+        check_same_run(killed.path(), whole.path());
+    }
+    SUBCASE("before the weights were ever written") {
+        const TempFolder killed;
+        copy_run(at_2.path(), killed.path());
+        std::filesystem::remove(killed.path() / kFiles[1]);
+        train(killed.path(), s, {.resume = true});
+        check_same_run(killed.path(), whole.path());
+    }
+    SUBCASE("after the last checkpoint, before the end was told") {
+        const TempFolder killed;
+        copy_run(whole.path(), killed.path());
+        std::filesystem::copy_file(at_2.path() / kFiles[1], killed.path() / kFiles[1], std::filesystem::copy_options::overwrite_existing);
+        const Run run = train(killed.path(), s, {.resume = true});
+        CHECK(run.observer.iterations.empty());
+        check_same_run(killed.path(), whole.path());
+    }
+    SUBCASE("before there was any checkpoint") {
+        const TempFolder killed;
+        killed.write("metrics.jsonl", "{\"iteration\":2}\n");
+        const Run run = train(killed.path(), s, {.resume = true});
+        CHECK(std::any_of(run.observer.messages.begin(), run.observer.messages.end(),
+                          [](const std::string& m) { return mentions(m, "starting afresh"); }));
+        check_same_run(killed.path(), whole.path());
+    }
+}
+
+TEST_CASE("the_configuration_lies_there_before_anything_that_takes_long") {
+    const TempFolder folder;
+    const Settings s = small();
+    const auto device = make_cpu_device({.threads = 1});
+    WideResNet network(network_settings(s));
+    const RunFolder run(folder.path());
+    struct Killed {};
+    struct Killer final : TrainingObserver {
+        void message(const std::string&) override {}
+        void progress(const std::string&, int64_t, int64_t) override { throw Killed(); }  // while the buffer is filled
+        void iteration(const Iteration&) override {}
+        void samples(const path&, const std::vector<float>&, int64_t) override {}
+    } killer;
+    Trainer trainer(*device, network, s, images(kTrainImages, 1), images(7, 2), "test", run, killer);
+    const std::atomic<bool> stop = false;
+    CHECK_THROWS_AS(trainer.run(false, stop), Killed);
+    CHECK(to_json(run.read_config()) == to_json(s));
+    CHECK_FALSE(run.has_checkpoint());
+}
+
+TEST_CASE("resuming_with_other_sizes_is_refused_and_leaves_the_folder_alone") {
+    const TempFolder folder;
+    const Settings s = small();
+    train(folder.path(), s, {.stop_after = 2});
+    const std::string config = folder.read("config.json"), log = folder.read("metrics.jsonl");
+    Settings buffer = s, adam = s, ema = s, wide = s;
+    buffer.buffer_size = 11;
+    adam.optimizer = Optimizer::adam;
+    ema.ema = 0.9;
+    wide.width = 2;
+    CHECK(mentions(error_of([&] { train(folder.path(), buffer, {.resume = true}); }), "--buffer-size"));
+    CHECK(mentions(error_of([&] { train(folder.path(), adam, {.resume = true}); }), "--optimizer"));
+    CHECK(mentions(error_of([&] { train(folder.path(), ema, {.resume = true}); }), "ema"));
+    CHECK(mentions(error_of([&] { train(folder.path(), wide, {.resume = true}); }), "--width"));
+    CHECK(folder.read("config.json") == config);
+    CHECK(folder.read("metrics.jsonl") == log);
+}
+
+TEST_CASE("the_log_has_its_lines_and_the_last_one_always") {
+    const TempFolder folder;
+    const Settings s = small();
+    const Run run = train(folder.path(), s);
+    const auto lines = metrics(folder.path());
+    std::vector<int64_t> iterations;
+    for (const auto& line : lines) {
+        const int64_t i = line.at("iteration");
+        iterations.push_back(i);
+        CAPTURE(i);
+        CHECK(line.at("epoch") == (i - 1) / kEpoch);
+        CHECK(line.at("lr").get<double>() == learning_rate(s, i - 1, kEpoch, kIterations));
+        CHECK(line.contains("test_accuracy") == (i % kEpoch == 0 || i == kIterations));
+        for (const char* key : {"loss", "loss_gen", "loss_clf", "f_pos", "f_neg", "grad_norm", "accuracy", "sgld_grad_norm"}) {
+            CAPTURE(std::string(key));
+            CHECK(line.at(key).is_number());
+        }
+        CHECK(line.at("loss").get<double>() ==
+              doctest::Approx(line.at("loss_gen").get<double>() + line.at("loss_clf").get<double>()).epsilon(1e-12));
+        CHECK(line.at("loss_gen").get<double>() ==
+              doctest::Approx(line.at("f_neg").get<double>() - line.at("f_pos").get<double>()).epsilon(1e-12));
+    }
+    CHECK(iterations == std::vector<int64_t>{2, 3, 4, 6, 7});
+    CHECK(lines.back().at("test_accuracy") == run.result.accuracy);
+    CHECK(run.result.accuracy_on == "test");
+    CHECK(run.result.best_accuracy >= run.result.accuracy);
+    // The observer hears of every iteration, in order.
+    REQUIRE(run.observer.iterations.size() == kIterations);
+    for (size_t i = 0; i < kIterations; ++i) CHECK(run.observer.iterations[i].done == static_cast<int64_t>(i) + 1);
+    CHECK(run.observer.sheets == std::vector<std::string>{"iteration_0000003.png", "iteration_0000006.png", "iteration_0000007.png"});
+}
+
+TEST_CASE("terms_that_are_off_have_no_numbers_in_the_log") {
+    Settings s = small();
+    s.iterations = 2;
+    s.p_x_weight = 0;
+    const TempFolder softmax, energy;
+    train(softmax.path(), s);
+    for (const auto& line : metrics(softmax.path()))
+        for (const char* key : {"loss_gen", "f_pos", "f_neg", "sgld_grad_norm"}) CHECK_FALSE(line.contains(key));
+    s = small();
+    s.iterations = 2;
+    s.p_y_given_x_weight = 0;
+    const Run run = train(energy.path(), s);
+    CHECK(run.result.end == TrainingEnd::finished);
+    for (const auto& line : metrics(energy.path()))
+        for (const char* key : {"loss_clf", "accuracy"}) CHECK_FALSE(line.contains(key));
+}
+
+TEST_CASE("nothing_to_train_and_nothing_to_evaluate_still_end_well") {
+    Settings s = small();
+    s.iterations = 0;
+    const TempFolder none, blind, shorter;
+    const Run run = train(none.path(), s);
+    CHECK(run.result.end == TrainingEnd::finished);
+    CHECK(run.result.iterations == 0);
+    CHECK(run.result.accuracy >= 0);
+    CHECK(metrics(none.path()).empty());
+    for (const char* file : kFiles) CHECK(std::filesystem::exists(none.path() / file));
+
+    s = small();
+    const Run unseen = train(blind.path(), s, {.held_out = 0});
+    CHECK(unseen.result.accuracy == -1);
+    const auto lines = metrics(blind.path());
+    REQUIRE(lines.size() == 5);  // the last line of an epoch does not wait for an evaluation that never comes
+    CHECK(lines.back().at("iteration") == kIterations);
+
+    train(shorter.path(), s, {.stop_after = 5});
+    s.iterations = 3;  // fewer than are done
+    const Run less = train(shorter.path(), s, {.resume = true});
+    CHECK(less.result.end == TrainingEnd::finished);
+    CHECK(less.result.iterations == 5);
+    CHECK(less.result.accuracy >= 0);
+}
+
+TEST_CASE("epochs_are_those_of_the_labelled_set") {
+    Settings s = small();
+    s.iterations = -1;
+    s.epochs = 2;
+    const TempFolder folder;
+    CHECK(train(folder.path(), s).result.iterations == 2 * kEpoch);
+    s.p_y_given_x_weight = 0;  // without labels: of the generative batches, 26 / 6
+    s.epochs = 1;
+    const TempFolder energy;
+    CHECK(train(energy.path(), s).result.iterations == 4);
+}
+
+TEST_CASE("batches_larger_than_the_data_are_an_error_that_names_the_flag") {
+    const TempFolder folder;
+    Settings s = small();
+    s.batch_size = kTrainImages + 1;
+    CHECK(mentions(error_of([&] { train(folder.path(), s); }), "--batch-size is 27 (there are 26"));
+    s = small();
+    s.gen_batch_size = kTrainImages + 1;
+    CHECK(mentions(error_of([&] { train(folder.path(), s); }), "--gen-batch-size is 27 (there are 26"));
+    // What is not used does not matter, and a batch of everything is possible.
+    s.p_x_weight = 0;
+    s.iterations = 1;
+    CHECK(train(folder.path(), s).result.end == TrainingEnd::finished);
+    const TempFolder all;
+    s = small();
+    s.batch_size = s.gen_batch_size = kTrainImages;
+    s.iterations = 2;
+    CHECK(train(all.path(), s).result.end == TrainingEnd::finished);
+}
+
+TEST_CASE("the_replay_buffer_stays_full_of_pixels") {
+    for (const auto& sizes : {std::pair<int64_t, int64_t>{10, 6}, {4, 9}, {1, 5}, {2, 2}}) {  // more chains than images, too
+        const auto [size, chains] = sizes;
+        CAPTURE(sizes.first);
+        for (const StartForm init : {StartForm::informative, StartForm::uniform, StartForm::gaussian}) {
+            Settings s = small();
+            s.buffer_size = size;
+            s.gen_batch_size = chains;
+            s.init = init;
+            s.iterations = 3;
+            const TempFolder folder;
+            CHECK(train(folder.path(), s).result.end == TrainingEnd::finished);
+            const SafetensorsFile state = SafetensorsFile::read(folder.path() / kFiles[0]);
+            CHECK(state.at("replay_buffer").shape == std::vector<int64_t>{size, kChannels, kSide, kSide});
+            for (const float v : state.floats("replay_buffer")) CHECK_MESSAGE((v >= -1 && v <= 1), "the buffer holds ", v);
+            // The weights' own file does not carry it.
+            CHECK_FALSE(SafetensorsFile::read(folder.path() / kFiles[1]).has("replay_buffer"));
+        }
+    }
+}
+
+TEST_CASE("a_learning_rate_that_is_far_too_high_ends_as_diverged_with_a_good_checkpoint") {
+    Settings s = small();
+    s.lr = 1e6;
+    s.warmup_iterations = 0;
+    s.iterations = 50;
+    s.checkpoint_interval = 1;
+    const TempFolder folder;
+    const Run run = train(folder.path(), s);
+    CHECK(run.result.end == TrainingEnd::diverged);
+    CHECK(mentions(run.result.message, "diverged in iteration " + std::to_string(run.result.iterations)));
+    CHECK(mentions(run.result.message, (folder.path() / "checkpoints/last.safetensors").string()));
+    for (const char* file : {kFiles[0], kFiles[1]}) {
+        const SafetensorsFile checkpoint = SafetensorsFile::read(folder.path() / file);
+        check_finite(checkpoint);
+        CHECK(nlohmann::json::parse(checkpoint.metadata.at("progress")).at("iteration").get<int64_t>() < run.result.iterations);
+    }
+    for (const auto& line : metrics(folder.path())) CHECK(line.at("iteration").get<int64_t>() < run.result.iterations);
+}
+
+TEST_CASE("a_run_that_diverges_before_any_checkpoint_says_so") {
+    Settings s = small();
+    s.lr = 1e6;
+    s.warmup_iterations = 0;
+    s.iterations = 50;
+    s.batch_size = 1;  // a long epoch
+    s.norm = NormKind::none;
+    const TempFolder folder;
+    const Run run = train(folder.path(), s);
+    CHECK(run.result.end == TrainingEnd::diverged);
+    CHECK(mentions(run.result.message, "No checkpoint had been written yet"));
+    CHECK_FALSE(RunFolder(folder.path()).has_checkpoint());
+}
+
+TEST_CASE("a_nan_in_the_buffer_ends_as_diverged_and_reaches_no_checkpoint") {
+    Settings s = small();
+    s.reinit_freq = 0;
+    s.checkpoint_interval = 1;
+    const TempFolder folder;
+    train(folder.path(), s, {.stop_after = 3});
+    const std::string last = folder.read(kFiles[1]);
+    SafetensorsFile poisoned = SafetensorsFile::read(folder.path() / kFiles[0]);
+    const std::vector<float> nan(static_cast<size_t>(10 * kPixels), std::numeric_limits<float>::quiet_NaN());
+    poisoned.tensors["replay_buffer"] = make_file_tensor(std::span<const float>(nan), {10, kChannels, kSide, kSide});
+    poisoned.write_atomically(folder.path() / kFiles[0]);
+    const std::string state = folder.read(kFiles[0]);
+
+    const Run run = train(folder.path(), s, {.resume = true});
+    CHECK(run.result.end == TrainingEnd::diverged);
+    CHECK(run.result.iterations == 4);
+    CHECK(mentions(run.result.message, (folder.path() / kFiles[1]).string()));
+    CHECK(folder.read(kFiles[1]) == last);
+    CHECK(folder.read(kFiles[0]) == state);
+    check_finite(SafetensorsFile::read(folder.path() / kFiles[1]));
+}
+
+TEST_CASE("nothing_changes_while_the_state_says_diverged") {
+    for (const Optimizer optimizer : {Optimizer::sgd, Optimizer::adam}) {
+        Settings s = small();
+        s.optimizer = optimizer;
+        s.ema = 0.9;
+        const auto device = make_cpu_device({.threads = 1});
+        WideResNet network(network_settings(s));
+        const ImageSet set = images(kTrainImages, 1);
+        Memory memory(*device);
+        const TrainingIteration::DataSource source = {
+            {.channels = kChannels, .height = kSide, .width = kSide, .num_classes = kClasses, .num_train = 0, .num_test = 0, .flip = true},
+            set.count(),
+            largest_class_of(set)};
+        TrainingIteration iteration(*device, memory, network, s, source);
+        iteration.plan();
+        memory.allocate();
+        iteration.images().upload(set);
+        iteration.record();
+        Parameters& p = iteration.parameters();
+        p.initialise(1);
+        iteration.prepare_weights();
+        iteration.begin(0, 0, 0);
+        iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+        const auto kept = [&] {
+            std::vector<Values> all;
+            for (const Array& a : {p.weights(), p.velocity(), p.average(), p.statistics(), iteration.buffer().images()})
+                all.push_back(download_values(*device, a));
+            if (optimizer == Optimizer::adam) all.push_back(download_values(*device, p.second()));
+            return all;
+        };
+        const auto run = [&](int64_t i) {
+            iteration.begin(i, 0.1, i);
+            iteration.run_all();
+        };
+        run(0);
+        const auto before = kept();
+        IterationState state;
+        iteration.read_state(state);
+        CHECK(state.diverged == 0);
+        state.diverged = 1;
+        device->upload(iteration.state(), &state, sizeof state);
+        run(1);
+        run(2);  // the flag is sticky
+        iteration.read_state(state);
+        CHECK(state.diverged == 1);
+        CHECK(kept() == before);
+        state.diverged = 0;
+        device->upload(iteration.state(), &state, sizeof state);
+        run(3);
+        const auto after = kept();
+        for (size_t i = 0; i < after.size(); ++i) CHECK(after[i] != before[i]);
+    }
+}
+
+TEST_CASE("what_runs_when_does_not_depend_on_sharing_memory_or_on_recording") {
+    for (const Variant& v : variants()) {
+        CAPTURE(v.name);
+        const Settings& s = v.settings;
+        const ImageSet set = images(kTrainImages, 1);
+        const auto run = [&](Memory::Sharing sharing, bool record) {
+            const auto device = make_cpu_device({.threads = 1});
+            WideResNet network(network_settings(s));
+            Memory memory(*device, sharing, Memory::Guards::always);
+            const TrainingIteration::DataSource source = {{.channels = kChannels,
+                                                           .height = kSide,
+                                                           .width = kSide,
+                                                           .num_classes = kClasses,
+                                                           .num_train = 0,
+                                                           .num_test = 0,
+                                                           .flip = true},
+                                                          set.count(),
+                                                          largest_class_of(set)};
+            TrainingIteration iteration(*device, memory, network, s, source);
+            iteration.plan();
+            memory.allocate();
+            iteration.images().upload(set);
+            if (record) iteration.record();
+            Parameters& p = iteration.parameters();
+            p.initialise(1);
+            iteration.prepare_weights();
+            iteration.begin(0, 0, 0);
+            if (s.samples()) iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+            for (int64_t i = 0; i < 3; ++i) {
+                iteration.begin(i, s.lr, i);
+                iteration.run_all();
+            }
+            CHECK_NOTHROW(memory.check_guards());
+            std::vector<Values> all = {download_values(*device, p.weights()), download_values(*device, p.velocity()),
+                                       download_values(*device, p.gradient()), download_values(*device, p.statistics())};
+            if (s.samples()) all.push_back(download_values(*device, iteration.buffer().images()));
+            return std::pair{all, memory.arena_bytes()};
+        };
+        const auto [shared, shared_bytes] = run(Memory::Sharing::by_lifetime, true);
+        const auto [apart, apart_bytes] = run(Memory::Sharing::none, true);
+        const auto [eager, eager_bytes] = run(Memory::Sharing::by_lifetime, false);
+        CHECK(shared == apart);
+        CHECK(shared == eager);
+        CHECK(shared_bytes < apart_bytes);
+        CHECK(shared_bytes == eager_bytes);
+    }
+}
+
+TEST_CASE("another_number_of_threads_gives_nearly_the_same") {
+    Settings s = small();
+    s.iterations = 2;
+    const TempFolder one, two, two_again;
+    train(one.path(), s);
+    train(two.path(), s, {.threads = 2});
+    train(two_again.path(), s, {.threads = 2});
+    check_same_run(two_again.path(), two.path());  // the same threads: the same bits
+    const SafetensorsFile a = SafetensorsFile::read(one.path() / kFiles[0]), b = SafetensorsFile::read(two.path() / kFiles[0]);
+    for (const auto& entry : a.tensors) {
+        const std::string& name = entry.first;
+        if (entry.second.type == FileType::i64) continue;
+        const std::vector<double> x = a.doubles(name), y = b.doubles(name);
+        double difference = 0, norm = 0;
+        for (size_t i = 0; i < x.size(); ++i) {
+            difference += (x[i] - y[i]) * (x[i] - y[i]);
+            norm += x[i] * x[i];
+        }
+        // Another order of sums: 1e-6, and a LeakyReLU input or two on the other side of its kink.
+        CHECK_MESSAGE(std::sqrt(difference) <= 1e-2 * std::sqrt(norm) + 1e-12, name, " differs by ", std::sqrt(difference), " of ",
+                      std::sqrt(norm));
+    }
+}
+
+TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
+    for (const Variant& v : variants()) {
+        CAPTURE(v.name);
+        const Settings& s = v.settings;
+        const TempFolder folder;
+        const Run run = train(folder.path(), s, {.held_out = 130, .held_out_name = "valid"});  // a batch of 100 and one of 30
+        CHECK(run.result.accuracy_on == "valid");
+        CHECK(metrics(folder.path()).back().at("valid_accuracy") == run.result.accuracy);
+
+        const auto evaluate = [&](const char* file) {
+            const auto device = make_cpu_device({.threads = 1});
+            WideResNet network(network_settings(s));
+            Memory memory(*device);
+            const ImageSet held_out = images(130, 2);
+            Evaluator evaluator(*device, memory, network, {held_out.count()},
+                                {.channels = kChannels,
+                                 .height = kSide,
+                                 .width = kSide,
+                                 .num_classes = kClasses,
+                                 .num_train = 0,
+                                 .num_test = 0,
+                                 .flip = false});
+            Parameters parameters(*device, memory, network, {});
+            network.build(*device, memory, s.conv_algorithm);
+            const auto view = [&] {
+                return NetworkMemory{
+                    .weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics(), .state = nullptr};
+            };
+            memory.plan([&] {
+                network.prepare(parameters.weights());
+                evaluator.plan(view());
+            });
+            memory.allocate();
+            parameters.load(SafetensorsFile::read(folder.path() / file), file, {"ema."});
+            network.prepare(parameters.weights());
+            return accuracy(evaluator.predict(held_out, view(), nullptr));
+        };
+        CHECK(evaluate(kFiles[1]) == run.result.accuracy);
+        CHECK(evaluate(kFiles[2]) == run.result.best_accuracy);
+    }
+}
+
+TEST_CASE("a_checkpoint_knows_how_it_was_made") {
+    Settings s = small();
+    s.ema = 0.5;
+    const TempFolder folder;
+    train(folder.path(), s);
+    for (const char* file : kFiles) {
+        const SafetensorsFile checkpoint = SafetensorsFile::read(folder.path() / file);
+        const std::optional<Settings> own = settings_of(checkpoint);
+        REQUIRE(own.has_value());
+        CHECK(to_json(*own) == to_json(s));
+        CHECK(checkpoint.ints("f.bn1.num_batches_tracked") == std::vector<int64_t>{0});
+        CHECK(checkpoint.at("f.bn1.num_batches_tracked").shape.empty());
+        CHECK(checkpoint.has("ema.f.conv1.weight"));
+        CHECK(checkpoint.has("f.layer3.0.bn2.running_var"));
+    }
+    CHECK(to_json(RunFolder(folder.path()).read_config()) == to_json(s));
+    CHECK(settings_of(SafetensorsFile{}) == std::nullopt);
+}
+
+TEST_CASE("training_learns_the_classes") {
+    Settings s = small();
+    s.iterations = 40;
+    s.lr = 0.1;
+    const TempFolder folder;
+    const Run run = train(folder.path(), s, {.held_out = 60});
+    CHECK(run.result.best_accuracy > 0.6);
+    CHECK(run.observer.iterations.back().loss_clf < run.observer.iterations.front().loss_clf);
+}
+
+}  // namespace jem

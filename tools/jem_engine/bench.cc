@@ -1,0 +1,248 @@
+// jem_engine bench: time and memory of training iterations on made-up images, and what the time goes into.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "data/input_error.h"
+#include "engine/training/iteration.h"
+#include "kernels/random.h"
+#include "tools/jem_engine/console.h"
+#include "tools/jem_engine/job.h"
+#include "tools/jem_engine/options.h"
+
+namespace jem {
+namespace {
+
+struct BenchOptions {
+    CommonOptions common;
+    SettingsFlags flags;
+    std::string recipe = "sada-jem";
+    int64_t repeat = 5, warmup = 2;
+    std::string only;  // empty: whole iterations
+    bool profile = false;
+};
+
+double peak_resident_bytes() {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+void fill_randomly(Device& device, Array to, uint64_t seed, uint32_t what) {
+    std::vector<double> values(static_cast<size_t>(to.count));
+    for (size_t i = 0; i < values.size(); ++i)
+        values[i] = 2.0 * uniform_of(random4(seed, RandomStream::parameters, what, 1, i / 4).v[i % 4]) - 1.0;
+    upload_values(device, to, values);
+}
+
+// What this machine does at best, to hold the ops against: moving large arrays, and multiplying by large matrices (a direct 1x1
+// convolution). The best of several tries.
+struct Peaks {
+    double bytes_per_second = 0, flops = 0;
+};
+
+Peaks measure_peaks(Device& device) {
+    constexpr int kTries = 5;
+    constexpr int64_t kElements = int64_t{32} << 20;  // 256 MiB of f32 are moved: beyond any cache
+    // On a GPU more of it: a matrix that fills it, and launches enough that waiting for them counts for nothing.
+    const bool gpu = device.name() == "cuda";
+    const int64_t batch = gpu ? 64 : 8, channels = gpu ? 2048 : 512, size = gpu ? 16 : 32;
+    const int runs = gpu ? 20 : 1;
+    const ConvShape shape = {.in_channels = channels, .out_channels = channels, .height = size, .width = size, .kernel = 1, .stride = 1};
+    const auto plan = device.plan_convolution(shape, {.batches = {}, .forward_only = {batch}, .algorithm = ConvAlgorithm::direct});
+    const size_t activations =
+        static_cast<size_t>(batch * shape.in_channels * shape.height * shape.width) * size_of(device.activation_type());
+    const auto large = device.allocate(2 * kElements * sizeof(float)), x = device.allocate(activations), y = device.allocate(activations),
+               prepared = device.allocate(plan->prepared_bytes()), workspace = device.allocate(plan->workspace_bytes()),
+               weights = device.allocate(static_cast<size_t>(shape.weight_count() + shape.out_channels) * sizeof(float));
+    const Array from{large->data(), device.real_type(), kElements};
+    const Array to{large->data() + from.bytes(), device.real_type(), kElements},
+        w{weights->data(), device.real_type(), shape.weight_count()};
+    const Array bias{weights->data() + w.bytes(), device.real_type(), shape.out_channels};
+    const auto tensor = [&](Buffer& buffer) {
+        return Tensor{.data = buffer.data(),
+                      .type = device.activation_type(),
+                      .n = batch,
+                      .c = shape.in_channels,
+                      .h = shape.height,
+                      .w = shape.width,
+                      .block = device.channel_block(shape.in_channels)};
+    };
+    plan->prepare(prepared->data(), w, workspace->data());
+    Peaks best;
+    for (int i = 0; i < kTries; ++i) {
+        const auto rate_of = [&](double work, auto run) {
+            device.synchronize();
+            const auto start = std::chrono::steady_clock::now();
+            for (int r = 0; r < runs; ++r) run();
+            device.synchronize();
+            return runs * work / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        };
+        best.bytes_per_second =
+            std::max(best.bytes_per_second, rate_of(2.0 * static_cast<double>(from.bytes()), [&] { device.ops().convert(to, from); }));
+        best.flops = std::max(best.flops, rate_of(shape.flops() * static_cast<double>(batch), [&] {
+                                  plan->forward(tensor(*y), tensor(*x), prepared->data(), bias, nullptr, workspace->data());
+                              }));
+    }
+    return best;
+}
+
+// Of the peak that binds the op; empty where its work is not counted.
+std::string share_of_peak(const WorkSum& row, const Peaks& peaks) {
+    const double ideal = std::max(row.flops / peaks.flops, row.bytes / peaks.bytes_per_second);
+    return ideal > 0 && row.seconds > 0 ? fmt::format("{:.0f} %", 100 * ideal / row.seconds) : "";
+}
+
+// By op, then by the convolutions' shapes, the longest first; an iteration each.
+nlohmann::ordered_json print_profile(const WorkReport& profile, const Peaks& peaks, double iterations, bool silent) {
+    using Row = std::pair<std::string, WorkSum>;
+    nlohmann::ordered_json json;
+    std::vector<Row> ops, shapes;
+    double total = 0;
+    const auto figures = [&](const WorkSum& sum) {
+        return nlohmann::ordered_json{{"launches", static_cast<double>(sum.launches) / iterations},
+                                      {"seconds", sum.seconds / iterations},
+                                      {"flops", sum.flops / iterations},
+                                      {"bytes", sum.bytes / iterations}};
+    };
+    for (const auto& [label, row] : profile) {
+        ops.emplace_back(label, row);
+        total += row.seconds;
+        json[label] = figures(row);
+        for (const auto& [shape, sum] : row.by_shape) {
+            shapes.emplace_back(fmt::format("{:22} {}", label, shape), sum);
+            json[label]["by_shape"][shape] = figures(sum);
+        }
+    }
+    if (silent) return json;
+    fmt::print("measured peaks: {:.0f} GFLOP/s (a direct 1x1 convolution of many channels), {:.1f} GB/s (copy of 128 MiB)\n",
+               1e-9 * peaks.flops, 1e-9 * peaks.bytes_per_second);
+    const auto print = [&](const char* title, int width, std::vector<Row>& rows) {
+        if (rows.empty()) return;
+        std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.second.seconds > b.second.seconds; });
+        fmt::print("\n{:{}} {:>9} {:>11} {:>7} {:>9} {:>8} {:>8}\n", title, width, "launches", "ms an iter.", "share", "GFLOP/s", "GB/s",
+                   "of peak");
+        for (const auto& [label, sum] : rows)
+            fmt::print("{:{}} {:9.0f} {:11.2f} {:6.1f}% {:>9} {:>8} {:>8}\n", label, width, static_cast<double>(sum.launches) / iterations,
+                       1e3 * sum.seconds / iterations, 100 * sum.seconds / total,
+                       sum.flops > 0 ? fmt::format("{:.0f}", 1e-9 * sum.flops / sum.seconds) : "",
+                       sum.bytes > 0 ? fmt::format("{:.1f}", 1e-9 * sum.bytes / sum.seconds) : "", share_of_peak(sum, peaks));
+    };
+    print("op", 26, ops);
+    print("convolution (channels, pixels, kernel, stride)", 46, shapes);
+    return json;
+}
+
+int bench(const BenchOptions& o) {
+    Settings s = recipe(o.recipe);
+    s.sgld_steps = s.samples() ? 5 : 0;
+    o.flags.apply(s);
+    if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
+    fill_in_sizes(s);
+    validate(s);
+    if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
+        throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
+    Ranks& ranks = the_job().join();
+    const bool first = ranks.rank() == 0;
+    std::unique_ptr<Device> device;
+    together(ranks, [&] {
+        device = make_device(o.common, s.precision);
+        refuse_without_mpi(*device);
+    });
+    device->join(ranks);
+    Console console(o.common.quiet || !first);
+    const auto network = make_network(s);
+    Memory memory(*device);
+    std::unique_ptr<TrainingIteration> made;
+    together(ranks, [&] {
+        made = std::make_unique<TrainingIteration>(
+            *device, memory, *network, s,
+            TrainingIteration::GivenBatches{
+                .positive = s.gen_batch_size, .negative = s.gen_batch_size, .labelled = s.batch_size, .noise = false});
+        made->plan();
+        memory.allocate();
+    });
+    TrainingIteration& iteration = *made;
+    iteration.parameters().initialise(s.seed);
+    if (s.samples()) {
+        fill_randomly(*device, iteration.positive_images(), s.seed, 1);
+        fill_randomly(*device, iteration.sampler().samples(), s.seed, 2);
+    }
+    if (s.classifies()) fill_randomly(*device, iteration.labelled_images(), s.seed, 3);
+    if (!o.profile) iteration.record();  // on a GPU nothing can be timed inside a graph
+    iteration.prepare_weights();
+
+    const auto run_once = [&] {
+        if (o.only.empty()) return iteration.run_all();
+        for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(Phase::sample);
+    };
+    std::vector<double> seconds;
+    WorkReport profile;
+    for (int64_t i = 0; i < o.warmup + o.repeat; ++i) {
+        if (i == o.warmup && o.profile) device->begin_profile();
+        const auto start = std::chrono::steady_clock::now();
+        iteration.begin(i, s.lr, i);
+        run_once();
+        device->synchronize();
+        device->communicator().check();
+        if (i >= o.warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        console.progress("Iterations", i + 1, o.warmup + o.repeat);
+    }
+    if (o.profile) profile = device->end_profile();
+
+    ranks.barrier();
+    if (!first) return kExitDone;
+
+    std::vector<double> sorted = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    const double median = sorted[sorted.size() / 2];
+    nlohmann::ordered_json json = {{"device", device->description()},
+                                   {"network", fmt::format("WRN-{}-{}", s.depth, s.width)},
+                                   {"ranks", ranks.size()},
+                                   {"seconds", seconds},
+                                   {"median_s", median},
+                                   {"peak_rss_bytes", peak_resident_bytes()},
+                                   {"arena_bytes", memory.arena_bytes()}};
+    if (!o.common.json)
+        fmt::print("{}\nWRN-{}-{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
+                   device->description(), s.depth, s.width, median,
+                   o.only.empty() ? "an iteration" : fmt::format("{} sampling steps", s.sgld_steps), sorted.front(), sorted.back(),
+                   peak_resident_bytes() / (1 << 20), static_cast<double>(memory.arena_bytes()) / (1 << 20));
+    if (o.profile) {
+        const Peaks peaks = measure_peaks(*device);
+        json["peak_flops_per_s"] = peaks.flops;
+        json["peak_bytes_per_s"] = peaks.bytes_per_second;
+        json["ops"] = print_profile(profile, peaks, static_cast<double>(o.repeat), o.common.json);
+    }
+    print_result(o.common, json);
+    return kExitDone;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& app) {
+    auto o = std::make_shared<BenchOptions>();
+    constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
+    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives (K is 5 unless given)")
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--repeat", o->repeat, "Iterations timed")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--warmup", o->warmup, "Iterations before")
+        ->check(CLI::Range(0, 100000))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--only", o->only, "Time the sampling steps alone, K of them in place of an iteration")
+        ->check(CLI::IsMember({"sampling"}))
+        ->multi_option_policy(last);
+    app.add_flag("--profile", o->profile, "Time by kind of op and by convolution");
+    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->common.add_to(app);
+    return [o] { return bench(*o); };
+}
+
+}  // namespace jem

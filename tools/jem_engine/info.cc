@@ -1,0 +1,137 @@
+// jem_engine info: what this program is made of, and what this machine offers it.
+#include <fmt/core.h>
+#include <omp.h>
+#include <zlib.h>
+
+#include <CLI/Version.hpp>
+
+#include "data/input_error.h"
+#include "engine/device/cpu/onednn.h"
+#include "tools/jem_engine/options.h"
+#ifdef JEM_HAS_CUDA
+#include "engine/device/cuda/cuda_device.h"
+#endif
+
+namespace jem {
+namespace {
+
+std::string compiler() {
+#ifdef __clang__
+    return "clang " __clang_version__;
+#else
+    return "g++ " __VERSION__;
+#endif
+}
+
+std::string openmp() {
+    switch (_OPENMP) {
+        case 201511:
+            return "4.5";
+        case 201811:
+            return "5.0";
+        case 202011:
+            return "5.1";
+        default:
+            return std::to_string(_OPENMP);
+    }
+}
+
+// Whether the files of a data set are where they are looked for without --data-dir.
+bool installed(const std::string& name) {
+    try {
+        return load_image_set(name, "", Split::test).count() > 0;
+    } catch (const InputError&) {
+        return false;
+    }
+}
+
+int info(const CommonOptions& common) {
+    using Json = nlohmann::ordered_json;
+    const auto cpu = make_cpu_device({.threads = common.threads});
+    const std::string fmt_version = fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100);
+    const std::string json_version =
+        fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH);
+    Json json = {{"version", JEM_VERSION},
+                 {"compiler", compiler()},
+                 {"build_type", JEM_BUILD_TYPE},
+                 {"flags", JEM_BUILD_FLAGS},
+                 {"libraries",
+                  {{"oneDNN", onednn::version()},
+                   {"OpenMP", openmp()},
+                   {"zlib", zlibVersion()},
+                   {"nlohmann-json", json_version},
+                   {"CLI11", CLI11_VERSION},
+                   {"fmt", fmt_version},
+                   {"Random123", "headers without a version"}}},
+                 {"devices",
+                  {{{"name", "cpu"},
+                    {"description", cpu->description()},
+                    {"threads", omp_get_max_threads()},
+                    {"instruction_set", onednn::instruction_set()}},
+                   {{"name", "reference"}, {"description", "plain loops in f32 or f64, one thread: the oracle of the tests"}}}},
+                 {"recipes", recipe_names()}};
+    json["data"] = Json::array();
+    for (const char* name : {"fashion-mnist", "mnist", "cifar10", "cifar100"}) {
+        const ImageSetShape shape = known_shape(name);
+        json["data"].push_back({{"name", name},
+                                {"shape", {shape.channels, shape.height, shape.width}},
+                                {"classes", shape.num_classes},
+                                {"train", shape.num_train},
+                                {"test", shape.num_test},
+                                {"installed", installed(name)}});
+    }
+    json["missing"] = Json::array();
+#ifdef JEM_HAS_CUDA
+    std::string why;
+    for (const std::string& gpu : visible_gpus(why)) json["devices"].push_back({{"name", "cuda"}, {"description", gpu}});
+    if (!why.empty())
+        json["missing"].push_back({{"name", "GPU"}, {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16"}, {"get", why}});
+    if (!missing_nccl().empty())
+        json["missing"].push_back({{"name", "NCCL"}, {"gives", "training on several GPUs"}, {"get", missing_nccl()}});
+    else
+        json["libraries"]["NCCL"] = nccl_version();
+#else
+    json["missing"].push_back({{"name", "CUDA device"},
+                               {"gives", "training and sampling on NVIDIA GPUs, tf32 and bf16; plan --gpu"},
+                               {"get", "left out of this build: " JEM_CUDA_MISSING}});
+#endif
+    if (!cpu_has_bf16())
+        json["missing"].push_back(
+            {{"name", "bf16"}, {"gives", "--precision bf16 on the CPU"}, {"get", "a CPU with AVX512_BF16 or AMX; f32 works on any"}});
+    if (!missing_mpi().empty())
+        json["missing"].push_back(
+            {{"name", "MPI"}, {"gives", "training with several processes, on several machines"}, {"get", missing_mpi()}});
+    else
+        json["libraries"]["MPI"] = mpi_version();
+    if (!common.json) {
+        const auto text = [](const Json& j) { return j.get<std::string>(); };
+        fmt::print("jem_engine {}, {}, {}\n  {}\n", text(json["version"]), text(json["compiler"]), text(json["build_type"]),
+                   text(json["flags"]));
+        fmt::print("\nlibraries\n");
+        for (const auto& [name, version] : json["libraries"].items()) fmt::print("  {:<14} {}\n", name, text(version));
+        fmt::print("\ndevices\n");
+        for (const auto& d : json["devices"]) fmt::print("  {:<14} {}\n", text(d["name"]), text(d["description"]));
+        fmt::print("\nrecipes\n ");
+        for (const auto& r : json["recipes"]) fmt::print(" {}", text(r));
+        fmt::print("\n\ndata sets\n");
+        for (const auto& d : json["data"])
+            fmt::print("  {:<14} {}x{}x{}, {} classes, {} training and {} test images; {}\n", text(d["name"]), d["shape"][0].get<int>(),
+                       d["shape"][1].get<int>(), d["shape"][2].get<int>(), d["classes"].get<int>(), d["train"].get<int>(),
+                       d["test"].get<int>(), d["installed"].get<bool>() ? "installed" : "give --data-dir");
+        fmt::print("\nmissing\n");
+        for (const auto& m : json["missing"])
+            fmt::print("  {:<14} would give {}\n  {:<14} {}\n", text(m["name"]), text(m["gives"]), "", text(m["get"]));
+    }
+    print_result(common, json);
+    return kExitDone;
+}
+
+}  // namespace
+
+Command add_info(CLI::App& app) {
+    auto common = std::make_shared<CommonOptions>();
+    common->add_to(app);
+    return [common] { return info(*common); };
+}
+
+}  // namespace jem

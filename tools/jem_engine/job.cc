@@ -1,0 +1,27 @@
+#include "tools/jem_engine/job.h"
+
+#include "engine/device/device.h"
+
+namespace jem {
+
+Ranks& Job::join() {
+    if (ranks_) return *ranks_;
+    ranks_ = join_ranks(launch_);
+    if (several()) {
+        threads_ = threads_of_rank(*ranks_);
+        local_rank_ = local_place(*ranks_).rank;
+    }
+    return *ranks_;
+}
+
+void Job::leave_failed(int exit_code) {
+    if (ranks_ && several() && !ranks_->parting()) ranks_->abort(exit_code);
+    leave();
+}
+
+Job& the_job() {
+    static Job job;
+    return job;
+}
+
+}  // namespace jem

@@ -1,0 +1,116 @@
+// Flags that several commands share, and what is made of them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/image_set.h"
+#include "data/load.h"
+#include "engine/device/device.h"
+#include "engine/files/safetensors.h"
+#include "engine/network/network.h"
+#include "engine/network/parameters.h"
+#include "engine/settings/settings.h"
+
+namespace jem {
+
+// --device --threads --seed --quiet --json --nondeterministic, on every command.
+struct CommonOptions {
+    std::string device = "auto";
+    int threads = 0;
+    std::optional<uint64_t> seed;
+    bool quiet = false, json = false, nondeterministic = false;
+
+    void add_to(CLI::App& app);
+};
+
+// The hyper-parameters as flags. Each flag given on the command line overrides one setting of whatever they are applied to.
+class SettingsFlags {
+public:
+    enum class Kind {
+        network,   // --depth --width ... --precision: what a bare checkpoint does not say itself
+        sampling,  // network, and SGLD's
+        all,       // sampling, and training's
+    };
+    void add_to(CLI::App& app, Kind kind);
+    void apply(Settings& settings) const;
+    bool given(const std::string& flag) const;  // "--depth"
+
+private:
+    template <class T>
+    void number(const std::string& flags, T Settings::*member, const std::string& help);
+    template <class E>
+    void choice(const std::string& flags, E Settings::*member, const std::string& help);
+    void on_off(const std::string& flags, bool Settings::*member, const std::string& help);
+    void remember(const std::string& flags, std::function<void(Settings&)> override);
+
+    CLI::App* app_ = nullptr;
+    std::string group_;
+    std::vector<std::pair<std::string, std::function<void(Settings&)>>> overrides_;
+};
+
+// The device of --device and --precision; with several ranks after Job::join, and the caller makes it join them. InputError for what this
+// build or machine does not have. auto: a GPU if there is one, else the CPU, and a line on stderr says why where this build has the CUDA
+// parts.
+std::unique_ptr<Device> make_device(const CommonOptions& common, const std::string& precision);
+
+// InputError for ranks of torchrun on a device that they cannot work together on.
+void refuse_without_mpi(const Device& device);
+
+// Where a file lies that is kept between runs and may be deleted: $XDG_CACHE_HOME/jem_engine/NAME; empty without a home folder.
+std::string user_cache_file(const std::string& name);
+
+// The network that the settings describe; sizes of 0 must have been filled in.
+std::unique_ptr<Network> make_network(const Settings& settings);
+
+// Sizes that were left at 0 are taken from the data set's; without one they are an InputError naming the flag.
+void fill_in_sizes(Settings& settings);
+
+// The images, after checking that they have the network's size. verbose: says on stderr how long it took.
+ImageSet load_images(const Settings& settings, Split split);
+
+// The training set, without the images that --n-valid holds out (the seed chooses them), and these.
+struct TrainingImages {
+    ImageSet train, held_out;
+};
+TrainingImages load_training_images(const Settings& settings, uint64_t seed);
+
+// A checkpoint and the settings it was made with (defaults for a bare one), with the flags on top.
+struct Checkpoint {
+    std::string path;
+    SafetensorsFile file;
+    Settings settings;      // n_valid is 0 where --data names another set than the run's
+    uint64_t run_seed = 0;  // that chose the run's held-out images, whatever --seed says
+    bool bare = false;
+};
+Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common);
+
+// Weights (--weights last|ema) and running statistics of a checkpoint, ready for the network to run.
+void load_weights(Parameters& parameters, Network& network, const Checkpoint& checkpoint, const std::string& which);
+
+// On stderr, where a published checkpoint holds tensors that are not read.
+void say_what_is_skipped(const SafetensorsFile& file, const std::string& path);
+
+// --json: the result as one line, the last of stdout.
+void print_result(const CommonOptions& common, const nlohmann::ordered_json& json);
+
+// Each command: adds itself to the program; run returns the exit code.
+using Command = std::function<int()>;
+Command add_train(CLI::App& app);
+Command add_sample(CLI::App& app);
+Command add_evaluate(CLI::App& app);
+Command add_plan(CLI::App& app);
+Command add_step(CLI::App& app);
+Command add_selftest(CLI::App& app);
+Command add_bench(CLI::App& app);
+Command add_info(CLI::App& app);
+
+inline constexpr int kExitDone = 0, kExitFailed = 1, kExitUsage = 2, kExitDiverged = 3, kExitInterrupted = 130;
+
+}  // namespace jem

@@ -1,0 +1,433 @@
+// jem_engine sample
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "data/input_error.h"
+#include "engine/evaluation/evaluation.h"
+#include "engine/training/iteration.h"
+#include "tools/jem_engine/console.h"
+#include "tools/jem_engine/options.h"
+#include "tools/jem_engine/sheet.h"
+
+namespace jem {
+namespace {
+
+constexpr int64_t kMostChains = 100;       // in a batch
+constexpr int64_t kDefaultSteps = 20;      // of fresh chains
+constexpr int64_t kMostTries = 10;         // chains a wanted sample of --class, before giving up
+constexpr int64_t kCandidatesASample = 4;  // of which --pick best|worst chooses one
+constexpr uint32_t kFirstDraw = 1u << 31;  // training counts its iterations from 0 to at most 1e9: no chain repeats one of its draws
+constexpr int64_t kLeastColumns = 5;       // below that a row a class makes no sheet
+constexpr int64_t kPlainColumns = 10;
+constexpr int64_t kSheetPixels = 64;            // each image is enlarged to about so many
+constexpr float kBlank = 2 * 235.0f / 255 - 1;  // the sheet's own background
+
+struct SampleOptions {
+    CommonOptions common;
+    SettingsFlags flags;
+    std::string checkpoint, from = "prior", sheet, raw, weights = "last", pick = "random";
+    std::optional<int64_t> steps, label;
+    int64_t count = 100;
+};
+
+struct Sample {
+    std::vector<double> pixels;  // [H, W, C]
+    std::vector<double> logits;
+    int64_t label = 0;  // the first of the largest logits
+    double confidence = 0, lse = 0;
+};
+
+Sample described(std::vector<double> pixels, std::vector<double> logits) {
+    Sample s;
+    s.label = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    const double largest = logits[static_cast<size_t>(s.label)];
+    double sum = 0;
+    for (const double logit : logits) sum += std::exp(logit - largest);
+    s.confidence = 1 / sum;
+    s.lse = largest + std::log(sum);
+    s.pixels = std::move(pixels);
+    s.logits = std::move(logits);
+    return s;
+}
+
+// Best or worst first; equal ones keep their order.
+template <class T, class Lse>
+void sort_by_lse(std::vector<T>& items, const std::string& pick, Lse lse) {
+    if (pick == "random") return;
+    std::stable_sort(items.begin(), items.end(),
+                     [&](const T& a, const T& b) { return pick == "best" ? lse(a) > lse(b) : lse(a) < lse(b); });
+}
+
+void check_writable(const std::string& file, const char* flag) {
+    if (file.empty()) return;
+    const std::filesystem::path path = file, folder = path.has_parent_path() ? path.parent_path() : ".";
+    std::error_code error;
+    const std::string problem = std::string(flag) + ": cannot write " + file;
+    if (std::filesystem::is_directory(path, error)) throw InputError(problem + " (it is a folder). Give the name of a file.");
+    if (!std::filesystem::is_directory(folder, error))
+        throw InputError(problem + " (there is no folder " + folder.string() + "). Create it, or choose another.");
+    if (access(folder.c_str(), W_OK) != 0)
+        throw InputError(problem + " (" + std::strerror(errno) + "). Choose a folder that can be written.");
+}
+
+// The buffer of the checkpoint itself, or of the state that training wrote beside it: [N, C, H, W].
+SafetensorsFile buffer_file(const Checkpoint& checkpoint, std::string& path) {
+    const std::string name = "replay_buffer";
+    SafetensorsFile only;
+    const auto take = [&](const SafetensorsFile& file) {
+        only.tensors[name] = file.at(name);
+        return only;
+    };
+    path = checkpoint.path;
+    if (checkpoint.file.has(name)) return take(checkpoint.file);
+    const std::filesystem::path own = checkpoint.path;
+    const std::filesystem::path state = own.parent_path() / (own.stem().string() + ".state.safetensors");
+    const std::filesystem::path last = own.parent_path() / "last.state.safetensors";
+    for (const std::filesystem::path& beside : {state, last}) {
+        std::error_code error;
+        if (!std::filesystem::exists(beside, error)) continue;
+        path = beside.string();
+        const SafetensorsFile file = SafetensorsFile::read(beside);
+        if (file.has(name)) return take(file);
+    }
+    throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + state.string() +
+                     "). Use --from prior, or a run that trained with --p-x-weight above 0.");
+}
+
+class SampleRun {
+public:
+    SampleRun(const SampleOptions& options, const Checkpoint& checkpoint, Console& console);
+
+    std::vector<Sample> run();
+    bool diverged() const { return diverged_; }
+    int64_t steps() const { return steps_; }
+    const std::string& buffer_path() const { return buffer_path_; }
+
+private:
+    IterationState* state() { return reinterpret_cast<IterationState*>(memory_->at(state_)); }
+    NetworkMemory network_memory();
+    std::vector<double> from_buffer(const std::vector<int64_t>& indices) const;
+    void choose_from_buffer();
+    void start(int64_t batch);
+    std::vector<Sample> describe(const std::vector<double>& pixels);
+
+    const SampleOptions& o_;
+    Settings s_;
+    Console& console_;
+    int64_t pixels_ = 0, wanted_ = 0, limit_ = 0, chains_ = 0, steps_ = 0;
+    bool diverged_ = false;
+
+    std::string buffer_path_;
+    std::vector<float> buffer_;    // [N, C, H, W]
+    std::vector<int64_t> chosen_;  // its images, in the order in which they are continued
+
+    std::unique_ptr<Device> device_;
+    std::unique_ptr<Network> network_;
+    std::unique_ptr<Memory> memory_;
+    std::unique_ptr<Evaluator> evaluator_;
+    std::unique_ptr<Sampler> sampler_;
+    std::unique_ptr<ImageStore> images_;
+    std::unique_ptr<ReplayBuffer> starts_;
+    std::unique_ptr<Parameters> parameters_;
+    Slot state_;
+};
+
+SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint, Console& console)
+    : o_(options), s_(checkpoint.settings), console_(console) {
+    const bool buffer = o_.from == "buffer";
+    if (o_.from == "noise") s_.init = StartForm::uniform;
+    steps_ = o_.steps ? *o_.steps : o_.flags.given("--sgld-steps") ? s_.sgld_steps : buffer ? 0 : kDefaultSteps;
+    pixels_ = s_.in_channels * s_.image_size * s_.image_size;
+    wanted_ = o_.count;
+    ImageSet train;
+    if (buffer) {
+        const SafetensorsFile file = buffer_file(checkpoint, buffer_path_);
+        const FileTensor& tensor = file.at("replay_buffer");
+        if (tensor.shape.size() != 4 || tensor.shape[0] < 1 || tensor.shape[1] != s_.in_channels || tensor.shape[2] != s_.image_size ||
+            tensor.shape[3] != s_.image_size)
+            throw InputError("The replay buffer of " + buffer_path_ +
+                             " holds no images of the network's size. Use its own run's checkpoint.");
+        buffer_ = file.floats("replay_buffer");
+        limit_ = tensor.shape[0];
+    } else {
+        if (o_.pick != "random") wanted_ *= kCandidatesASample;
+        limit_ = o_.label ? wanted_ * kMostTries : wanted_;
+        if (s_.init != StartForm::uniform) train = load_training_images(s_, checkpoint.run_seed).train;
+    }
+    chains_ = std::min({kMostChains, wanted_, limit_});
+
+    device_ = make_device(o_.common, s_.precision);
+    network_ = make_network(s_);
+    memory_ = std::make_unique<Memory>(*device_);
+    ImageSetShape shape = {};
+    shape.channels = static_cast<int>(s_.in_channels);
+    shape.height = shape.width = static_cast<int>(s_.image_size);
+    shape.num_classes = static_cast<int>(s_.num_classes);
+    std::vector<int64_t> counts = {chains_};
+    const bool choose_by_logits = buffer && (o_.label || o_.pick != "random");
+    if (choose_by_logits) counts.push_back(limit_);
+    evaluator_ = std::make_unique<Evaluator>(*device_, *memory_, *network_, counts, shape);
+    sampler_ = std::make_unique<Sampler>(
+        *device_, *network_, *memory_,
+        Sampler::Options{.name = "sampling",
+                         .chains = chains_,
+                         .height = s_.image_size,
+                         .width = s_.image_size,
+                         .channels = s_.in_channels,
+                         .sgld = s_.sgld(),
+                         .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep});
+    parameters_ = std::make_unique<Parameters>(*device_, *memory_, *network_, Parameters::Options{});
+    state_ = memory_->keep("scalars", "iteration state", sizeof(IterationState));
+    if (!buffer) {
+        const bool gaussian = s_.init == StartForm::gaussian;
+        images_ = std::make_unique<ImageStore>(*device_, *memory_, shape, train.count(), largest_class_of(train));
+        if (gaussian) images_->merge_classes();
+        starts_ = std::make_unique<ReplayBuffer>(
+            *device_, *memory_,
+            ReplayBuffer::Options{.chains = chains_,
+                                  .pixels = pixels_,
+                                  .classes = gaussian ? 1 : s_.num_classes,
+                                  .form = s_.init,
+                                  .largest_class = s_.init == StartForm::uniform ? 0 : images_->largest_class(),
+                                  .seed = s_.seed});
+    }
+    network_->build(*device_, *memory_, s_.conv_algorithm);
+
+    memory_->plan([&] {
+        if (starts_) starts_->start(sampler_->samples(), starts_->fresh(), 0, images_->view(), state());
+        if (steps_ > 0) sampler_->step(network_memory(), state());
+    });
+    memory_->plan([&] { evaluator_->plan(network_memory()); });
+    memory_->allocate();
+    load_weights(*parameters_, *network_, checkpoint, o_.weights);
+    if (train.count() > 0) images_->upload(train);
+    if (buffer) choose_from_buffer();
+}
+
+NetworkMemory SampleRun::network_memory() {
+    return {.weights = parameters_->weights(), .gradient = {}, .statistics = parameters_->statistics(), .state = state()};
+}
+
+// [n, H, W, C]
+std::vector<double> SampleRun::from_buffer(const std::vector<int64_t>& indices) const {
+    std::vector<double> nchw;
+    for (const int64_t i : indices) nchw.insert(nchw.end(), buffer_.begin() + i * pixels_, buffer_.begin() + (i + 1) * pixels_);
+    return to_channels_last(nchw, static_cast<int64_t>(indices.size()), s_.in_channels, s_.image_size * s_.image_size);
+}
+
+void SampleRun::choose_from_buffer() {
+    const int64_t n = limit_;
+    if (!o_.label && o_.pick == "random") {
+        for (int64_t i = 0; i < n; ++i)
+            chosen_.push_back(
+                shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(n), s_.seed, RandomStream::buffer_index, kFirstDraw));
+        return;
+    }
+    std::vector<std::pair<int64_t, double>> found;  // index, LSE
+    for (int64_t first = 0; first < n; first += Evaluator::kBatch) {
+        std::vector<int64_t> indices(static_cast<size_t>(std::min(Evaluator::kBatch, n - first)));
+        std::iota(indices.begin(), indices.end(), first);
+        const std::vector<Sample> samples = describe(from_buffer(indices));
+        for (size_t i = 0; i < samples.size(); ++i)
+            if (!o_.label || samples[i].label == *o_.label) found.emplace_back(indices[i], samples[i].lse);
+        console_.progress("Choosing from the buffer", first + static_cast<int64_t>(indices.size()), n);
+    }
+    sort_by_lse(found, o_.pick, [](const auto& f) { return f.second; });
+    for (const auto& [index, lse] : found) chosen_.push_back(index);
+    limit_ = static_cast<int64_t>(chosen_.size());
+}
+
+// The chains of a batch; those beyond the limit only fill it up.
+void SampleRun::start(int64_t batch) {
+    std::vector<int64_t> indices;
+    std::vector<int32_t> classes;
+    for (int64_t i = batch * chains_; i < (batch + 1) * chains_; ++i) {
+        if (!starts_) indices.push_back(chosen_[static_cast<size_t>(i % limit_)]);
+        const bool one_gaussian = s_.init != StartForm::informative;
+        classes.push_back(static_cast<int32_t>(one_gaussian ? 0 : o_.label.value_or(i % s_.num_classes)));
+    }
+    if (!starts_) return upload_values(*device_, sampler_->samples(), from_buffer(indices));
+    device_->upload(starts_->fresh().data, classes.data(), classes.size() * sizeof(int32_t));
+    starts_->start(sampler_->samples(), starts_->fresh(), 0, images_->view(), state());
+}
+
+std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
+    const Predictions p = evaluator_->predict(pixels, network_memory());
+    std::vector<Sample> out;
+    for (int64_t n = 0; n < p.count(); ++n) {
+        out.push_back(described({pixels.begin() + n * pixels_, pixels.begin() + (n + 1) * pixels_},
+                                {p.logits.begin() + n * p.classes, p.logits.begin() + (n + 1) * p.classes}));
+        diverged_ = diverged_ || !std::isfinite(out.back().lse);
+    }
+    return out;
+}
+
+std::vector<Sample> SampleRun::run() {
+    std::unique_ptr<StepGraph> step;
+    if (steps_ > 0) step = capture(*device_, [&] { sampler_->step(network_memory(), state()); });
+    const int64_t batches = (limit_ + chains_ - 1) / chains_;
+    std::vector<Sample> found;
+    for (int64_t batch = 0; batch < batches && std::ssize(found) < wanted_ && !diverged_; ++batch) {
+        device_->ops().begin_iteration(state(), kFirstDraw + static_cast<uint32_t>(batch), 0, 1, 1);
+        start(batch);
+        for (int64_t k = 0; k < steps_; ++k) {
+            step->replay();
+            console_.progress("Sampling", batch * steps_ + k + 1, batches * steps_);
+        }
+        IterationState scalars;
+        device_->read_back(&scalars, state(), sizeof scalars);
+        device_->synchronize();
+        std::vector<Sample> samples = describe(download_values(*device_, sampler_->samples()));
+        diverged_ = diverged_ || scalars.diverged != 0;
+        samples.resize(static_cast<size_t>(std::min(chains_, limit_ - batch * chains_)));
+        for (Sample& s : samples)
+            if ((!o_.label || s.label == *o_.label) && std::ssize(found) < wanted_) found.push_back(std::move(s));
+    }
+    if (found.empty() && !diverged_)
+        throw std::runtime_error(fmt::format("No sample is predicted as class {} ({} were tried). Give another --class, or more --steps.",
+                                             o_.label.value_or(0), limit_ > 0 ? limit_ : static_cast<int64_t>(buffer_.size()) / pixels_));
+    sort_by_lse(found, o_.pick, [](const Sample& s) { return s.lse; });
+    if (std::ssize(found) > o_.count) found.resize(static_cast<size_t>(o_.count));
+    return found;
+}
+
+// A class a row where there are enough columns for it, else one after the other.
+void write_class_sheet(const std::string& path, const std::vector<Sample>& samples, const Settings& s, bool one_class) {
+    const int64_t per_class = std::ssize(samples) / s.num_classes;
+    const bool rows = !one_class && per_class >= kLeastColumns;
+    const int64_t columns = rows ? per_class : kPlainColumns;
+    std::vector<float> images;
+    int64_t cells = 0;
+    for (size_t i = 0; i < samples.size(); ++i) {
+        const bool new_class = i > 0 && samples[i].label != samples[i - 1].label;
+        for (; rows && new_class && cells % columns != 0; ++cells) images.insert(images.end(), samples[i].pixels.size(), kBlank);
+        images.insert(images.end(), samples[i].pixels.begin(), samples[i].pixels.end());
+        ++cells;
+    }
+    write_sheet(path, images,
+                {.count = static_cast<int>(cells),
+                 .height = static_cast<int>(s.image_size),
+                 .width = static_cast<int>(s.image_size),
+                 .channels = static_cast<int>(s.in_channels),
+                 .columns = static_cast<int>(std::min(columns, cells)),
+                 .scale = static_cast<int>(std::max<int64_t>(1, kSheetPixels / s.image_size))});
+}
+
+void write_raw(const std::string& path, const std::vector<Sample>& samples, const Settings& s) {
+    const int64_t n = std::ssize(samples);
+    std::vector<double> nhwc;
+    std::vector<float> logits, lse;
+    std::vector<int64_t> labels;
+    for (const Sample& sample : samples) {
+        nhwc.insert(nhwc.end(), sample.pixels.begin(), sample.pixels.end());
+        logits.insert(logits.end(), sample.logits.begin(), sample.logits.end());
+        lse.push_back(static_cast<float>(sample.lse));
+        labels.push_back(sample.label);
+    }
+    const std::vector<double> nchw = to_channels_first(nhwc, n, s.in_channels, s.image_size * s.image_size);
+    const std::vector<float> images(nchw.begin(), nchw.end());
+    SafetensorsFile file;
+    file.tensors["images"] = make_file_tensor(std::span<const float>(images), {n, s.in_channels, s.image_size, s.image_size});
+    file.tensors["labels"] = make_file_tensor(std::span<const int64_t>(labels), {n});
+    file.tensors["logits"] = make_file_tensor(std::span<const float>(logits), {n, s.num_classes});
+    file.tensors["lse"] = make_file_tensor(std::span<const float>(lse), {n});
+    file.write_atomically(path);
+}
+
+int sample(const SampleOptions& o) {
+    if (o.checkpoint.empty())
+        throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
+    const std::string sheet = o.sheet.empty() && o.raw.empty() ? "samples.png" : o.sheet;
+    check_writable(sheet, "--sheet");
+    check_writable(o.raw, "--raw");
+    const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
+    const Settings& s = checkpoint.settings;
+    if (o.label && (*o.label < 0 || *o.label >= s.num_classes))
+        throw InputError(fmt::format("--class is {} (the network knows 0 to {}). Give one of these.", *o.label, s.num_classes - 1));
+    Console console(o.common.quiet);
+    SampleRun run(o, checkpoint, console);
+    std::vector<Sample> samples = run.run();
+    if (run.diverged()) {
+        std::fprintf(stderr,
+                     "error: Sampling diverged (a gradient or logit was not finite). Use --sgld-grad-clamp 1 and --sgld-pixel-clamp on, "
+                     "or an earlier checkpoint.\n");
+        return kExitDiverged;
+    }
+    if (std::ssize(samples) < o.count)
+        console.message(fmt::format("Only {} of {} samples were found{}.", samples.size(), o.count,
+                                    o.label ? fmt::format(" that are predicted as class {}", *o.label) : " in the buffer"));
+    if (!o.label || o.pick == "random")
+        std::stable_sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) {
+            return a.label != b.label ? a.label < b.label : a.confidence > b.confidence;
+        });
+    if (!o.raw.empty()) write_raw(o.raw, samples, s);
+    if (!sheet.empty()) write_class_sheet(sheet, samples, s, o.label.has_value());
+
+    std::vector<int64_t> counts(static_cast<size_t>(s.num_classes));
+    double mean_lse = 0;
+    for (const Sample& one : samples) {
+        ++counts[static_cast<size_t>(one.label)];
+        mean_lse += one.lse / static_cast<double>(samples.size());
+    }
+    nlohmann::ordered_json json = {{"checkpoint", o.checkpoint}, {"weights", o.weights}, {"from", o.from},
+                                   {"steps", run.steps()},       {"seed", s.seed},       {"images", samples.size()},
+                                   {"mean_lse", mean_lse},       {"counts", counts}};
+    if (!sheet.empty()) json["sheet"] = sheet;
+    if (!o.raw.empty()) json["raw"] = o.raw;
+    if (!o.common.json) {
+        if (!sheet.empty()) fmt::print("sheet     {}\n", sheet);
+        if (!o.raw.empty()) fmt::print("tensors   {}\n", o.raw);
+        fmt::print("samples   {} from {}, {} SGLD steps{}\n", samples.size(), o.from, run.steps(),
+                   run.buffer_path().empty() ? "" : " on " + run.buffer_path());
+        fmt::print("mean LSE  {:.4f}\npredicted as\n", mean_lse);
+        const std::vector<std::string> names = s.data.empty() ? std::vector<std::string>{} : known_class_names(s.data);
+        for (size_t c = 0; c < counts.size(); ++c)
+            if (counts[c] > 0) fmt::print("  {:>3} {:<14} {}\n", c, c < names.size() ? names[c] : "", counts[c]);
+    }
+    print_result(o.common, json);
+    return kExitDone;
+}
+
+}  // namespace
+
+Command add_sample(CLI::App& app) {
+    auto o = std::make_shared<SampleOptions>();
+    constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
+    app.add_option("--checkpoint", o->checkpoint, "Weights and running statistics")->multi_option_policy(last);
+    app.add_option("--from", o->from, "Where chains start: prior (--init), buffer (the replay buffer), noise (uniform)")
+        ->check(CLI::IsMember({"prior", "buffer", "noise"}))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option_function<int64_t>(
+           "--steps", [o = o.get()](int64_t v) { o->steps = v; }, "SGLD steps; 20, or 0 from the buffer, unless given")
+        ->check(CLI::Range(0, 100000))
+        ->multi_option_policy(last);
+    app.add_option("--count", o->count, "Images")->check(CLI::Range(1, 100000))->capture_default_str()->multi_option_policy(last);
+    app.add_option_function<int64_t>(
+           "--class", [o = o.get()](int64_t v) { o->label = v; }, "Only samples predicted as this class; prior: from its Gaussian")
+        ->multi_option_policy(last);
+    app.add_option("--pick", o->pick,
+                   "Which: random, or the best or worst by LSE, of the whole buffer or of " + std::to_string(kCandidatesASample) +
+                       " chains an image")
+        ->check(CLI::IsMember({"random", "best", "worst"}))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--weights", o->weights, "The last ones, or their moving average")
+        ->check(CLI::IsMember({"last", "ema"}))
+        ->capture_default_str()
+        ->multi_option_policy(last);
+    app.add_option("--sheet", o->sheet, "PNG to write, a class a row (samples.png where neither this nor --raw is given)")
+        ->multi_option_policy(last);
+    app.add_option("--raw", o->raw, "Safetensors to write: images [N,C,H,W], labels (predicted), logits, lse")->multi_option_policy(last);
+    o->flags.add_to(app, SettingsFlags::Kind::sampling);
+    o->common.add_to(app);
+    return [o] { return sample(*o); };
+}
+
+}  // namespace jem

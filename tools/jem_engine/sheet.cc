@@ -1,0 +1,103 @@
+#include "tools/jem_engine/sheet.h"
+
+#include <stb/stb_image_write.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstdint>
+#include <fstream>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "data/input_error.h"
+
+namespace jem {
+namespace {
+
+constexpr uint8_t kGapGrey = 235;
+using Rgb = std::array<uint8_t, 3>;
+constexpr Rgb kNanColour = {255, 0, 255};
+
+uint8_t to_byte(float x) { return static_cast<uint8_t>(std::lround(std::clamp((double{x} + 1) / 2 * 255, 0.0, 255.0))); }
+
+/// `pixel`: [channels]
+Rgb to_rgb(const float* pixel, int channels) {
+    if (std::any_of(pixel, pixel + channels, [](float x) { return std::isnan(x); })) return kNanColour;
+    const uint8_t first = to_byte(pixel[0]);
+    return channels == 1 ? Rgb{first, first, first} : Rgb{first, to_byte(pixel[1]), to_byte(pixel[2])};
+}
+
+void check_layout(const SheetLayout& layout, size_t num_values) {
+    const bool valid = layout.count >= 1 && layout.height >= 1 && layout.width >= 1 && (layout.channels == 1 || layout.channels == 3) &&
+                       layout.columns >= 1 && layout.scale >= 1 && layout.gap >= 0;
+    if (!valid || num_values != static_cast<size_t>(layout.count) * layout.height * layout.width * layout.channels) {
+        throw std::logic_error("cannot lay out a sheet (its sizes do not fit " + std::to_string(num_values) + " values). This is a bug.");
+    }
+}
+
+void append_to_stream(void* stream, void* data, int num_bytes) {
+    static_cast<std::ofstream*>(stream)->write(static_cast<const char*>(data), num_bytes);
+}
+
+[[noreturn]] void fail(const std::filesystem::path& temporary, const std::filesystem::path& path, const std::string& why) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw std::runtime_error("cannot write '" + path.string() + "' (" + why + "). Check the disk's free space.");
+}
+
+void write_png(const std::filesystem::path& path, const std::vector<uint8_t>& rgb, int height, int width) {
+    const std::filesystem::path temporary = path.string() + ".tmp";
+    errno = 0;
+    std::ofstream stream(temporary, std::ios::binary);
+    if (!stream) {
+        throw InputError("cannot write '" + path.string() + "' (" + std::generic_category().message(errno) +
+                         "). Give a path in a folder that exists and may be written.");
+    }
+    const bool encoded = stbi_write_png_to_func(append_to_stream, &stream, width, height, 3, rgb.data(), width * 3) != 0;
+    stream.close();
+    if (!encoded) fail(temporary, path, "the PNG encoder is out of memory");
+    if (!stream) fail(temporary, path, std::generic_category().message(errno));
+    std::error_code error;
+    std::filesystem::rename(temporary, path, error);
+    if (error) fail(temporary, path, error.message());
+}
+
+}  // namespace
+
+void write_sheet(const std::filesystem::path& path, const std::vector<float>& images, const SheetLayout& layout) {
+    check_layout(layout, images.size());
+    const int columns = std::min(layout.columns, layout.count);
+    const int rows = (layout.count + columns - 1) / columns;
+    const int64_t cell_height = int64_t{layout.height} * layout.scale + layout.gap;
+    const int64_t cell_width = int64_t{layout.width} * layout.scale + layout.gap;
+    // The encoder counts bytes in int and needs room for its own buffers. Cells first, so that the products below cannot overflow.
+    const int64_t max_bytes = std::numeric_limits<int>::max() / 4;
+    const bool cells_fit = cell_height <= max_bytes && cell_width <= max_bytes;
+    const int64_t height = cells_fit ? rows * cell_height - layout.gap : 0;
+    const int64_t width = cells_fit ? columns * cell_width - layout.gap : 0;
+    if (!cells_fit || width > max_bytes / 3 || height > max_bytes / (3 * width + 1)) {
+        throw InputError("the sheet is too large (" + std::to_string(columns) + "x" + std::to_string(rows) + " cells of " +
+                         std::to_string(cell_width) + "x" + std::to_string(cell_height) +
+                         " pixels). Take fewer images or a smaller scale.");
+    }
+
+    std::vector<uint8_t> rgb(static_cast<size_t>(height * width * 3), kGapGrey);  // [height,width,3]
+    for (int i = 0; i < layout.count; ++i) {
+        const int64_t top = i / columns * cell_height;
+        const int64_t left = i % columns * cell_width;
+        for (int y = 0; y < layout.height * layout.scale; ++y) {
+            for (int x = 0; x < layout.width * layout.scale; ++x) {
+                const int64_t source = (int64_t{i} * layout.height + y / layout.scale) * layout.width + x / layout.scale;
+                const Rgb colour = to_rgb(&images[static_cast<size_t>(source * layout.channels)], layout.channels);
+                std::copy(colour.begin(), colour.end(), &rgb[static_cast<size_t>(((top + y) * width + left + x) * 3)]);
+            }
+        }
+    }
+    write_png(path, rgb, static_cast<int>(height), static_cast<int>(width));
+}
+
+}  // namespace jem

@@ -1,0 +1,157 @@
+// jem_engine train
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+
+#include "data/input_error.h"
+#include "tools/jem_engine/console.h"
+#include "tools/jem_engine/job.h"
+#include "tools/jem_engine/options.h"
+
+namespace jem {
+namespace {
+
+std::atomic<bool> interrupted{false};
+
+void on_signal(int) {
+    if (interrupted.exchange(true)) std::_Exit(kExitFailed);  // the second time: at once, without a checkpoint
+}
+
+// mpirun may pass on a signal that the terminal has sent already, and ends for good those that do not end in time.
+void on_signal_of_rank(int) { interrupted = true; }
+
+struct TrainOptions {
+    CommonOptions common;
+    SettingsFlags flags;
+    std::string recipe, config, out;
+    bool resume = false;
+};
+
+Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
+    Settings s;
+    if (o.resume && std::filesystem::exists(folder.config())) {
+        if (!o.recipe.empty() && o.recipe != folder.read_config().recipe)
+            throw InputError("--recipe " + o.recipe + " is not the one that " + folder.root().string() +
+                             " was begun with. Leave it out to resume.");
+        s = folder.read_config();
+    } else if (!o.config.empty()) {
+        std::ifstream in(o.config);
+        if (!in) throw InputError("Cannot read " + o.config + " (there is no such file). Give the config.json of a run.");
+        const nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
+        if (json.is_discarded()) throw InputError(o.config + " is no JSON. Give the config.json of a run.");
+        if (!o.recipe.empty()) s = recipe(o.recipe);
+        merge_json(s, json);
+    } else {
+        if (o.recipe.empty()) throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
+        s = recipe(o.recipe);
+    }
+    o.flags.apply(s);
+    if (o.common.seed) s.seed = *o.common.seed;
+    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
+    fill_in_sizes(s);
+    validate(s);
+    return s;
+}
+
+int train(const TrainOptions& o) {
+    if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
+    const RunFolder folder{o.out};
+    Ranks& ranks = the_job().join();
+    const bool first = ranks.rank() == 0;
+    Console console(o.common.quiet || !first);
+    Settings settings;
+    std::unique_ptr<Device> device;
+    TrainingImages images;
+    ImageSet held_out;
+    together(ranks, [&] {
+        if (first && !o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
+            throw InputError(o.out +
+                             " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
+        settings = settings_for(o, folder);
+        device = make_device(o.common, settings.precision);
+        refuse_without_mpi(*device);
+        console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
+                                    ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
+        images = load_training_images(settings, settings.seed);
+        held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
+        if (first) folder.create();
+        console.set_image_shape(held_out.height, held_out.width, held_out.channels);
+    });
+    device->join(ranks);
+
+    const auto network = make_network(settings);
+    std::unique_ptr<Trainer> trainer;
+    together(ranks, [&] {
+        trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
+                                            settings.n_valid > 0 ? "valid" : "test", folder, console);
+    });
+    console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
+                                network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
+                                static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
+    if (ranks.size() == 1) {
+        std::signal(SIGINT, on_signal);
+        std::signal(SIGTERM, on_signal);
+    } else {
+        // SIGUSR1: mpirun passes it on, and leaves the ranks the time they need
+        for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, on_signal_of_rank);
+        if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
+            console.message("To stop with a checkpoint send SIGUSR1 to mpirun: after an interrupt it leaves its ranks but a second.");
+    }
+    const TrainingResult result = trainer->run(o.resume, interrupted);
+    const auto exit_code = [&] {
+        switch (result.end) {
+            case TrainingEnd::diverged:
+                return kExitDiverged;
+            case TrainingEnd::interrupted:
+                return kExitInterrupted;
+            case TrainingEnd::finished:
+                break;
+        }
+        return kExitDone;
+    }();
+    if (!first) return exit_code;
+
+    nlohmann::ordered_json json = {{"iterations", result.iterations}, {"seconds", result.seconds}, {"out", o.out}};
+    if (result.accuracy >= 0) {
+        json["accuracy"] = result.accuracy;
+        json["accuracy_on"] = result.accuracy_on;
+        json["best_accuracy"] = result.best_accuracy;
+    }
+    if (result.end == TrainingEnd::diverged) {
+        console.message(result.message);
+        json["diverged"] = true;
+        print_result(o.common, json);
+        return exit_code;
+    }
+    if (result.end == TrainingEnd::interrupted) {
+        console.message(
+            fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations, o.out));
+        print_result(o.common, json);
+        return exit_code;
+    }
+    if (!o.common.json)
+        fmt::print("accuracy {:.4f} ({} set) after {} iterations, {:.0f} s; checkpoint {}\n", result.accuracy, result.accuracy_on,
+                   result.iterations, result.seconds, folder.last().string());
+    print_result(o.common, json);
+    return exit_code;
+}
+
+}  // namespace
+
+Command add_train(CLI::App& app) {
+    auto o = std::make_shared<TrainOptions>();
+    std::string recipes;
+    for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
+    app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--config", o->config, "The config.json that a run wrote")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--out", o->out, "Folder of the run")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_flag("--resume", o->resume, "Go on from the folder's last checkpoint");
+    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->common.add_to(app);
+    return [o] { return train(*o); };
+}
+
+}  // namespace jem
