@@ -232,13 +232,13 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         const Activation& h = recompute ? t.again_h : t.h;
         // With the sums that forward asked for, though nobody reads them: the same form gives the same bits.
         if (recompute) activate_and_convolve(&b.norm1, b.conv1, m, at(h), &t.again_a1, at(x), nullptr, {&b.norm2, mode});
-        if (weights) activate_and_convolve_weights(b.norm2, b.conv2, m, t.again2, at(h), at(*d_y));
+        if (weights) activate_and_convolve_weights(b.norm2, b.conv2, m, mode, t.again2, at(h), at(*d_y));
         Array sums = convolve_data(b.conv2, m, at(t.d_h), at(*d_y), at(h), {&b.norm2, mode});
         activate_backward(b.norm2, m, p.settings, at(t.d_h), at(h), nullptr, sums);
-        if (weights) activate_and_convolve_weights(b.norm1, b.conv1, m, t.again1, at(x), at(t.d_h));
+        if (weights) activate_and_convolve_weights(b.norm1, b.conv1, m, mode, t.again1, at(x), at(t.d_h));
         sums = convolve_data(b.conv1, m, at(t.d_x), at(t.d_h), at(x), {&b.norm1, mode});
         if (b.shortcut) {
-            if (weights) convolve_weights(*b.shortcut, m, at(x), at(*d_y));
+            if (weights) convolve_weights(*b.shortcut, m, mode, at(x), at(*d_y));
             convolve_data(*b.shortcut, at(t.d_shortcut), at(*d_y));
         }
         const Tensor residual = b.shortcut ? at(t.d_shortcut) : at(*d_y);
@@ -246,7 +246,7 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         d_y = &t.d_x;
     }
     if (weights)
-        convolve_weights(stem_, m, images, at(*d_y));
+        convolve_weights(stem_, m, mode, images, at(*d_y));
     else
         convolve_data(stem_, *d_images, at(*d_y));
 }
@@ -350,23 +350,30 @@ void WideResNet::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor
     conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
 }
 
-void WideResNet::activate_and_convolve_weights(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Activation& a,
-                                               const Tensor& x, const Tensor& d_y) {
-    if (settings_.norm == NormKind::batch && conv.plan->fuses_weights_activation(x.n))
-        return conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
+void WideResNet::activate_and_convolve_weights(const Norm& norm, const Conv& conv, const NetworkMemory& m, NormMode mode,
+                                               const Activation& a, const Tensor& x, const Tensor& d_y) {
+    if (settings_.norm == NormKind::batch && conv.plan->fuses_weights_activation(x.n)) {
+        conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
+        return add_bias_gradient(conv, m, mode, d_y);
+    }
     activate(norm, m, at(a), x);
-    convolve_weights(conv, m, at(a), d_y);
+    convolve_weights(conv, m, mode, at(a), d_y);
 }
 
 Array WideResNet::weights_gradient(const Conv& conv, const NetworkMemory& m) {
     return m.gradient.slice(conv.weight, conv.shape.weight_count());
 }
 
-void WideResNet::convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y) {
+void WideResNet::convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y) {
     conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
-    // With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of every
-    // convolution's bias is zero by construction, and what arithmetic would give is rounding noise.
-    if (settings_.norm == NormKind::none) device_->ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape.out_channels), d_y);
+    add_bias_gradient(conv, m, mode, d_y);
+}
+
+// With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of every convolution's bias is
+// zero by construction, and what arithmetic would give is rounding noise.
+void WideResNet::add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y) {
+    if (settings_.norm == NormKind::none || mode == NormMode::running)
+        device_->ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape.out_channels), d_y);
 }
 
 void WideResNet::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums) {
@@ -399,25 +406,30 @@ void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, con
                                    const Tensor* residual, Array sums) {
     if (settings_.norm == NormKind::none) return device_->ops().leaky_backward(d_x, d_x, x, residual);
     const NormCoefficients norm_values = coefficients(norm, m.weights);
-    if (pass.norm != NormMode::running) {
-        Ops& ops = device_->ops();
-        const bool weights = pass.gradients == Gradients::weights;
-        const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
-        const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
-        if (sums.count > 0) {
-            ops.norm_backward_of_sums(norm_values, d_gamma, d_beta, sums, x);
-            return ops.norm_backward(d_x, d_x, x, norm_values, residual);
+    const bool weights = pass.gradients == Gradients::weights;
+    const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
+    const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+    Ops& ops = device_->ops();
+    if (pass.norm == NormMode::running) {
+        // Nothing flows through running statistics: a and b stay 0, and what the sums make of them goes where nobody reads it.
+        if (weights) {
+            NormCoefficients unread = norm_values;
+            unread.a = sums_for(norm).slice(0, norm.channels);
+            unread.b = sums_for(norm).slice(norm.channels, norm.channels);
+            ops.norm_backward_sums(unread, d_gamma, d_beta, d_x, x);
         }
-        if (!norm_shares_.valid()) {
-            ops.norm_backward_sums(norm_values, d_gamma, d_beta, d_x, x);
-        } else {
-            Communicator& ranks = device_->communicator();
-            ops.norm_backward_own_sums(ranks.own(shares(norm)), norm_values, d_gamma, d_beta, d_x, x);
-            ranks.all_gather(shares(norm));
-            ops.join_backward_sums(norm_values, shares(norm), x);
-        }
+    } else if (sums.count > 0) {
+        ops.norm_backward_of_sums(norm_values, d_gamma, d_beta, sums, x);
+        return ops.norm_backward(d_x, d_x, x, norm_values, residual);
+    } else if (!norm_shares_.valid()) {
+        ops.norm_backward_sums(norm_values, d_gamma, d_beta, d_x, x);
+    } else {
+        Communicator& ranks = device_->communicator();
+        ops.norm_backward_own_sums(ranks.own(shares(norm)), norm_values, d_gamma, d_beta, d_x, x);
+        ranks.all_gather(shares(norm));
+        ops.join_backward_sums(norm_values, shares(norm), x);
     }
-    device_->ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+    ops.norm_leaky_backward(d_x, d_x, x, norm_values, residual);
 }
 
 std::vector<std::pair<std::string, ConvPlan::Choice>> WideResNet::convolution_choices() const {

@@ -103,9 +103,10 @@ private:
     Array convolve_data(const Conv& conv, const NetworkMemory& m, const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Next& next);
     void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
     Array weights_gradient(const Conv& conv, const NetworkMemory& m);
-    void activate_and_convolve_weights(const Norm& norm, const Conv& conv, const NetworkMemory& m, const Activation& a, const Tensor& x,
-                                       const Tensor& d_y);
-    void convolve_weights(const Conv& conv, const NetworkMemory& m, const Tensor& x, const Tensor& d_y);
+    void activate_and_convolve_weights(const Norm& norm, const Conv& conv, const NetworkMemory& m, NormMode mode, const Activation& a,
+                                       const Tensor& x, const Tensor& d_y);
+    void convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y);
+    void add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y);
     void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums);
     void activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x);
     void activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
