@@ -31,15 +31,26 @@ public:
     virtual size_t bytes() const = 0;
 };
 
+// Of the height and of the width; one number stands for both.
+struct BothSides {
+    int64_t height, width;
+
+    constexpr BothSides(int64_t both) : height(both), width(both) {}  // meant to convert: kernel = 3
+    constexpr BothSides(int64_t of_height, int64_t of_width) : height(of_height), width(of_width) {}
+    auto operator<=>(const BothSides&) const = default;
+    int64_t area() const { return height * width; }
+    std::string text() const;  // "3", "1x7"
+};
+
 struct ConvShape {
     int64_t in_channels = 0, out_channels = 0;
     int64_t height = 0, width = 0;  // of the input
-    int64_t kernel = 3, stride = 1;
+    BothSides kernel = 3, stride = 1;
+    BothSides padding = {kernel.height / 2, kernel.width / 2};  // zeros at either end
 
-    int64_t padding() const { return kernel / 2; }
-    int64_t out_height() const { return (height + 2 * padding() - kernel) / stride + 1; }
-    int64_t out_width() const { return (width + 2 * padding() - kernel) / stride + 1; }
-    int64_t weight_count() const { return out_channels * kernel * kernel * in_channels; }
+    int64_t out_height() const { return (height + 2 * padding.height - kernel.height) / stride.height + 1; }
+    int64_t out_width() const { return (width + 2 * padding.width - kernel.width) / stride.width + 1; }
+    int64_t weight_count() const { return out_channels * kernel.area() * in_channels; }
     // 2 x multiply-adds of one image, counted as a direct convolution
     double flops() const {
         return 2.0 * static_cast<double>(weight_count()) * static_cast<double>(out_height()) * static_cast<double>(out_width());

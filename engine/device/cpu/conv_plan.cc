@@ -122,7 +122,7 @@ public:
         const float* narrow = weights.as<float>();
         float* wide = padded_weights(workspace);
         if (planar_) {
-            const int64_t rows = shape_.out_channels * shape_.kernel * shape_.kernel, to = padded_.in_channels, in = shape_.in_channels;
+            const int64_t rows = shape_.out_channels * shape_.kernel.area(), to = padded_.in_channels, in = shape_.in_channels;
             stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, narrow, rows, to, in, threads); });
         }
         for (const Form& form : forms_)

@@ -26,11 +26,11 @@ struct ConvDescs {
 
     explicit ConvDescs(const ConvProblem& p)
         : bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
-          strides{p.shape.stride, p.shape.stride},
-          padding{p.shape.padding(), p.shape.padding()} {
+          strides{p.shape.stride.height, p.shape.stride.width},
+          padding{p.shape.padding.height, p.shape.padding.width} {
         const auto type = type_of(p.type), f32 = memory::data_type::f32;
         const memory::dims x_dims = {p.batch, p.shape.in_channels, p.shape.height, p.shape.width};
-        const memory::dims w_dims = {p.shape.out_channels, p.shape.in_channels, p.shape.kernel, p.shape.kernel};
+        const memory::dims w_dims = {p.shape.out_channels, p.shape.in_channels, p.shape.kernel.height, p.shape.kernel.width};
         x = {x_dims, type, p.planar_input ? memory::format_tag::nchw : tag_of(p.block)};
         y = {{p.batch, p.shape.out_channels, p.shape.out_height(), p.shape.out_width()}, type, tag_of(p.block)};
         w = {w_dims, type, memory::format_tag::any};
@@ -173,8 +173,8 @@ std::shared_ptr<const Made> reorder(const memory::desc& from, const memory::desc
 }
 
 memory::desc weights_ohwi(const ConvShape& s) {
-    const int64_t k = s.kernel, i = s.in_channels;
-    return {{s.out_channels, i, k, k}, memory::data_type::f32, memory::dims{k * k * i, 1, k * i, i}};
+    const int64_t height = s.kernel.height, width = s.kernel.width, i = s.in_channels;
+    return {{s.out_channels, i, height, width}, memory::data_type::f32, memory::dims{height * width * i, 1, width * i, i}};
 }
 
 Call::Call(std::shared_ptr<const Made> made, const std::vector<Argument>& arguments) : made_(std::move(made)) {

@@ -53,9 +53,15 @@ private:
 
 }  // namespace
 
+std::string BothSides::text() const {
+    return height == width ? std::to_string(height) : std::to_string(height) + "x" + std::to_string(width);
+}
+
+// Of the usual padding nothing is said: choices are remembered by this text.
 std::string ConvShape::text() const {
+    const BothSides usual = {kernel.height / 2, kernel.width / 2};
     return std::to_string(in_channels) + "->" + std::to_string(out_channels) + " " + std::to_string(height) + "x" + std::to_string(width) +
-           " k" + std::to_string(kernel) + " s" + std::to_string(stride);
+           " k" + kernel.text() + " s" + stride.text() + (padding == usual ? "" : " p" + padding.text());
 }
 
 void HostDevice::refuse_under_capture(const char* what) const {

@@ -28,7 +28,7 @@ inline int64_t offset(const Tensor& t, int64_t n, int64_t c, int64_t row, int64_
     return ((n * (t.c / t.block) + c / t.block) * t.h * t.w + row * t.w + column) * t.block + c % t.block;
 }
 inline int64_t weight(const ConvShape& s, int64_t o, int64_t ky, int64_t kx, int64_t i) {
-    return ((o * s.kernel + ky) * s.kernel + kx) * s.in_channels + i;
+    return ((o * s.kernel.height + ky) * s.kernel.width + kx) * s.in_channels + i;
 }
 
 template <class Body>
@@ -40,9 +40,9 @@ void for_outputs(const ConvShape& s, const Tensor& y, Body body) {
 }
 template <class Body>
 void for_taps(const ConvShape& s, int64_t row, int64_t column, Body body) {
-    for (int64_t ky = 0; ky < s.kernel; ++ky)
-        for (int64_t kx = 0; kx < s.kernel; ++kx) {
-            const int64_t iy = row * s.stride + ky - s.padding(), ix = column * s.stride + kx - s.padding();
+    for (int64_t ky = 0; ky < s.kernel.height; ++ky)
+        for (int64_t kx = 0; kx < s.kernel.width; ++kx) {
+            const int64_t iy = row * s.stride.height + ky - s.padding.height, ix = column * s.stride.width + kx - s.padding.width;
             if (iy >= 0 && iy < s.height && ix >= 0 && ix < s.width) body(ky, kx, iy, ix);
         }
 }

@@ -42,7 +42,7 @@ struct Definition {
         return d_y[static_cast<size_t>(((image * s.out_channels + o) * s.out_height() + row) * s.out_width() + column)];
     }
     double weight(int64_t o, int64_t ky, int64_t kx, int64_t i) const {
-        return w[static_cast<size_t>(((o * s.kernel + ky) * s.kernel + kx) * s.in_channels + i)];
+        return w[static_cast<size_t>(((o * s.kernel.height + ky) * s.kernel.width + kx) * s.in_channels + i)];
     }
     // y at position `at` of NCHW
     double forward(int64_t at) const {
@@ -50,22 +50,22 @@ struct Definition {
         const int64_t o = at / (s.out_width() * s.out_height()) % s.out_channels,
                       image = at / (s.out_width() * s.out_height() * s.out_channels);
         double sum = b[static_cast<size_t>(o)];
-        for (int64_t ky = 0; ky < s.kernel; ++ky)
-            for (int64_t kx = 0; kx < s.kernel; ++kx)
+        for (int64_t ky = 0; ky < s.kernel.height; ++ky)
+            for (int64_t kx = 0; kx < s.kernel.width; ++kx)
                 for (int64_t i = 0; i < s.in_channels; ++i)
-                    sum +=
-                        weight(o, ky, kx, i) * input(image, i, row * s.stride + ky - s.kernel / 2, column * s.stride + kx - s.kernel / 2);
+                    sum += weight(o, ky, kx, i) *
+                           input(image, i, row * s.stride.height + ky - s.padding.height, column * s.stride.width + kx - s.padding.width);
         return sum;
     }
     double backward_data(int64_t at) const {
         const int64_t column = at % s.width, row = at / s.width % s.height;
         const int64_t i = at / (s.width * s.height) % s.in_channels, image = at / (s.width * s.height * s.in_channels);
         double sum = 0;
-        for (int64_t ky = 0; ky < s.kernel; ++ky)
-            for (int64_t kx = 0; kx < s.kernel; ++kx) {
-                const int64_t down = row + s.kernel / 2 - ky, right = column + s.kernel / 2 - kx;
-                if (down % s.stride != 0 || right % s.stride != 0) continue;
-                const int64_t out_row = down / s.stride, out_column = right / s.stride;
+        for (int64_t ky = 0; ky < s.kernel.height; ++ky)
+            for (int64_t kx = 0; kx < s.kernel.width; ++kx) {
+                const int64_t down = row + s.padding.height - ky, right = column + s.padding.width - kx;
+                if (down % s.stride.height != 0 || right % s.stride.width != 0) continue;
+                const int64_t out_row = down / s.stride.height, out_column = right / s.stride.width;
                 if (down < 0 || right < 0 || out_row >= s.out_height() || out_column >= s.out_width()) continue;
                 for (int64_t o = 0; o < s.out_channels; ++o) sum += gradient(image, o, out_row, out_column) * weight(o, ky, kx, i);
             }
@@ -73,14 +73,14 @@ struct Definition {
     }
     // d_w at position `at` of [O, H, W, I], without what it is added to
     double backward_weights(int64_t at) const {
-        const int64_t i = at % s.in_channels, kx = at / s.in_channels % s.kernel, ky = at / (s.in_channels * s.kernel) % s.kernel;
-        const int64_t o = at / (s.in_channels * s.kernel * s.kernel);
+        const int64_t i = at % s.in_channels, kx = at / s.in_channels % s.kernel.width;
+        const int64_t ky = at / (s.in_channels * s.kernel.width) % s.kernel.height, o = at / (s.in_channels * s.kernel.area());
         double sum = 0;
         for (int64_t image = 0; image < n; ++image)
             for (int64_t row = 0; row < s.out_height(); ++row)
                 for (int64_t column = 0; column < s.out_width(); ++column)
                     sum += gradient(image, o, row, column) *
-                           input(image, i, row * s.stride + ky - s.kernel / 2, column * s.stride + kx - s.kernel / 2);
+                           input(image, i, row * s.stride.height + ky - s.padding.height, column * s.stride.width + kx - s.padding.width);
         return sum;
     }
 };
@@ -141,7 +141,7 @@ public:
 
 private:
     void check_forward(const Definition& definition, const Extent& out, const Tensor& x) {
-        const double terms = static_cast<double>(shape_.kernel * shape_.kernel * shape_.in_channels);
+        const double terms = static_cast<double>(shape_.kernel.area() * shape_.in_channels);
         TestData data(13);
         const Values added = data.normals(out.count());
         const std::vector<int64_t> looked = positions(data, out.count());
@@ -166,7 +166,7 @@ private:
         for (const int64_t at : looked) want.push_back(definition.backward_data(at));
         const Tensor d_x = m_.unwritten(in);
         plan_->backward_data(d_x, d_y, prepared_, workspace_);
-        const double terms = static_cast<double>(shape_.kernel * shape_.kernel * shape_.out_channels);
+        const double terms = static_cast<double>(shape_.kernel.area() * shape_.out_channels);
         compare({"backward_data", definition.n, terms}, m_.read(d_x), looked, want);
     }
     void check_backward_weights(const Definition& definition, const Tensor& x, const Tensor& d_y) {
@@ -343,6 +343,13 @@ const ConvShape kOddShapes[] = {
     {.in_channels = 32, .out_channels = 64, .height = 7, .width = 12, .kernel = 3, .stride = 2},  //
     {.in_channels = 64, .out_channels = 32, .height = 9, .width = 28, .kernel = 1, .stride = 1},  //
     {.in_channels = 32, .out_channels = 32, .height = 1, .width = 2},                             // smaller than the kernel
+    // height and width each by itself, as Inception has them
+    {.in_channels = 32, .out_channels = 48, .height = 9, .width = 12, .kernel = {1, 7}},
+    {.in_channels = 48, .out_channels = 32, .height = 12, .width = 9, .kernel = {7, 1}},
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 8, .kernel = 3, .stride = 1, .padding = 0},
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 11, .kernel = 3, .stride = 2, .padding = 0},
+    {.in_channels = 32, .out_channels = 64, .height = 10, .width = 8, .kernel = 5, .stride = 1, .padding = 2},
+    {.in_channels = 16, .out_channels = 16, .height = 9, .width = 8, .kernel = {3, 1}, .stride = {2, 1}, .padding = {1, 0}},
 };
 
 TEST_CASE("convolutions_of_odd_sizes_match_the_definition_for_several_batches_of_one_plan") {

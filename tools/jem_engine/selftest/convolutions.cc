@@ -51,7 +51,7 @@ std::vector<Case> convolution_cases(const Limits& limits) {
                      const bool image = shape.in_channels < 16;
                      const auto plan = s.device().plan_convolution(
                          shape, {.batches = {1, 3}, .algorithm = algorithm, .input = image ? ConvInput::images : ConvInput::activations});
-                     const double width = 1 / std::sqrt(static_cast<double>(shape.in_channels * shape.kernel * shape.kernel));
+                     const double width = 1 / std::sqrt(static_cast<double>(shape.in_channels * shape.kernel.area()));
                      const Array w = s.real(Numbers(51).many(shape.weight_count(), -2 * width, 2 * width));
                      for (const int64_t n : {1, 3}) {
                          ConvTrial t = {.plan = plan.get(),

@@ -554,7 +554,7 @@ auto choose(const Problem& p, F f) {
 }  // namespace
 
 bool can(const ConvShape& s, int64_t lanes, DType type) {
-    return s.kernel == 3 && (s.stride == 1 || s.stride == 2) && (lanes == 16 || (lanes == 8 && type == DType::f32)) &&
+    return s.kernel == 3 && s.padding == 1 && (s.stride == 1 || s.stride == 2) && (lanes == 16 || (lanes == 8 && type == DType::f32)) &&
            (type == DType::f32 || type == DType::bf16) && s.in_channels % lanes == 0 && s.out_channels % lanes == 0;
 }
 

@@ -154,7 +154,7 @@ std::vector<ConvOperand> operands_of(const ConvProblem& p) {
     const auto channels = [](ConvRole role, int64_t c) { return ConvOperand{role, {1, c, 1, 1}, DType::f32}; };
     const ConvOperand x{ConvRole::x, {p.batch, s.in_channels, s.height, s.width}, type};
     const ConvOperand w{
-        ConvRole::w, {s.out_channels, s.in_channels, s.kernel, s.kernel}, p.fusion == Fusion::accumulate ? DType::f32 : type};
+        ConvRole::w, {s.out_channels, s.in_channels, s.kernel.height, s.kernel.width}, p.fusion == Fusion::accumulate ? DType::f32 : type};
     const ConvOperand y{ConvRole::y, {p.batch, s.out_channels, s.out_height(), s.out_width()}, type};
     std::vector<ConvOperand> out = {x, w, y};
     const bool leaky_backward = p.fusion == Fusion::leaky_backward_sums;
@@ -177,10 +177,12 @@ void check_operands(const ConvProblem& p, const std::vector<ConvOperand>& operan
         throw CudnnError(problem + " in " + describe(p) + " (" + why + "). " + advice);
     };
     const ConvShape& s = p.shape;
-    if (p.batch < 1 || s.in_channels < 1 || s.out_channels < 1 || s.kernel < 1 || s.kernel % 2 == 0 || s.stride < 1 || s.height < 1 ||
-        s.width < 1)
-        refuse("Sizes that are no convolution's", "batch, channels, sizes and stride must be positive, the kernel odd",
-               "Correct the shape.");
+    const auto odd = [](int64_t side) { return side > 0 && side % 2 == 1; };
+    if (p.batch < 1 || s.in_channels < 1 || s.out_channels < 1 || !odd(s.kernel.height) || !odd(s.kernel.width) || s.stride.height < 1 ||
+        s.stride.width < 1 || s.padding.height < 0 || s.padding.width < 0 || s.height < 1 || s.width < 1 || s.out_height() < 1 ||
+        s.out_width() < 1)
+        refuse("Sizes that are no convolution's",
+               "batch, channels, sizes and stride must be positive, the kernel odd, the padding not negative", "Correct the shape.");
     if (p.fusion != Fusion::none && pass_of(p.fusion) != p.pass)
         refuse("A fusion of another pass", fusion_name(p.fusion), "Ask for one that goes with the pass.");
     for (const int64_t c : {s.in_channels, s.out_channels})
@@ -319,8 +321,11 @@ struct ConvGraph::Impl : fe::graph::Graph {
     }
     template <class Attributes>
     Attributes geometry() const {
-        const int64_t pad = problem.shape.padding(), stride = problem.shape.stride;
-        return Attributes().set_padding({pad, pad}).set_stride({stride, stride}).set_dilation({1, 1});
+        const ConvShape& s = problem.shape;
+        return Attributes()
+            .set_padding({s.padding.height, s.padding.width})
+            .set_stride({s.stride.height, s.stride.width})
+            .set_dilation({1, 1});
     }
 
     void lay_out();
