@@ -6,17 +6,12 @@
 #include "data/cifar.h"
 #include "data/idx.h"
 #include "data/input_error.h"
+#include "data/is_there.h"
 
 namespace jem {
 namespace {
 
 using std::filesystem::path;
-
-/// Unlike std::filesystem::exists, false instead of an exception in a folder that may not be entered.
-bool is_there(const path& file) {
-    std::error_code error;
-    return std::filesystem::exists(file, error);
-}
 
 bool is_cifar(const std::string& name) { return name == "cifar10" || name == "cifar100"; }
 
@@ -93,7 +88,7 @@ ImageSet load_image_set(const std::string& name, const path& dir, Split split) {
     const path folder = dir.empty() ? default_data_dir(name) : dir;
     if (folder.empty()) throw InputError("no folder for data set " + name + " (it has no default). " + how_to_get(name));
     std::error_code error;
-    if (!std::filesystem::is_directory(folder, error)) {
+    if (!is_there(folder) || !std::filesystem::is_directory(folder, error)) {
         throw InputError("missing data of " + name + " ('" + folder.string() + "' is not a folder). " + how_to_get(name));
     }
     ImageSet set{.name = name,

@@ -1,8 +1,5 @@
 #include "engine/files/safetensors.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -20,6 +17,7 @@
 #include <utility>
 
 #include "data/input_error.h"
+#include "engine/files/output_file.h"
 
 namespace jem {
 namespace {
@@ -254,69 +252,6 @@ FileTensor make_tensor(FileType type, std::span<const T> values, std::vector<int
     return tensor;
 }
 
-[[noreturn]] void throw_write_error(const std::filesystem::path& path, const std::string& call, int error) {
-    const std::string problem = "cannot write '" + path.string() + "' (" + call + ": " + std::generic_category().message(error) + "). ";
-    switch (error) {
-        case EACCES:
-        case EPERM:
-        case EROFS:
-        case ENOENT:
-        case ENOTDIR:
-        case EISDIR:
-        case ELOOP:
-        case ENAMETOOLONG:
-            throw InputError(problem + "Give a path in a folder that exists and may be written.");
-        default:
-            throw std::runtime_error(problem + "Check the disk's free space and state.");
-    }
-}
-
-/// path + ".tmp", removed again unless it is renamed to `path`.
-class PendingFile {
-public:
-    explicit PendingFile(const std::filesystem::path& path) : path_(path), temporary_(path.string() + ".tmp") {
-        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (descriptor_ < 0) throw_write_error(path_, "open", errno);
-    }
-    ~PendingFile() {
-        if (descriptor_ >= 0) ::close(descriptor_);
-        if (!renamed_) ::unlink(temporary_.c_str());
-    }
-    PendingFile(const PendingFile&) = delete;
-    PendingFile& operator=(const PendingFile&) = delete;
-
-    void write(const void* data, size_t num_bytes) {
-        const char* next = static_cast<const char*>(data);
-        while (num_bytes > 0) {
-            const ssize_t written = ::write(descriptor_, next, std::min(num_bytes, size_t{1} << 30));
-            if (written < 0 && errno == EINTR) continue;
-            if (written < 0) throw_write_error(path_, "write", errno);
-            next += written;
-            num_bytes -= static_cast<size_t>(written);
-        }
-    }
-
-    void commit() {
-        if (::fsync(descriptor_) != 0) throw_write_error(path_, "fsync", errno);
-        if (::close(std::exchange(descriptor_, -1)) != 0) throw_write_error(path_, "close", errno);
-        if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_write_error(path_, "rename", errno);
-        renamed_ = true;
-        // The rename itself survives a power cut only once the folder is on disk. Some file systems cannot sync a folder: their loss.
-        const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
-        const int folder_descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (folder_descriptor < 0) return;
-        const int error = ::fsync(folder_descriptor) == 0 ? 0 : errno;
-        ::close(folder_descriptor);
-        if (error == EIO) throw_write_error(path_, "fsync of the folder", error);
-    }
-
-private:
-    std::filesystem::path path_;
-    std::filesystem::path temporary_;
-    int descriptor_ = -1;
-    bool renamed_ = false;
-};
-
 }  // namespace
 
 const char* file_type_name(FileType type) { return type_info(type).name; }
@@ -449,7 +384,7 @@ void SafetensorsFile::write_atomically(const std::filesystem::path& path) const 
     text.resize((text.size() + 7) / 8 * 8, ' ');  // the data then begins at a multiple of 8
     const uint64_t header_bytes = text.size();
 
-    PendingFile file(path);
+    OutputFile file(path);
     file.write(&header_bytes, sizeof header_bytes);
     file.write(text.data(), text.size());
     for (const auto* named : order) file.write(named->second.bytes.data(), named->second.bytes.size());

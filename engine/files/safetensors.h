@@ -53,9 +53,7 @@ public:
     /// The values of a tensor of any integer type, in file order. InputError if it is missing or of a floating-point type.
     std::vector<int64_t> ints(const std::string& name) const;
 
-    /// Writes path + ".tmp", syncs it to disk and renames it to `path`, so that a crash at any moment leaves the old file or the new one.
-    /// Streams the tensors out without copying them. On failure the old file is intact and no .tmp is left: InputError if the folder
-    /// is missing or may not be written, std::runtime_error for anything else (a full disk), both with the system's own reason.
+    /// Writes the file by way of OutputFile, which tells the errors. Streams the tensors out without copying them.
     void write_atomically(const std::filesystem::path& path) const;
 
     std::map<std::string, std::string> metadata;

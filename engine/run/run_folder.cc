@@ -1,8 +1,6 @@
 #include "engine/run/run_folder.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +8,8 @@
 #include <sstream>
 
 #include "data/input_error.h"
+#include "data/is_there.h"
+#include "engine/files/output_file.h"
 
 namespace jem {
 namespace {
@@ -27,78 +27,62 @@ std::string progress_text(const RunProgress& p) {
     return json.dump();
 }
 
+nlohmann::json progress_of(const SafetensorsFile& file) {
+    const auto found = file.metadata.find(kProgressKey);
+    return found == file.metadata.end() ? nlohmann::json() : nlohmann::json::parse(found->second, nullptr, false);
+}
+
 const char* first_prefix(const Settings& s) { return s.optimizer == Optimizer::adam ? "adam_m." : "velocity."; }
 
 }  // namespace
 
-void write_text_atomically(const std::filesystem::path& path, const std::string& text) {
-    const std::filesystem::path temporary = path.string() + ".tmp";
-    const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file < 0)
-        throw InputError("Cannot write " + path.string() + " (" + std::strerror(errno) + "). Choose a folder that can be written.");
-    size_t written = 0;
-    bool ok = true;
-    while (ok && written < text.size()) {
-        const ssize_t n = write(file, text.data() + written, text.size() - written);
-        ok = n > 0;
-        if (ok) written += static_cast<size_t>(n);
-    }
-    ok = ok && fsync(file) == 0;
-    int error = errno;
-    close(file);
-    if (ok && rename(temporary.c_str(), path.c_str()) != 0) {
-        ok = false;
-        error = errno;
-    }
-    if (!ok) {
-        unlink(temporary.c_str());
-        throw std::runtime_error("Cannot write " + path.string() + " (" + std::strerror(error) + "). Make room, or choose another --out.");
-    }
-}
-
 RunFolder::RunFolder(std::filesystem::path root) : root_(std::move(root)) {}
 
 void RunFolder::create() const {
-    for (const char* folder : {"checkpoints", "samples"}) {
-        std::error_code error;
-        std::filesystem::create_directories(root_ / folder, error);
-        if (error)
-            throw InputError("Cannot create " + (root_ / folder).string() + " (" + error.message() +
-                             "). Choose a folder that can be written.");
-    }
-    if (access(root_.c_str(), W_OK) != 0)
-        throw InputError("Cannot write into " + root_.string() + " (" + std::strerror(errno) + "). Choose a folder that can be written.");
+    for (const char* folder : {"", "checkpoints", "samples"}) create_folder(root_ / folder);
 }
 
-bool RunFolder::has_checkpoint() const { return std::filesystem::exists(state()) || std::filesystem::exists(last()); }
+std::unique_ptr<RunLock> RunFolder::own() const {
+    create();
+    auto lock = std::make_unique<RunLock>(root_);
+    remove_dead_temporaries(root_, {"config.json.", "metrics.jsonl."});
+    remove_dead_temporaries(root_ / "checkpoints", {"last.", "best."});
+    remove_dead_temporaries(root_ / "samples", {"iteration_"});
+    return lock;
+}
+
+bool RunFolder::has_config() const { return is_there(config()); }
+
+bool RunFolder::has_checkpoint() const { return is_there(state()) || is_there(last()); }
+
+bool RunFolder::has_run() const { return has_checkpoint() || is_there(metrics()); }
 
 std::filesystem::path RunFolder::sample(int64_t iteration) const {
     return root_ / "samples" / fmt::format("iteration_{:07}.png", iteration);
 }
 
-void RunFolder::write_config(const Settings& settings) const { write_text_atomically(config(), to_json(settings).dump(2) + "\n"); }
+void RunFolder::write_config(const Settings& settings) const { write_file(config(), to_json(settings).dump(2) + "\n"); }
 
 Settings RunFolder::read_config() const {
-    std::ifstream in(config());
-    if (!in) throw InputError("There is no " + config().string() + " (no run has been started there). Start one without --resume.");
-    Settings settings;
-    try {
-        merge_json(settings, nlohmann::json::parse(in));
-    } catch (const nlohmann::json::exception&) {
+    if (!has_config())
+        throw InputError("There is no " + config().string() + " (no run has been started there). Start one without --resume.");
+    const nlohmann::json json = nlohmann::json::parse(read_file(config()), nullptr, false);
+    if (json.is_discarded())
         throw InputError(config().string() + " is damaged (it is no JSON). Restore it, or start anew in another folder.");
-    }
+    Settings settings;
+    merge_json(settings, json);
     return settings;
 }
 
 void RunFolder::cut_metrics(int64_t last_iteration) const {
-    std::ifstream in(metrics());
+    std::istringstream in(is_there(metrics()) ? read_file(metrics()) : "");
     std::ostringstream kept;
     for (std::string line; std::getline(in, line);) {
         const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
         const auto iteration = json.is_object() ? json.find("iteration") : json.end();
         if (iteration != json.end() && iteration->is_number_integer() && iteration->get<int64_t>() <= last_iteration) kept << line << "\n";
     }
-    write_text_atomically(metrics(), kept.str());
+    write_file(metrics(), kept.str());
 }
 
 void RunFolder::append_metrics(const nlohmann::ordered_json& line) const {
@@ -161,13 +145,18 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
                              " has another size (the run was made with another --buffer-size). Resume with its settings.");
         upload_values(device, *buffer, to_channels_last(file.doubles(kBuffer), s.buffer_size, s.in_channels, s.image_size * s.image_size));
     }
-    const auto found = file.metadata.find(kProgressKey);
-    const nlohmann::json json = found == file.metadata.end() ? nlohmann::json() : nlohmann::json::parse(found->second, nullptr, false);
+    const nlohmann::json json = progress_of(file);
     try {
         return {json.at("iteration"), json.at("best_accuracy"), json.at("best_iteration"), json.at("best_chosen_on"), json.at("seconds")};
     } catch (const nlohmann::json::exception&) {
         throw InputError(path + " carries no counters (it is no state of a run). Resume from a run's own folder.");
     }
+}
+
+std::optional<int64_t> iteration_of(const SafetensorsFile& file) {
+    const nlohmann::json json = progress_of(file);
+    const auto found = json.is_object() ? json.find("iteration") : json.end();
+    return found != json.end() && found->is_number_integer() ? std::optional(found->get<int64_t>()) : std::nullopt;
 }
 
 std::optional<Settings> settings_of(const SafetensorsFile& file) {

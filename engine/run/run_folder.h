@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
 #include "engine/network/parameters.h"
+#include "engine/run/run_lock.h"
 #include "engine/settings/settings.h"
 
 namespace jem {
@@ -27,7 +29,13 @@ public:
 
     // Creates the folders; InputError where they cannot be written.
     void create() const;
+    // Makes this process the folder's owner, for as long as the lock lives: creates what is missing and removes what writers that were
+    // killed left behind. InputError where another process owns it.
+    std::unique_ptr<RunLock> own() const;
+    // InputError where that cannot be told, as in a folder that may not be entered.
+    bool has_config() const;
     bool has_checkpoint() const;
+    bool has_run() const;  // a checkpoint, or a log
 
     std::filesystem::path config() const { return root_ / "config.json"; }
     std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
@@ -49,9 +57,6 @@ private:
     std::filesystem::path root_;
 };
 
-// Writes text by way of a temporary file and a rename.
-void write_text_atomically(const std::filesystem::path& path, const std::string& text);
-
 // Weights, running statistics and averages: what evaluate, sample and PyTorch read.
 SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, const RunProgress& progress);
 // The same and all that resuming needs: optimizer state and replay buffer (null: there is none).
@@ -61,6 +66,8 @@ SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* 
 RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings, const SafetensorsFile& file,
                        const std::string& path);
 
+// The iterations after which a checkpoint was written, or none where it is a bare one.
+std::optional<int64_t> iteration_of(const SafetensorsFile& file);
 // The settings that a checkpoint was written with, or none where it is a bare one.
 std::optional<Settings> settings_of(const SafetensorsFile& file);
 

@@ -48,7 +48,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     iteration.plan();
     memory.allocate();
     Parameters& parameters = iteration.parameters();
-    parameters.load(input.checkpoint, input.checkpoint_path, {"velocity.", "adam_m.", "adam_v.", "ema."});
+    parameters.load(input.checkpoint, input.checkpoint_path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
     if (s.optimizer == Optimizer::adam) {
         parameters.load_array(parameters.velocity(), input.checkpoint, "adam_m.");
         parameters.load_array(parameters.second(), input.checkpoint, "adam_v.");

@@ -2,17 +2,15 @@
 #include "engine/evaluation/evaluation.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <set>
 
 #include "data/input_error.h"
+#include "engine/files/output_file.h"
 #include "engine/run/run_folder.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
@@ -40,14 +38,6 @@ std::set<std::string> chosen_metrics(const std::string& text) {
         begin = end + 1;
     }
     return chosen;
-}
-
-void create_folder(const std::filesystem::path& folder) {
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error) throw InputError("Cannot create " + folder.string() + " (" + error.message() + "). Choose a folder that can be written.");
-    if (access(folder.c_str(), W_OK) != 0)
-        throw InputError("Cannot write into " + folder.string() + " (" + std::strerror(errno) + "). Choose a folder that can be written.");
 }
 
 // A run that holds images out of the training set is evaluated on these, as in its metrics.jsonl, unless another set is asked for.
@@ -117,9 +107,8 @@ int evaluate(const EvaluateOptions& o) {
     if (!o.out.empty()) {
         const std::filesystem::path out = o.out;
         if (metrics.contains("ece"))
-            for (const int bins : kCalibrationBins)
-                write_text_atomically(out / fmt::format("reliability_{}.csv", bins), reliability_csv(p, bins));
-        write_text_atomically(out / "evaluation.json", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+            for (const int bins : kCalibrationBins) write_file(out / fmt::format("reliability_{}.csv", bins), reliability_csv(p, bins));
+        write_file(out / "evaluation.json", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     }
     if (!o.common.json) {
         fmt::print("checkpoint  {} ({} weights)\n", o.checkpoint, o.weights);

@@ -1,15 +1,15 @@
 // jem_engine sample
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <array>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "data/input_error.h"
+#include "data/is_there.h"
 #include "engine/evaluation/evaluation.h"
+#include "engine/files/output_file.h"
 #include "engine/training/iteration.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
@@ -64,19 +64,13 @@ void sort_by_lse(std::vector<T>& items, const std::string& pick, Lse lse) {
                      [&](const T& a, const T& b) { return pick == "best" ? lse(a) > lse(b) : lse(a) < lse(b); });
 }
 
-void check_writable(const std::string& file, const char* flag) {
-    if (file.empty()) return;
-    const std::filesystem::path path = file, folder = path.has_parent_path() ? path.parent_path() : ".";
-    std::error_code error;
-    const std::string problem = std::string(flag) + ": cannot write " + file;
-    if (std::filesystem::is_directory(path, error)) throw InputError(problem + " (it is a folder). Give the name of a file.");
-    if (!std::filesystem::is_directory(folder, error))
-        throw InputError(problem + " (there is no folder " + folder.string() + "). Create it, or choose another.");
-    if (access(folder.c_str(), W_OK) != 0)
-        throw InputError(problem + " (" + std::strerror(errno) + "). Choose a folder that can be written.");
+// Where the state that training wrote beside a checkpoint may lie.
+std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& checkpoint) {
+    const std::filesystem::path folder = checkpoint.parent_path();
+    return {folder / (checkpoint.stem().string() + ".state.safetensors"), folder / "last.state.safetensors"};
 }
 
-// The buffer of the checkpoint itself, or of the state that training wrote beside it: [N, C, H, W].
+// The buffer of the checkpoint itself, or of the state beside it: [N, C, H, W].
 SafetensorsFile buffer_file(const Checkpoint& checkpoint, std::string& path) {
     const std::string name = "replay_buffer";
     SafetensorsFile only;
@@ -86,17 +80,14 @@ SafetensorsFile buffer_file(const Checkpoint& checkpoint, std::string& path) {
     };
     path = checkpoint.path;
     if (checkpoint.file.has(name)) return take(checkpoint.file);
-    const std::filesystem::path own = checkpoint.path;
-    const std::filesystem::path state = own.parent_path() / (own.stem().string() + ".state.safetensors");
-    const std::filesystem::path last = own.parent_path() / "last.state.safetensors";
-    for (const std::filesystem::path& beside : {state, last}) {
-        std::error_code error;
-        if (!std::filesystem::exists(beside, error)) continue;
+    const auto states = states_beside(checkpoint.path);
+    for (const std::filesystem::path& beside : states) {
+        if (!is_there(beside)) continue;
         path = beside.string();
         const SafetensorsFile file = SafetensorsFile::read(beside);
         if (file.has(name)) return take(file);
     }
-    throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + state.string() +
+    throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + states[0].string() +
                      "). Use --from prior, or a run that trained with --p-x-weight above 0.");
 }
 
@@ -344,8 +335,10 @@ int sample(const SampleOptions& o) {
     if (o.checkpoint.empty())
         throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
     const std::string sheet = o.sheet.empty() && o.raw.empty() ? "samples.png" : o.sheet;
-    check_writable(sheet, "--sheet");
-    check_writable(o.raw, "--raw");
+    std::vector<NamedPath> inputs = {{"--checkpoint", o.checkpoint}};
+    if (o.from == "buffer")
+        for (const std::filesystem::path& state : states_beside(o.checkpoint)) inputs.push_back({"the replay buffer's file", state});
+    check_outputs({{"--sheet", sheet}, {"--raw", o.raw}}, inputs);
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
     if (o.label && (*o.label < 0 || *o.label >= s.num_classes))

@@ -4,16 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstdint>
-#include <fstream>
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 
 #include "data/input_error.h"
+#include "engine/files/output_file.h"
 
 namespace jem {
 namespace {
@@ -39,31 +37,15 @@ void check_layout(const SheetLayout& layout, size_t num_values) {
     }
 }
 
-void append_to_stream(void* stream, void* data, int num_bytes) {
-    static_cast<std::ofstream*>(stream)->write(static_cast<const char*>(data), num_bytes);
-}
-
-[[noreturn]] void fail(const std::filesystem::path& temporary, const std::filesystem::path& path, const std::string& why) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw std::runtime_error("cannot write '" + path.string() + "' (" + why + "). Check the disk's free space.");
+void append(void* png, void* data, int num_bytes) {
+    static_cast<std::string*>(png)->append(static_cast<const char*>(data), static_cast<size_t>(num_bytes));
 }
 
 void write_png(const std::filesystem::path& path, const std::vector<uint8_t>& rgb, int height, int width) {
-    const std::filesystem::path temporary = path.string() + ".tmp";
-    errno = 0;
-    std::ofstream stream(temporary, std::ios::binary);
-    if (!stream) {
-        throw InputError("cannot write '" + path.string() + "' (" + std::generic_category().message(errno) +
-                         "). Give a path in a folder that exists and may be written.");
-    }
-    const bool encoded = stbi_write_png_to_func(append_to_stream, &stream, width, height, 3, rgb.data(), width * 3) != 0;
-    stream.close();
-    if (!encoded) fail(temporary, path, "the PNG encoder is out of memory");
-    if (!stream) fail(temporary, path, std::generic_category().message(errno));
-    std::error_code error;
-    std::filesystem::rename(temporary, path, error);
-    if (error) fail(temporary, path, error.message());
+    std::string png;
+    if (stbi_write_png_to_func(append, &png, width, height, 3, rgb.data(), width * 3) == 0)
+        throw std::runtime_error("cannot write '" + path.string() + "' (the PNG encoder is out of memory). Take fewer images.");
+    write_file(path, png);
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ struct SheetLayout {
 
 /// Writes a grid of images as an 8-bit RGB PNG, row by row from the top left; a cell without an image has the colour of the gap.
 /// `images` is [count,height,width,channels] in [-1, 1]: byte = round((x + 1) / 2 * 255), clamped; a pixel with a NaN is magenta.
-/// Goes through path + ".tmp", so that `path` is never half a file. InputError where the sheet is too large or the file cannot be
-/// created, std::runtime_error where writing fails; std::logic_error for a layout that does not fit `images`.
+/// Written by way of OutputFile, which tells the errors. InputError where the sheet is too large; std::logic_error for a layout that does
+/// not fit `images`.
 void write_sheet(const std::filesystem::path& path, const std::vector<float>& images, const SheetLayout& layout);
 
 }  // namespace jem

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include "data/input_error.h"
+#include "engine/files/output_file.h"
+#include "engine/run/run_folder.h"
 #include "tools/jem_engine/options.h"
 
 namespace jem {
@@ -35,11 +37,17 @@ int step(const StepOptions& o) {
     for (const auto& [value, flag] :
          {std::pair{&o.checkpoint, "--checkpoint"}, std::pair{&o.batch, "--batch"}, std::pair{&o.dump, "--dump"}})
         if (value->empty()) throw InputError(std::string(flag) + " is needed (a safetensors file). Give it.");
+    check_outputs({{"--dump", o.dump}}, {{"--checkpoint", o.checkpoint}, {"--batch", o.batch}});
     const SafetensorsFile checkpoint = SafetensorsFile::read(o.checkpoint);
     say_what_is_skipped(checkpoint, o.checkpoint);
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
     Settings s = recipe(o.recipe);
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error
+    if (const std::optional<Settings> own = settings_of(checkpoint)) {
+        s.depth = own->depth;
+        s.width = own->width;
+        s.norm = own->norm;
+    }
     o.flags.apply(s);
     if (o.common.seed) s.seed = *o.common.seed;
     infer_sizes(s, checkpoint, batch, o.flags);

@@ -3,9 +3,9 @@
 
 #include <csignal>
 #include <cstdlib>
-#include <fstream>
 
 #include "data/input_error.h"
+#include "engine/files/output_file.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/job.h"
 #include "tools/jem_engine/options.h"
@@ -31,15 +31,13 @@ struct TrainOptions {
 
 Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     Settings s;
-    if (o.resume && std::filesystem::exists(folder.config())) {
+    if (o.resume && folder.has_config()) {
         if (!o.recipe.empty() && o.recipe != folder.read_config().recipe)
             throw InputError("--recipe " + o.recipe + " is not the one that " + folder.root().string() +
                              " was begun with. Leave it out to resume.");
         s = folder.read_config();
     } else if (!o.config.empty()) {
-        std::ifstream in(o.config);
-        if (!in) throw InputError("Cannot read " + o.config + " (there is no such file). Give the config.json of a run.");
-        const nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
+        const nlohmann::json json = nlohmann::json::parse(read_file(o.config), nullptr, false);
         if (json.is_discarded()) throw InputError(o.config + " is no JSON. Give the config.json of a run.");
         if (!o.recipe.empty()) s = recipe(o.recipe);
         merge_json(s, json);
@@ -55,6 +53,15 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     return s;
 }
 
+// Other wrong settings are told before it, so that they leave no folder behind.
+std::unique_ptr<RunLock> own_folder(const TrainOptions& o, const RunFolder& folder, Console& console) {
+    auto lock = folder.own();
+    if (!lock->held()) console.message("The file system of " + o.out + " has no locks: see to it that no second process trains there.");
+    if (!o.resume && folder.has_run())
+        throw InputError(o.out + " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
+    return lock;
+}
+
 int train(const TrainOptions& o) {
     if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
     const RunFolder folder{o.out};
@@ -62,13 +69,11 @@ int train(const TrainOptions& o) {
     const bool first = ranks.rank() == 0;
     Console console(o.common.quiet || !first);
     Settings settings;
+    std::unique_ptr<RunLock> lock;
     std::unique_ptr<Device> device;
     TrainingImages images;
     ImageSet held_out;
     together(ranks, [&] {
-        if (first && !o.resume && (folder.has_checkpoint() || std::filesystem::exists(folder.metrics())))
-            throw InputError(o.out +
-                             " already holds a run (it would be overwritten). Add --resume to go on with it, or choose another --out.");
         settings = settings_for(o, folder);
         device = make_device(o.common, settings.precision);
         refuse_without_mpi(*device);
@@ -76,7 +81,7 @@ int train(const TrainOptions& o) {
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
         images = load_training_images(settings, settings.seed);
         held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
-        if (first) folder.create();
+        if (first) lock = own_folder(o, folder, console);
         console.set_image_shape(held_out.height, held_out.width, held_out.channels);
     });
     device->join(ranks);

@@ -1,13 +1,10 @@
 #include "engine/device/cuda/convolution/plan_cache.h"
 
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <stdexcept>
+
+#include "engine/files/output_file.h"
 
 namespace jem {
 namespace {
@@ -24,11 +21,8 @@ PlanCache::Entries PlanCache::read() {
     Entries entries;
     std::error_code ignored;
     if (file_.empty() || !std::filesystem::exists(file_, ignored)) return entries;
-    std::ifstream in(file_, std::ios::binary);
-    std::stringstream text;
-    text << in.rdbuf();
-    const Json json = Json::parse(text.str(), nullptr, false);
     try {
+        const Json json = Json::parse(read_file(file_), nullptr, false);
         if (json.at("format").get<int>() != kFormat) throw std::runtime_error("another format");
         for (const auto& [key, value] : json.at("choices").items())
             entries[key] = {.choice = value.at("choice").get<std::string>(), .seconds = value.at("seconds").get<double>()};
@@ -58,18 +52,12 @@ bool PlanCache::save() {
     for (const auto& [key, c] : all) choices[key] = {{"choice", c.choice}, {"seconds", c.seconds}};
     const std::string text = Json{{"format", kFormat}, {"choices", choices}}.dump(1) + "\n";
 
-    const std::string temporary = file_ + "." + std::to_string(getpid()) + ".tmp";
-    std::error_code error;
-    const std::filesystem::path folder = std::filesystem::path(file_).parent_path();
-    if (!folder.empty()) std::filesystem::create_directories(folder, error);
-    std::ofstream out(temporary, std::ios::binary);
-    out << text;
-    out.close();
-    if (out) std::filesystem::rename(temporary, file_, error);
-    if (!out || error) {
-        warning_ = "Timed plans could not be written to " + file_ + " (" + (error ? error.message() : std::strerror(errno)) +
-                   "). They will be timed again in the next run.";
-        std::filesystem::remove(temporary, error);
+    try {
+        const std::filesystem::path folder = std::filesystem::path(file_).parent_path();
+        if (!folder.empty()) create_folder(folder);
+        write_file(file_, text);
+    } catch (const std::runtime_error& e) {
+        warning_ = std::string("Timed plans are timed again in the next run: ") + e.what();
         return false;
     }
     fresh_.clear();
