@@ -1,12 +1,19 @@
 // jem_engine: one program, a subcommand a file.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <iostream>
 #include <new>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
 #include <system_error>
+#include <typeinfo>
 
 #include "data/input_error.h"
 #include "tools/jem_engine/job.h"
@@ -29,6 +36,26 @@ int failed(Job& job, int code, const char* text) {
 // Commands that work with several ranks; the others would do the same work in each.
 bool for_several_ranks(const std::string& command) { return command == "train" || command == "bench"; }
 
+constexpr const char* kOutOfMemory = "out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.";
+
+// The text of an error of this program's own; of one that a library threw, what a person can make of it.
+std::string own_words(const std::exception& e) {
+    if (std::ferror(stdout) != 0) return "A result could not be written to stdout. Check where it goes, and the disk's free space.";
+    if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&e))
+        return "cannot use '" + file->path1().string() + "' (" + file->code().message() + "). Check the path and its permissions.";
+    if (const auto* system = dynamic_cast<const std::system_error*>(&e))
+        return "The system refused something (" + system->code().message() + "). Check what this process may use.";
+    if (dynamic_cast<const nlohmann::json::exception*>(&e) != nullptr)
+        return "A JSON text is not as expected (a file is damaged, or of another version). Check config.json, or write it anew.";
+    const std::string text = e.what();
+    // The standard library's are names of its functions ("vector::reserve", "stoll").
+    const bool names_function = text.find("::") != std::string::npos || text.find(' ') == std::string::npos;
+    if (dynamic_cast<const std::length_error*>(&e) != nullptr && names_function) return kOutOfMemory;
+    const bool own =
+        dynamic_cast<const std::runtime_error*>(&e) != nullptr || (dynamic_cast<const std::logic_error*>(&e) != nullptr && !names_function);
+    return own ? text : "Something is wrong inside the program (" + std::string(typeid(e).name()) + "). This is a bug.";
+}
+
 int run(Job& job, const std::string& name, const Command& command) {
     try {
         if (job.several() && !for_several_ranks(name))
@@ -43,10 +70,26 @@ int run(Job& job, const std::string& name, const Command& command) {
     } catch (const InputError& e) {
         return failed(job, kExitUsage, e.what());
     } catch (const std::bad_alloc&) {
-        return failed(job, kExitFailed, "out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.");
+        return failed(job, kExitFailed, kOutOfMemory);
     } catch (const std::exception& e) {
-        return failed(job, kExitFailed, e.what());
+        return failed(job, kExitFailed, own_words(e).c_str());
     }
+}
+
+// What a command has printed must arrive: a full disk, or a closed stdout, shows only here.
+int with_results_written(int code) {
+    std::cout.flush();
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good()) return code;
+    const std::string why = errno != 0 ? std::generic_category().message(errno) : "a write failed";
+    std::fprintf(stderr, "error: The result could not be written to stdout (%s). Check where it goes, and the disk's free space.\n",
+                 why.c_str());
+    return code == kExitDone ? kExitFailed : code;
+}
+
+// A file that is opened must not become stdin, stdout or stderr because the caller had closed these. Writing to a closed one still fails.
+void occupy_standard_streams() {
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+        if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) return;
 }
 
 Job* job_or_error() {
@@ -77,6 +120,7 @@ void spin_briefly(char** argv) {
 
 int main(int argc, char** argv) {
     using namespace jem;
+    occupy_standard_streams();
     spin_briefly(argv);
     Job* const job = job_or_error();
     if (job == nullptr) return kExitUsage;
@@ -106,9 +150,9 @@ int main(int argc, char** argv) {
     try {
         app.parse(argc, argv);
     } catch (const CLI::CallForHelp& e) {
-        return app.exit(e);
+        return with_results_written(app.exit(e));
     } catch (const CLI::CallForVersion& e) {
-        return app.exit(e);
+        return with_results_written(app.exit(e));
     } catch (const CLI::ParseError& e) {
         if (!job->first()) return kExitUsage;  // rank 0 says it
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
@@ -122,5 +166,5 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", e.what(), command.c_str());
         return kExitUsage;
     }
-    return run(*job, chosen_name, chosen);
+    return with_results_written(run(*job, chosen_name, chosen));
 }
