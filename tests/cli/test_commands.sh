@@ -5,6 +5,7 @@ set -uo pipefail
 export LC_ALL=C
 
 program=${1:-${JEM_ENGINE:?}}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 failures=0
 fail() {
     failures=$((failures + 1))
@@ -154,6 +155,18 @@ refused '3x32x32' evaluate --checkpoint $weights --data cifar10 --quiet
 refused 'missing data' evaluate --checkpoint $weights --data mnist --data-dir empty --quiet
 refused '--split valid' evaluate --checkpoint $weights --data mnist --split valid
 refused 'safetensors' evaluate --checkpoint measured/evaluation.json
+kept=run/evaluation/last/evaluation.json
+rm -rf run/evaluation
+run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy && run 0 evaluate --checkpoint $weights --quiet --metrics ece &&
+    expect 'results of several calls join' same "$(grep -cE '"(accuracy|ece_20)"' $kept)" 2
+run 0 evaluate --checkpoint $weights --metrics ece --weights ema && expect 'it says so' grep -q 'are replaced' err
+! grep -q '"accuracy"' $kept || fail 'results of other weights were joined' $kept
+run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy
+if /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; then
+    run 0 evaluate --checkpoint run/checkpoints/best.safetensors --metrics ece --quiet
+    "$root/tools/report" run >out 2>err || fail 'there is no report' err
+    for part in 'Evaluation of last' 'Evaluation of best'; do expect "the report has $part" grep -q "$part" run/report/index.html; done
+fi
 touch file
 refused 'file/measured' evaluate --checkpoint $weights --out file/measured
 
@@ -193,6 +206,18 @@ refused 'file/x.png' sample --checkpoint $weights --sheet file/x.png
 refused 'it is a folder' sample --checkpoint $weights --raw empty
 refused '--checkpoint is needed' sample --count 3
 refused 'missing data' sample --checkpoint $weights --data-dir empty --quiet
+cp $weights copy.safetensors
+for flag in sheet raw; do refused "--$flag would overwrite --checkpoint" sample --checkpoint copy.safetensors --$flag copy.safetensors; done
+refused '--raw would overwrite --sheet' sample --checkpoint $weights --sheet both --raw ./both
+expect 'the checkpoint is whole' cmp $weights copy.safetensors
+mkfifo pipe
+{ timeout 30 cat pipe >piped & }
+run 0 sample --checkpoint $weights --steps 1 --count 4 --raw pipe --quiet --threads 1
+wait $!
+expect 'a FIFO is written to' test -p pipe -a -s piped
+ln -s linked.png link
+run 0 sample --checkpoint $weights --steps 1 --count 4 --sheet link --quiet --threads 1
+expect 'a link stays' test -L link && expect 'its target is written' is_png linked.png
 [[ -z $(find . -name '*.tmp') ]] || fail 'temporary files were left'
 
 # --- damaged and foreign checkpoints ------------------------------------------------------------------------------------------------
@@ -223,6 +248,36 @@ refused 'safetensors' train --resume --out torn --quiet
 echo '{' >torn/config.json
 refused 'config.json is damaged' train --resume --out torn --quiet
 
+# --- a result that cannot be written, texts of libraries, two processes in a folder -------------------------------------------------
+if [[ -c /dev/full ]]; then
+    for command in "info" "--help" "evaluate --checkpoint $weights --json --quiet"; do
+        code=0
+        # shellcheck disable=SC2086  # several words
+        "$program" $command >/dev/full 2>err </dev/null || code=$?
+        expect "a full stdout is exit code 1, not $code: $command" same $code 1
+        expect 'and it is said' grep -q 'error: The result could not be written' err
+    done
+fi
+code=0
+"$program" info >&- 2>err </dev/null || code=$?
+expect "a closed stdout is exit code 1, not $code" same $code 1
+long=$(printf 'a%.0s' {1..300})
+ln -s loop loop
+refused "cannot read 'run'" train --config run --out never
+refused 'too long' train "${tiny[@]}" --iterations 1 --out "$long"
+refused 'symbolic links' train "${tiny[@]}" --iterations 1 --out loop/run
+refused 'symbolic links' train --resume --out loop
+refused 'symbolic links' evaluate --checkpoint $weights --data-dir loop --quiet
+mkdir odd && mkdir odd/config.json
+refused 'config.json' train --resume --out odd
+"$program" train "${tiny[@]}" --iterations 100000 --out owned >/dev/null 2>&1 &
+owner=$!
+for _ in {1..600}; do [[ ! -s owned/metrics.jsonl ]] || break && sleep 0.1; done
+refused 'is in use (process [0-9]* on .* trains in it)' train --resume --out owned --quiet
+refused 'is in use' train "${tiny[@]}" --iterations 1 --out owned
+kill -KILL $owner && wait $owner 2>/dev/null
+run 0 train --resume --out owned --iterations 1 --quiet
+
 # --- unwritable places --------------------------------------------------------------------------------------------------------------
 refused 'file/run' train "${tiny[@]}" --iterations 1 --out file/run
 
@@ -240,6 +295,8 @@ from=$(($(od -An -t u8 -N 8 one.safetensors) + 8 + 1))
 } >batch.safetensors
 small=(step --checkpoint "$weights" --batch batch.safetensors --depth 10 --width 1 --sgld-steps 1 --quiet)
 run 0 "${small[@]}" --dump a.safetensors && run 0 "${small[@]}" --dump b.safetensors && expect 'a step is the same again' cmp a.safetensors b.safetensors
+run 0 step --checkpoint run/checkpoints/last.state.safetensors --batch batch.safetensors --sgld-steps 1 --quiet --dump c.safetensors
+refused '--dump would overwrite --batch' "${small[@]}" --dump batch.safetensors
 refused 'file/d' "${small[@]}" --dump file/d.safetensors
 refused '--dump is needed' "${small[@]}"
 refused 'x_pos' step --checkpoint $weights --batch one.safetensors --dump c.safetensors --depth 10 --width 1 --in-channels 1 --image-size 28

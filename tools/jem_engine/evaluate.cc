@@ -7,9 +7,11 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <set>
 
 #include "data/input_error.h"
+#include "data/is_there.h"
 #include "engine/files/output_file.h"
 #include "engine/run/run_folder.h"
 #include "tools/jem_engine/console.h"
@@ -19,6 +21,11 @@ namespace jem {
 namespace {
 
 constexpr std::array kCalibrationBins = {15, 20};
+constexpr const char* kResultFile = "evaluation.json";
+// Results of one checkpoint that agree in these belong together.
+constexpr const char* kIdentity[] = {"iteration", "weights", "data", "split", "images"};
+
+std::string reliability_file(int bins) { return fmt::format("reliability_{}.csv", bins); }
 
 struct EvaluateOptions {
     CommonOptions common;
@@ -38,6 +45,54 @@ std::set<std::string> chosen_metrics(const std::string& text) {
         begin = end + 1;
     }
     return chosen;
+}
+
+// RUN/evaluation/NAME for RUN/checkpoints/NAME.safetensors of a run; empty for a file from elsewhere.
+std::filesystem::path folder_in_run(const Checkpoint& checkpoint) {
+    const std::filesystem::path file = std::filesystem::absolute(checkpoint.path), checkpoints = file.parent_path();
+    if (checkpoint.bare || checkpoints.filename() != "checkpoints") return {};
+    const RunFolder run{std::filesystem::path(checkpoint.path).parent_path() / ".."};
+    if (!run.has_config()) return {};
+    return (std::filesystem::path(checkpoint.path).parent_path() / ".." / "evaluation" / file.stem()).lexically_normal();
+}
+
+// Where files go; empty: nowhere. A run's folder need not be writable unless it was asked for by --out.
+std::filesystem::path output_folder(const EvaluateOptions& o, const Checkpoint& checkpoint, Console& console) {
+    const std::filesystem::path own = o.out.empty() ? folder_in_run(checkpoint) : std::filesystem::path();
+    const std::filesystem::path folder = o.out.empty() ? own : std::filesystem::path(o.out);
+    if (folder.empty()) return {};
+    try {
+        create_folder(folder);
+    } catch (const InputError& e) {
+        if (!o.out.empty()) throw;
+        console.message(std::string("The results are only printed: ") + e.what());
+        return {};
+    }
+    std::vector<NamedPath> outputs = {{"--out", folder / kResultFile}};
+    for (const int bins : kCalibrationBins) outputs.push_back({"--out", folder / reliability_file(bins)});
+    check_outputs(outputs, {{"--checkpoint", o.checkpoint}});
+    return folder;
+}
+
+// Adds the results to those of earlier calls of the same weights on the same images; others they replace.
+void join_results(const std::filesystem::path& file, const nlohmann::ordered_json& results, Console& console) {
+    using Json = nlohmann::ordered_json;
+    Json joined = is_there(file) ? Json::parse(read_file(file), nullptr, false) : results;
+    const auto value = [](const Json& json, const char* key) { return json.value(key, Json()); };
+    const auto path = [&](const Json& json) {
+        const Json name = value(json, "checkpoint");
+        std::error_code error;
+        return name.is_string() ? std::filesystem::weakly_canonical(name.get<std::string>(), error) : std::filesystem::path();
+    };
+    const bool same =
+        joined.is_object() && path(joined) == path(results) &&
+        std::all_of(std::begin(kIdentity), std::end(kIdentity), [&](const char* key) { return value(joined, key) == value(results, key); });
+    if (!same) {
+        console.message("The results in " + file.string() + " are of other weights or images: they are replaced.");
+        joined = results;
+    }
+    joined.update(results);
+    write_file(file, joined.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 // A run that holds images out of the training set is evaluated on these, as in its metrics.jsonl, unless another set is asked for.
@@ -67,9 +122,9 @@ int evaluate(const EvaluateOptions& o) {
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
     const bool valid = on_held_out(o, s);
-    if (!o.out.empty()) create_folder(o.out);
-    const auto device = make_device(o.common, s.precision);
     Console console(o.common.quiet);
+    const std::filesystem::path out = output_folder(o, checkpoint, console);
+    const auto device = make_device(o.common, s.precision);
 
     const ImageSet images = valid ? load_training_images(s, checkpoint.run_seed).held_out : load_images(s, Split::test);
     if (images.count() == 0)
@@ -100,22 +155,22 @@ int evaluate(const EvaluateOptions& o) {
                                    {"data", s.data},
                                    {"split", valid ? "valid" : "test"},
                                    {"images", images.count()}};
+    if (const std::optional<int64_t> iteration = iteration_of(checkpoint.file)) json["iteration"] = *iteration;
     if (metrics.contains("accuracy")) json["accuracy"] = accuracy(p);
     if (metrics.contains("accuracy") || metrics.contains("nll")) json["nll"] = negative_log_likelihood(p);
     if (metrics.contains("ece"))
         for (const int bins : kCalibrationBins) json[fmt::format("ece_{}", bins)] = expected_calibration_error(p, bins);
-    if (!o.out.empty()) {
-        const std::filesystem::path out = o.out;
+    if (!out.empty()) {
         if (metrics.contains("ece"))
-            for (const int bins : kCalibrationBins) write_file(out / fmt::format("reliability_{}.csv", bins), reliability_csv(p, bins));
-        write_file(out / "evaluation.json", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+            for (const int bins : kCalibrationBins) write_file(out / reliability_file(bins), reliability_csv(p, bins));
+        join_results(out / kResultFile, json, console);
     }
     if (!o.common.json) {
         fmt::print("checkpoint  {} ({} weights)\n", o.checkpoint, o.weights);
         fmt::print("data        {}, {} {}\n", s.data, images.count(), valid ? "images held out of the training set" : "test images");
         for (const char* name : {"accuracy", "nll", "ece_15", "ece_20"})
             if (json.contains(name)) fmt::print("{:<11} {:.4f}\n", name, json[name].get<double>());
-        if (!o.out.empty()) fmt::print("written     {}\n", o.out);
+        if (!out.empty()) fmt::print("written     {}\n", out.string());
     }
     json["seconds"] = seconds;  // of the predictions; not in the file, which repeats byte for byte
     print_result(o.common, json);
@@ -139,7 +194,8 @@ Command add_evaluate(CLI::App& app) {
         ->check(CLI::IsMember({"auto", "test", "valid"}))
         ->capture_default_str()
         ->multi_option_policy(last);
-    app.add_option("--out", o->out, "Folder for evaluation.json and reliability_*.csv")->multi_option_policy(last);
+    app.add_option("--out", o->out, "Folder for evaluation.json and reliability_*.csv (for a run's checkpoint RUN/evaluation/NAME)")
+        ->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::network);
     o->common.add_to(app);
     return [o] { return evaluate(*o); };
