@@ -3,7 +3,7 @@
 
 One SADA-JEM iteration (batch norm, SAM, batches 64/64/128, 32x32x3) on the same number of threads, each program in a process of its
 own, A B C A B C ... so that a machine whose speed drifts treats all alike. The peer of a row is the faster of PyTorch eager and
-compiled; compiling is never timed. Prints a table; --history FILE appends a line to it, from which tools/bench_table makes README's tables.
+compiled; compiling is never timed. Prints a table; --history FILE appends a line to it, from which tools/bench_table makes docs/speed.md's tables.
 
 On demand also the K sampling steps alone (--sampling), a test set's accuracy (--evaluation), an iteration's seconds by K (--linearity) and
 the time until a first picture exists (--first-image); --no-iteration leaves the iterations out.
