@@ -176,6 +176,7 @@ run 0 "${small_bench[@]}" --only sampling --profile --json && expect 'it times K
 ! grep -q 'sgd_update\|"cross_entropy' out || fail '--only sampling trains' out
 refused 'take no sampling steps' "${small_bench[@]}" --only sampling --sgld-steps 0
 refused 'only' "${small_bench[@]}" --only updating
+run 0 "${small_bench[@]}" --sgld-steps 1 --device reference --precision f64 --profile --json && expect 'f64 has peaks too' grep -q '"peak_flops_per_s"' out
 
 # --- sample -------------------------------------------------------------------------------------------------------------------------
 run 0 sample --checkpoint $weights --steps 2 --count 12 --sheet one.png --raw one.safetensors --quiet --threads 1 --json &&
