@@ -173,7 +173,18 @@ refused 'file/measured' evaluate --checkpoint $weights --out file/measured
 # --- bench --------------------------------------------------------------------------------------------------------------------------
 small_bench=(bench --data fashion-mnist --depth 10 --width 1 --gen-batch-size 2 --batch-size 4 --sgld-steps 2 --repeat 1 --warmup 0 --threads 1 --quiet)
 run 0 "${small_bench[@]}" --only sampling --profile --json && expect 'it times K steps' grep -q '"sgld_step":{"launches":2\.0' out
-! grep -q 'sgd_update\|"cross_entropy' out || fail '--only sampling trains' out
+! grep -q 'sgd_update\|"cross_entropy\|draw_chains\|store_chains' out || fail '--only sampling trains' out
+# What it times is what `train` runs and holds, by `plan`, which reads no data either: nothing more but the iteration's number and scalars.
+run 0 plan --recipe sada-jem "${small_bench[@]:1:12}" --threads 1 --json
+planned_launches=$(value launches_per_iteration) planned_arena=$(value peak_bytes)
+run 0 "${small_bench[@]}" --profile --json && expect 'it holds the data, the buffer and an evaluation' same "$(value arena_bytes)" "$planned_arena"
+launches=$(grep -o '"[a-z_]*":{"launches":[0-9]*' out | awk -F: '{ n += $3 } END { print n }')
+expect "the ops of an iteration are train's: $launches launches, $planned_launches planned" test "$launches" = $((planned_launches + 2))
+for op in begin_iteration read_back draw_images draw_chains start_images store_chains; do
+    expect "the profile lists $op" grep -q "\"$op\":" out
+done
+refused 'batch-size is 60001' "${small_bench[@]}" --batch-size 60001
+refused 'n-valid is 60000' "${small_bench[@]}" --n-valid 60000
 refused 'take no sampling steps' "${small_bench[@]}" --only sampling --sgld-steps 0
 refused 'only' "${small_bench[@]}" --only updating
 run 0 "${small_bench[@]}" --sgld-steps 1 --device reference --precision f64 --profile --json && expect 'f64 has peaks too' grep -q '"peak_flops_per_s"' out

@@ -1,4 +1,4 @@
-// jem_engine bench: time and memory of training iterations on made-up images, and what the time goes into.
+// jem_engine bench: time and memory of the iterations of `train`, on made-up images, and what the time goes into.
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -6,7 +6,7 @@
 #include <chrono>
 
 #include "data/input_error.h"
-#include "engine/training/iteration.h"
+#include "engine/training/trainer.h"
 #include "kernels/random.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/job.h"
@@ -30,11 +30,38 @@ double peak_resident_bytes() {
     return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
-void fill_randomly(Device& device, Array to, uint64_t seed, uint32_t what) {
-    std::vector<double> values(static_cast<size_t>(to.count));
-    for (size_t i = 0; i < values.size(); ++i)
-        values[i] = 2.0 * uniform_of(random4(seed, RandomStream::parameters, what, 1, i / 4).v[i % 4]) - 1.0;
-    upload_values(device, to, values);
+// Uniform bytes, the classes by turns: an iteration does the same work for any images. The pixels go piece by piece, so that no copy on
+// the host counts as memory.
+void upload_made_up_images(Device& device, ImageStore& to, const ImageSetShape& shape, int64_t count, uint64_t seed) {
+    ImageSet images;
+    images.num_classes = shape.num_classes;
+    for (int64_t i = 0; i < count; ++i) images.labels.push_back(static_cast<int32_t>(i % shape.num_classes));
+    to.upload(images);
+    const Array pixels = to.view().pixels;
+    std::vector<Random4> piece(1 << 16);
+    const auto piece_bytes = static_cast<int64_t>(piece.size() * sizeof(Random4));
+    for (int64_t first = 0; first < pixels.count; first += piece_bytes) {
+        for (size_t i = 0; i < piece.size(); ++i)
+            piece[i] = random4(seed, RandomStream::parameters, 1, 1, static_cast<uint64_t>(first) / sizeof(Random4) + i);
+        const Array part = pixels.slice(first, std::min(piece_bytes, pixels.count - first));
+        device.upload(part.data, piece.data(), part.bytes());
+    }
+}
+
+// Uniform starts, whatever the settings' form: no class's images are multiplied, which would take longer than what is timed.
+void fill_uniformly(Device& device, TrainingIteration& iteration, int64_t size, uint64_t seed) {
+    ReplayBuffer& buffer = iteration.buffer();
+    const int64_t pixels = buffer.images().count / size;
+    const std::vector<int32_t> fresh(static_cast<size_t>(buffer.fresh().count));  // of any class: all that counts is that none continues
+    device.upload(buffer.fresh().data, fresh.data(), buffer.fresh().bytes());
+    for (int64_t first = 0; first < size; first += buffer.fresh().count) {
+        const int64_t n = std::min(buffer.fresh().count, size - first);
+        const Array starts = buffer.fresh().slice(0, n);
+        device.ops().start_images(
+            buffer.images().slice(first * pixels, n * pixels), Array{nullptr, device.real_type(), 0}, starts, starts, Array{},
+            iteration.images().view(), iteration.state(),
+            {.first_chain = first, .weights = RandomStream::buffer_fill_weights, .pixels = RandomStream::buffer_fill_pixels, .seed = seed});
+    }
 }
 
 // What this machine does at best, to hold the ops against: moving large arrays, and multiplying by large matrices (a direct 1x1
@@ -141,11 +168,20 @@ int bench(const BenchOptions& o) {
     Settings s = recipe(o.recipe);
     s.sgld_steps = s.samples() ? 5 : 0;
     o.flags.apply(s);
+    if (o.common.seed) s.seed = *o.common.seed;
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
     fill_in_sizes(s);
     validate(s);
     if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
         throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
+    // As many images as the data set has, of the network's size.
+    ImageSetShape shape = known_shape(s.data.empty() ? "cifar10" : s.data);
+    shape.channels = static_cast<int>(s.in_channels);
+    shape.height = shape.width = static_cast<int>(s.image_size);
+    shape.num_classes = static_cast<int>(s.num_classes);
+    if (s.n_valid >= shape.num_train)
+        throw InputError(fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", s.n_valid, shape.num_train));
+    const int64_t count = shape.num_train - s.n_valid, held_out = s.n_valid > 0 ? s.n_valid : shape.num_test;
     Ranks& ranks = the_job().join();
     const bool first = ranks.rank() == 0;
     std::unique_ptr<Device> device;
@@ -156,36 +192,38 @@ int bench(const BenchOptions& o) {
     device->join(ranks);
     Console console(o.common.quiet || !first);
     const auto network = make_network(s);
-    Memory memory(*device);
-    std::unique_ptr<TrainingIteration> made;
+    std::unique_ptr<TrainingParts> parts;
     together(ranks, [&] {
-        made = std::make_unique<TrainingIteration>(
-            *device, memory, *network, s,
-            TrainingIteration::GivenBatches{
-                .positive = s.gen_batch_size, .negative = s.gen_batch_size, .labelled = s.batch_size, .noise = false});
-        made->plan();
-        memory.allocate();
+        parts =
+            std::make_unique<TrainingParts>(*device, *network, s, TrainingIteration::DataSource{.shape = shape, .count = count}, held_out);
+        parts->memory.allocate();
     });
-    TrainingIteration& iteration = *made;
+    TrainingIteration& iteration = parts->iteration;
+    upload_made_up_images(*device, iteration.images(), shape, count, s.seed);
     iteration.parameters().initialise(s.seed);
-    if (s.samples()) {
-        fill_randomly(*device, iteration.positive_images(), s.seed, 1);
-        fill_randomly(*device, iteration.sampler().samples(), s.seed, 2);
-    }
-    if (s.classifies()) fill_randomly(*device, iteration.labelled_images(), s.seed, 3);
+    iteration.begin(0, 0, 0);
+    if (s.samples()) fill_uniformly(*device, iteration, s.buffer_size, s.seed);
     if (!o.profile) iteration.record();  // on a GPU nothing can be timed inside a graph
     iteration.prepare_weights();
+    if (!o.only.empty()) iteration.run(Phase::draw);  // what the chains start from
+    device->synchronize();
 
+    const int64_t an_epoch = count / (s.classifies() ? s.batch_size : s.gen_batch_size);
+    IterationState state;
     const auto run_once = [&] {
-        if (o.only.empty()) return iteration.run_all();
-        for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(Phase::sample);
+        if (!o.only.empty()) {
+            for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(Phase::sample);
+            return;
+        }
+        iteration.run_all();
+        iteration.read_state(state);  // as the scalars that train logs
     };
     std::vector<double> seconds;
     WorkReport profile;
     for (int64_t i = 0; i < o.warmup + o.repeat; ++i) {
         if (i == o.warmup && o.profile) device->begin_profile();
         const auto start = std::chrono::steady_clock::now();
-        iteration.begin(i, s.lr, i);
+        iteration.begin(i, learning_rate(s, i, an_epoch, s.epochs * an_epoch), i);
         run_once();
         device->synchronize();
         device->communicator().check();
@@ -206,12 +244,12 @@ int bench(const BenchOptions& o) {
                                    {"seconds", seconds},
                                    {"median_s", median},
                                    {"peak_rss_bytes", peak_resident_bytes()},
-                                   {"arena_bytes", memory.arena_bytes()}};
+                                   {"arena_bytes", parts->memory.arena_bytes()}};
     if (!o.common.json)
         fmt::print("{}\nWRN-{}-{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
                    device->description(), s.depth, s.width, median,
                    o.only.empty() ? "an iteration" : fmt::format("{} sampling steps", s.sgld_steps), sorted.front(), sorted.back(),
-                   peak_resident_bytes() / (1 << 20), static_cast<double>(memory.arena_bytes()) / (1 << 20));
+                   peak_resident_bytes() / (1 << 20), static_cast<double>(parts->memory.arena_bytes()) / (1 << 20));
     if (o.profile) {
         const Peaks peaks = measure_peaks(*device);
         json["peak_flops_per_s"] = peaks.flops;
