@@ -170,6 +170,17 @@ fi
 touch file
 refused 'file/measured' evaluate --checkpoint $weights --out file/measured
 
+# --- too little memory --------------------------------------------------------------------------------------------------------------
+# sanitizers take more addresses than that
+if [[ $("$program" info --json) != *-fsanitize* ]]; then
+    most=$(ulimit -S -v)
+    ulimit -S -v 8000000
+    run 1 train --recipe sada-jem --data fashion-mnist --depth 10 --width 1 --batch-size 4 --gen-batch-size 2 --buffer-size 10000000 \
+        --device cpu --threads 1 --quiet --out too_large &&
+        expect 'too little memory is said in one line' grep -qE '^error: Out of memory \([0-9.]+ GiB .* are needed.*\)\. Lower --batch-size' err
+    ulimit -S -v "$most"
+fi
+
 # --- bench --------------------------------------------------------------------------------------------------------------------------
 small_bench=(bench --data fashion-mnist --depth 10 --width 1 --gen-batch-size 2 --batch-size 4 --sgld-steps 2 --repeat 1 --warmup 0 --threads 1 --quiet)
 run 0 "${small_bench[@]}" --only sampling --profile --json && expect 'it times K steps' grep -q '"sgld_step":{"launches":2\.0' out

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/device/out_of_memory.h"
 #include "tests/emulation/device.h"
 
 namespace jem {
@@ -186,7 +187,7 @@ TEST_CASE("too_little_memory_is_said_with_the_need_and_what_lowers_it") {
     std::string text;
     try {
         device->allocate(size_t{5} << 29);
-    } catch (const InputError& e) {
+    } catch (const OutOfMemory& e) {  // no InputError: nothing was wrong with the command line
         text = e.what();
     }
     CAPTURE(text);

@@ -16,6 +16,7 @@
 #include <typeinfo>
 
 #include "data/input_error.h"
+#include "engine/device/out_of_memory.h"
 #include "tools/jem_engine/job.h"
 #include "tools/jem_engine/options.h"
 
@@ -36,7 +37,7 @@ int failed(Job& job, int code, const char* text) {
 // Commands that work with several ranks; the others would do the same work in each.
 bool for_several_ranks(const std::string& command) { return command == "train" || command == "bench"; }
 
-constexpr const char* kOutOfMemory = "out of memory. Lower --batch-size, --gen-batch-size, --buffer-size or --width.";
+std::string no_more_memory() { return OutOfMemory("the system gives this process no more").what(); }
 
 // The text of an error of this program's own; of one that a library threw, what a person can make of it.
 std::string own_words(const std::exception& e) {
@@ -50,7 +51,7 @@ std::string own_words(const std::exception& e) {
     const std::string text = e.what();
     // The standard library's are names of its functions ("vector::reserve", "stoll").
     const bool names_function = text.find("::") != std::string::npos || text.find(' ') == std::string::npos;
-    if (dynamic_cast<const std::length_error*>(&e) != nullptr && names_function) return kOutOfMemory;
+    if (dynamic_cast<const std::length_error*>(&e) != nullptr && names_function) return no_more_memory();
     const bool own =
         dynamic_cast<const std::runtime_error*>(&e) != nullptr || (dynamic_cast<const std::logic_error*>(&e) != nullptr && !names_function);
     return own ? text : "Something is wrong inside the program (" + std::string(typeid(e).name()) + "). This is a bug.";
@@ -70,7 +71,7 @@ int run(Job& job, const std::string& name, const Command& command) {
     } catch (const InputError& e) {
         return failed(job, kExitUsage, e.what());
     } catch (const std::bad_alloc&) {
-        return failed(job, kExitFailed, kOutOfMemory);
+        return failed(job, kExitFailed, no_more_memory().c_str());
     } catch (const std::exception& e) {
         return failed(job, kExitFailed, own_words(e).c_str());
     }

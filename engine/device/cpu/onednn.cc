@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "engine/device/out_of_memory.h"
+
 namespace jem::onednn {
 namespace {
 
@@ -56,6 +58,7 @@ auto described(const char* what, const ConvProblem& p, Make make) -> decltype(ma
     try {
         return make();
     } catch (const dnnl::error& e) {
+        if (e.status == dnnl_out_of_memory) throw OutOfMemory(std::string("oneDNN got none for ") + what + " of " + p.shape.text());
         throw std::runtime_error(std::string("oneDNN has no ") + what + " for " + p.shape.text() + ", batch " + std::to_string(p.batch) +
                                  " (" + e.what() + ").");
     }
@@ -187,6 +190,7 @@ Call::Call(std::shared_ptr<const Made> made, const std::vector<Argument>& argume
 void Call::run() const {
     const dnnl_status_t status =
         dnnl_primitive_execute(made_->primitive.get(), cpu_stream().get(), static_cast<int>(arguments_.size()), arguments_.data());
+    if (status == dnnl_out_of_memory) throw OutOfMemory("oneDNN got none for " + made_->engine);
     if (status != dnnl_success)
         throw std::runtime_error("oneDNN could not run " + made_->engine + " (status " + std::to_string(static_cast<int>(status)) + ").");
 }

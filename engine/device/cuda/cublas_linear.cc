@@ -7,6 +7,7 @@
 
 #include "engine/device/cuda/convolution/planned_call.h"
 #include "engine/device/cuda/cuda_device.h"
+#include "engine/device/out_of_memory.h"
 
 namespace jem {
 namespace {
@@ -55,6 +56,7 @@ private:
 };
 
 void check(cublasStatus_t status, const char* what) {
+    if (status == CUBLAS_STATUS_ALLOC_FAILED) throw OutOfMemory(std::string("cuBLASLt could not ") + what);
     if (status != CUBLAS_STATUS_SUCCESS)
         throw std::runtime_error(std::string("cuBLASLt could not ") + what + " (" + CublasLt::get().status_text(status) +
                                  "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");

@@ -10,6 +10,7 @@
 #include "engine/device/cuda/nccl_communicator.h"
 #include "engine/device/cuda/queue.h"
 #include "engine/device/cuda/runtime.h"
+#include "engine/device/out_of_memory.h"
 
 namespace jem {
 namespace {
@@ -20,11 +21,6 @@ constexpr int kMinimumArchitecture = 75;
 constexpr size_t kStagingBytes = size_t{8} << 20;  // pinned, for copies that wait
 constexpr size_t kReadBackBytes = 1024;            // of one read back
 constexpr size_t kReadBackSlots = 4;               // in flight; the trainer has two
-
-std::string gib(size_t bytes) {
-    const size_t tenths = (bytes * 10 + (size_t{1} << 29)) >> 30;
-    return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " GiB";
-}
 
 class CudaBuffer final : public Buffer {
 public:
@@ -140,8 +136,8 @@ public:
 
     std::string name() const override { return "cuda"; }
     std::string description() const override {
-        return gpu_.title + ", " + gib(gpu_.memory_bytes) + ", sm_" + std::to_string(gpu_.sm) + ", " + precision_name(options_.precision) +
-               (hardware_ ? "" : " (planned only: no GPU was used)");
+        return gpu_.title + ", " + text_of_bytes(gpu_.memory_bytes) + ", sm_" + std::to_string(gpu_.sm) + ", " +
+               precision_name(options_.precision) + (hardware_ ? "" : " (planned only: no GPU was used)");
     }
     DType real_type() const override { return DType::f32; }
     DType activation_type() const override { return options_.precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
@@ -157,9 +153,8 @@ public:
         const cudaError_t status = cudaMalloc(&p, bytes);
         if (status == cudaErrorMemoryAllocation) {
             (void)cudaGetLastError();
-            throw InputError(gib(bytes) + " of GPU memory are needed, " + gib(free) + " of " + gib(total) + " are free" +
-                             (free < total / 10 * 9 ? " (something else uses the GPU too: nvidia-smi shows what)" : "") +
-                             ". Lower --batch-size, --gen-batch-size, --buffer-size or --width, or choose --precision bf16.");
+            throw OutOfMemory(text_of_bytes(bytes) + " of GPU memory are needed, " + text_of_bytes(free) + " of " + text_of_bytes(total) +
+                              " are free" + (free < total / 10 * 9 ? "; something else uses the GPU too, nvidia-smi shows what" : ""));
         }
         check(status, "get memory on the GPU");
         auto buffer = std::make_unique<CudaBuffer>(p, bytes);
@@ -359,7 +354,7 @@ std::vector<std::string> visible_gpus(std::string& why) {
     try {
         for (int i = 0, n = count_gpus(); i < n; ++i) {
             const GpuDescription gpu = gpu_at_hand(i);
-            gpus.push_back(gpu.title + ", " + gib(gpu.memory_bytes) + ", sm_" + std::to_string(gpu.sm));
+            gpus.push_back(gpu.title + ", " + text_of_bytes(gpu.memory_bytes) + ", sm_" + std::to_string(gpu.sm));
         }
     } catch (const std::runtime_error& e) {
         why = e.what();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/device/host/host_communicator.h"
+#include "engine/device/out_of_memory.h"
 
 namespace jem {
 namespace {
@@ -18,8 +19,8 @@ public:
         if (bytes == 0) return;
         void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED)
-            throw std::runtime_error("Could not get " + std::to_string(bytes >> 20) + " MiB of memory (" + std::strerror(errno) +
-                                     "). Lower --batch-size, --gen-batch-size, --buffer-size or --width.");
+            throw OutOfMemory(text_of_bytes(bytes) +
+                              " of this machine's memory are needed, the system gives none: " + std::strerror(errno));
         data_ = static_cast<std::byte*>(p);
         constexpr size_t kHugePage = size_t{2} << 20;
         if (bytes >= 4 * kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // advice: an error costs speed only

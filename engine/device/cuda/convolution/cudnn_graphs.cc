@@ -491,7 +491,10 @@ const ConvProblem& ConvGraph::problem() const { return impl_->problem; }
 
 void ConvGraph::execute(const ConvPointers& pointers, std::byte* workspace) const {
     const Impl& g = *impl_;
-    const auto refuse = [&](const std::string& why) { throw CudnnError("cuDNN could not run " + describe(g.problem) + " (" + why + ")."); };
+    const auto refuse = [&](const std::string& why) {
+        throw std::runtime_error("cuDNN could not run " + describe(g.problem) + " (" + why +
+                                 "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
+    };
     if (g.cudnn->executing == nullptr || g.finalised == SIZE_MAX) refuse("it was only planned");
     for (auto& [uid, address] : g.pack) {
         address = pointers.data[static_cast<size_t>(uid - 1)];
