@@ -120,7 +120,11 @@ began=$SECONDS status=0
 wait "$pid" || status=$?
 ((status != 0)) || fail 'a job whose rank was killed ended well'
 ((SECONDS - began < 60)) || fail "a job whose rank was killed ended after $((SECONDS - began)) s"
-grep -qE 'signal 9|has died' killed.err || fail 'nothing says that a rank was killed' killed.err
+# In whose words depends on who is first to notice: Open MPI 4's mpirun and 5's prterun name the signal (prterun without its texts their
+# name alone, or the exit code where the other rank was quicker), the other rank says that one has died, or may have.
+says_so='signal 9|proc-aborted|non-zero status|(has|may have) died'
+grep -qE "$says_so" killed.err || fail 'nothing says that a rank was killed' killed.err
+! grep -qE "$says_so" whole.err || fail 'a job that nobody touched says that a rank was killed' whole.err
 for file in killed/checkpoints/*.safetensors; do
     python3 near.py "$file" "$file" 0 >/dev/null || fail "$file is damaged after a kill"
 done
@@ -137,7 +141,7 @@ kill -KILL "$victim" || fail 'no rank to kill'
 began=$SECONDS
 wait "$pid" # recovering, it answers 0 whatever happened
 ((SECONDS - began < 60)) || fail "the rank that was left alone ended after $((SECONDS - began)) s" left.err
-grep -q '^error: A rank on this machine has died' left.err || fail 'the rank that was left alone says nothing' left.err
+grep -qE 'error: .*(has|may have) died' left.err || fail 'the rank that was left alone says nothing' left.err
 
 # --- interrupts ---------------------------------------------------------------------------------------------------------------------
 # mpirun passes USR1 on; of an INT it makes a TERM, and kills a second later: on a busy machine the last checkpoint is then an older one.
