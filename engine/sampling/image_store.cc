@@ -12,7 +12,7 @@ int64_t largest_class_of(const ImageSet& images) {
 }
 
 ImageStore::ImageStore(Device& device, Memory& memory, const ImageSetShape& shape, int64_t count, int64_t largest_class)
-    : device_(device), memory_(memory), shape_(shape), count_(count), largest_class_(largest_class) {
+    : device_(device), memory_(memory), shape_(shape), count_(count), largest_class_(largest_class), classes_(shape.num_classes) {
     if (largest_class_ == 0) largest_class_ = (count + shape.num_classes - 1) / shape.num_classes;
     const auto n = static_cast<size_t>(count);
     const char* region = "images";
@@ -25,13 +25,17 @@ ImageStore::ImageStore(Device& device, Memory& memory, const ImageSetShape& shap
 void ImageStore::upload(const ImageSet& images) {
     if (images.count() != count_) throw std::logic_error("An image set of another size than planned.");
     std::vector<int32_t> order, begin;
-    const int classes = merged_ ? 1 : images.num_classes;
-    for (int c = 0; c < classes; ++c) {
-        begin.push_back(static_cast<int32_t>(order.size()));
+    const int labels = merged_ ? 1 : images.num_classes;
+    begin.push_back(0);
+    start_classes_.clear();
+    for (int c = 0; c < labels; ++c) {
         for (size_t i = 0; i < images.labels.size(); ++i)
             if (merged_ || images.labels[i] == c) order.push_back(static_cast<int32_t>(i));
+        const bool empty = std::ssize(order) == begin.back();
+        start_classes_.push_back(empty ? -1 : static_cast<int32_t>(begin.size()) - 1);
+        if (!empty) begin.push_back(static_cast<int32_t>(order.size()));
     }
-    begin.push_back(static_cast<int32_t>(order.size()));
+    classes_ = std::ssize(begin) - 1;
     device_.upload(memory_.at(pixels_), images.pixels.data(), images.pixels.size());
     device_.upload(memory_.at(labels_), images.labels.data(), images.labels.size() * sizeof(int32_t));
     device_.upload(memory_.at(class_order_), order.data(), order.size() * sizeof(int32_t));
@@ -39,7 +43,7 @@ void ImageStore::upload(const ImageSet& images) {
 }
 
 ResidentImages ImageStore::view() {
-    const int64_t classes = merged_ ? 1 : shape_.num_classes;
+    const int64_t classes = merged_ ? 1 : classes_;
     return {.pixels = {memory_.at(pixels_), DType::u8, count_ * shape_.height * shape_.width * shape_.channels},
             .labels = {memory_.at(labels_), DType::i32, count_},
             .class_order = {memory_.at(class_order_), DType::i32, count_},

@@ -105,6 +105,7 @@ private:
     NetworkMemory network_memory();
     std::vector<double> from_buffer(const std::vector<int64_t>& indices) const;
     void choose_from_buffer();
+    int32_t start_class(int64_t label) const;
     void start(int64_t batch);
     std::vector<Sample> describe(const std::vector<double>& pixels);
 
@@ -198,6 +199,9 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     memory_->allocate();
     load_weights(*parameters_, *network_, checkpoint, o_.weights);
     if (train.count() > 0) images_->upload(train);
+    if (starts_ && s_.init == StartForm::informative && o_.label && images_->start_class(*o_.label) < 0)
+        throw InputError(
+            fmt::format("--class is {} (no training image has it, so no chain starts there). Give another, or --from noise.", *o_.label));
     if (buffer) choose_from_buffer();
 }
 
@@ -234,6 +238,15 @@ void SampleRun::choose_from_buffer() {
     limit_ = static_cast<int64_t>(chosen_.size());
 }
 
+// Where a chain of this class starts; of a class without images, at that of the next one that has some.
+int32_t SampleRun::start_class(int64_t label) const {
+    for (int64_t i = 0; i < s_.num_classes; ++i) {
+        const int32_t start = images_->start_class((label + i) % s_.num_classes);
+        if (start >= 0) return start;
+    }
+    throw std::logic_error("A training set without images.");
+}
+
 // The chains of a batch; those beyond the limit only fill it up.
 void SampleRun::start(int64_t batch) {
     std::vector<int64_t> indices;
@@ -241,7 +254,7 @@ void SampleRun::start(int64_t batch) {
     for (int64_t i = batch * chains_; i < (batch + 1) * chains_; ++i) {
         if (!starts_) indices.push_back(chosen_[static_cast<size_t>(i % limit_)]);
         const bool one_gaussian = s_.init != StartForm::informative;
-        classes.push_back(static_cast<int32_t>(one_gaussian ? 0 : o_.label.value_or(i % s_.num_classes)));
+        classes.push_back(one_gaussian || !starts_ ? 0 : start_class(o_.label.value_or(i % s_.num_classes)));
     }
     if (!starts_) return upload_values(*device_, sampler_->samples(), from_buffer(indices));
     device_->upload(starts_->fresh().data, classes.data(), classes.size() * sizeof(int32_t));

@@ -181,6 +181,26 @@ TEST_CASE("buffer_is_filled_class_by_class_and_the_first_classes_get_one_more") 
     }
 }
 
+TEST_CASE("no_chain_starts_from_a_class_without_images") {
+    const auto set = images_of({0, 3, 0, 2, 0}, [](int32_t c, int64_t) { return 50 * c; });
+    BufferOnDevice on(set, {.size = 8, .chains = 8, .reinit_freq = 1, .form = StartForm::informative});
+    const auto classes_in = [](const Values& images) {  // by their mean; a start without images would be black
+        std::vector<int64_t> found;
+        for (size_t i = 0; i < images.size(); i += kPixels) {
+            const auto at = images.begin() + static_cast<int64_t>(i);
+            const double byte = (moments(Values(at, at + kPixels)).mean + 1) / 2 * 255;
+            found.push_back(std::lround(byte / 50));
+            CHECK(std::fabs(byte - 50 * static_cast<double>(found.back())) < 2);
+        }
+        return found;
+    };
+    on.fill();
+    CHECK(classes_in(on.values(on.buffer().images())) == std::vector<int64_t>{1, 1, 1, 1, 3, 3, 3, 3});
+    on.draw();
+    const std::vector<int64_t> drawn = classes_in(on.values(on.chains()));
+    CHECK(std::all_of(drawn.begin(), drawn.end(), [](int64_t c) { return c == 1 || c == 3; }));
+}
+
 TEST_CASE("a_buffer_smaller_than_the_number_of_classes_holds_the_first_ones") {
     const auto set = images_of({3, 3, 3}, [](int32_t c, int64_t) { return 20 + 100 * c; });
     BufferOnDevice on(set, {.size = 2, .chains = 5, .form = StartForm::informative});
