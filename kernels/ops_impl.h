@@ -54,8 +54,8 @@ struct BeginIteration {
         state->iteration = iteration;
         state->step = 0;
         state->learning_rate = learning_rate;
-        state->adam_correction1 = adam_correction1;
-        state->adam_correction2 = adam_correction2;
+        state->adam_rate = learning_rate / adam_correction1;
+        state->adam_root = std::sqrt(adam_correction2);
     }
 };
 

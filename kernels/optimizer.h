@@ -90,8 +90,8 @@ struct AdamUpdate {
         const R second = R(kBeta2) * v + R(1 - kBeta2) * decayed * decayed;
         m = first;
         v = second;
-        const R root = std::sqrt(second) / static_cast<R>(std::sqrt(state->adam_correction2)) + R(kEpsilon);
-        w = w - static_cast<R>(state->learning_rate / state->adam_correction1) * first / root;
+        const R root = std::sqrt(second) / static_cast<R>(state->adam_root) + R(kEpsilon);
+        w = w - static_cast<R>(state->adam_rate) * first / root;
     }
 };
 

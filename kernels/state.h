@@ -17,7 +17,8 @@ struct IterationState {
     uint32_t iteration = 0;  // counted from 0
     uint32_t step = 0;       // SGLD step within the iteration, advanced on the device
     double learning_rate = 0;
-    double adam_correction1 = 1, adam_correction2 = 1;  // 1 - beta^t, t counted from 1
+    // Adam's bias corrections, once for all parameters: learning_rate / (1 - beta1^t) and sqrt(1 - beta2^t), t counted from 1
+    double adam_rate = 0, adam_root = 1;
 
     // Results; f_* are means of LSE = -E over a batch, in the pass that the index names.
     double f_pos[kNumPasses] = {}, f_neg[kNumPasses] = {};

@@ -244,8 +244,8 @@ TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_
         CHECK(got.iteration == 390);
         CHECK(got.step == 0);
         CHECK(got.learning_rate == 0.125);
-        CHECK(got.adam_correction1 == 0.5);
-        CHECK(got.adam_correction2 == 0.25);
+        CHECK(got.adam_rate == 0.25);
+        CHECK(got.adam_root == 0.5);
         CHECK(got.diverged == 1);  // sticky
         CHECK(got.f_pos[0] == 3);
         for (uint32_t step = 1; step <= 3; ++step) {

@@ -207,7 +207,7 @@ void add_state(Outputs& out, const std::string& how, const IterationState& s, co
         {"iteration", {static_cast<double>(s.iteration)}},
         {"step", {static_cast<double>(s.step)}},
         {"learning_rate", {s.learning_rate}},
-        {"adam_correction", {s.adam_correction1, s.adam_correction2}},
+        {"adam_rate and root", {s.adam_rate, s.adam_root}},
         {"f_pos", {s.f_pos[0], s.f_pos[1]}},
         {"f_neg", {s.f_neg[0], s.f_neg[1]}},
         {"loss_gen", {s.loss_gen[0], s.loss_gen[1]}},
@@ -330,8 +330,8 @@ IterationState in_iteration(uint32_t iteration, uint32_t step = 0) {
     state.iteration = iteration;
     state.step = step;
     state.learning_rate = 0.05;
-    state.adam_correction1 = 0.271;
-    state.adam_correction2 = 0.003;
+    state.adam_rate = state.learning_rate / 0.271;
+    state.adam_root = std::sqrt(0.003);
     return state;
 }
 
