@@ -108,4 +108,23 @@ LocalPlace local_place(Ranks& ranks) {
     return place;
 }
 
+int gpu_of_rank(int local_rank) {
+    const char* visible = text_of("CUDA_VISIBLE_DEVICES");
+    if (visible != nullptr && std::strchr(visible, ',') == nullptr) return 0;
+    return text_of("LOCAL_RANK") != nullptr ? number_of("LOCAL_RANK", 0, 1 << 20) : local_rank;
+}
+
+void refuse_mixed_devices(Ranks& ranks, const std::string& kind) {
+    using Name = std::array<char, 32>;
+    std::vector<Name> names(static_cast<size_t>(ranks.size()));
+    kind.copy(names[static_cast<size_t>(ranks.rank())].data(), sizeof(Name) - 1);
+    ranks.all_gather(names.data(), sizeof(Name));
+    together(ranks, [&] {
+        for (size_t r = 1; r < names.size(); ++r)
+            if (names[r] != names[0])
+                throw InputError(std::string("The ranks have different devices (rank 0: ") + names[0].data() + ", rank " +
+                                 std::to_string(r) + ": " + names[r].data() + "). Give each a GPU, or all --device cpu.");
+    });
+}
+
 }  // namespace jem

@@ -121,4 +121,11 @@ struct LocalPlace {
 };
 LocalPlace local_place(Ranks& ranks);
 
+// Which of the GPUs that this process sees is its own, of the rank that is local_rank-th on its machine: 0 where the launcher shows each
+// rank one alone, else as LOCAL_RANK says where it is set. InputError for one that is no number.
+int gpu_of_rank(int local_rank);
+// InputError, on every rank, where they have not all the same kind of device: their collectives would wait for each other for ever.
+// kind: "cpu" ... Every rank calls it, outside `together`.
+void refuse_mixed_devices(Ranks& ranks, const std::string& kind);
+
 }  // namespace jem

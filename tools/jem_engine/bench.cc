@@ -189,7 +189,7 @@ int bench(const BenchOptions& o) {
         device = make_device(o.common, s.precision);
         refuse_without_mpi(*device);
     });
-    device->join(ranks);
+    the_job().join_device(*device);
     Console console(o.common.quiet || !first);
     const auto network = make_network(s);
     std::unique_ptr<TrainingParts> parts;

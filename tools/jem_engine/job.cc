@@ -9,9 +9,14 @@ Ranks& Job::join() {
     ranks_ = join_ranks(launch_);
     if (several()) {
         threads_ = threads_of_rank(*ranks_);
-        local_rank_ = local_place(*ranks_).rank;
+        gpu_ = gpu_of_rank(local_place(*ranks_).rank);
     }
     return *ranks_;
+}
+
+void Job::join_device(Device& device) {
+    refuse_mixed_devices(join(), device.name());
+    device.join(join());
 }
 
 void Job::leave_failed(int exit_code) {

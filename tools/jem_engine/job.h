@@ -8,6 +8,8 @@
 
 namespace jem {
 
+class Device;
+
 class Job {
 public:
     // Reads mpirun's or torchrun's environment; InputError where it contradicts itself. Starts nothing.
@@ -22,8 +24,10 @@ public:
     Ranks& join();
     // CPU threads of this rank, when it shares its cores with others; 0 for a process alone. After join.
     int threads() const { return threads_; }
-    // This rank's number on its machine: which GPU is its own. After join.
-    int local_rank() const { return local_rank_; }
+    // Which of the GPUs that it sees is this rank's own. After join.
+    int gpu() const { return gpu_; }
+    // Makes the device this rank's of the job. InputError where --device auto found other kinds for other ranks.
+    void join_device(Device& device);
 
     // Leaves the others in order: every rank does, at its end.
     void leave() { ranks_.reset(); }
@@ -33,7 +37,7 @@ public:
 private:
     Launch launch_;
     std::unique_ptr<Ranks> ranks_;
-    int threads_ = 0, local_rank_ = 0;
+    int threads_ = 0, gpu_ = 0;
 };
 
 // This process's, made at the first call.

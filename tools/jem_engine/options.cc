@@ -251,7 +251,7 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
         try {
             return make_cuda_device({.precision = cuda_precision(precision),
                                      .nondeterministic = common.nondeterministic,
-                                     .ordinal = the_job().local_rank(),
+                                     .ordinal = the_job().gpu(),
                                      .plan_cache = user_cache_file("convolutions.json")});
         } catch (const CudaUnavailable& e) {
             if (common.device == "cuda") throw InputError(std::string("--device cuda: ") + e.what());

@@ -84,7 +84,7 @@ int train(const TrainOptions& o) {
         if (first) lock = own_folder(o, folder, console);
         console.set_image_shape(held_out.height, held_out.width, held_out.channels);
     });
-    device->join(ranks);
+    the_job().join_device(*device);
 
     const auto network = make_network(settings);
     std::unique_ptr<Trainer> trainer;

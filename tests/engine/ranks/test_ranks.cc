@@ -31,8 +31,8 @@ void on_reference(const std::function<void(Device&)>& test) {
 class Environment {
 public:
     explicit Environment(const std::map<std::string, std::string>& values) {
-        for (const char* name :
-             {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}) {
+        for (const char* name : {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "RANK", "WORLD_SIZE",
+                                 "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES"}) {
             if (const char* old = std::getenv(name)) before_[name] = old;
             unsetenv(name);
         }
@@ -138,6 +138,36 @@ TEST_CASE("a failure on one rank ends all, and that rank alone has the words") {
         CHECK(ranks.parting());
     });
     CHECK(codes == std::vector<int>{2, 100, 2});
+}
+
+TEST_CASE("ranks with devices of different kinds all refuse, and those with the same go on") {
+    std::vector<int> codes(3, -1);
+    on_ranks(3, [&](Ranks& ranks) {
+        CHECK_NOTHROW(refuse_mixed_devices(ranks, "cpu"));
+        int& code = codes[static_cast<size_t>(ranks.rank())];
+        try {
+            refuse_mixed_devices(ranks, ranks.rank() == 1 ? "cuda" : "cpu");
+        } catch (const InputError& e) {
+            CHECK(std::string(e.what()).find("rank 0: cpu, rank 1: cuda") != std::string::npos);
+            code = 100;
+        } catch (const OtherRankFailed& e) {
+            code = e.exit_code();
+        }
+    });
+    CHECK(codes == std::vector<int>{100, 2, 2});
+}
+
+TEST_CASE("a rank's GPU is the one it is shown, or the launcher's choice, or its place on the machine") {
+    const auto gpu = [](const std::map<std::string, std::string>& variables) {
+        const Environment environment(variables);
+        return gpu_of_rank(3);
+    };
+    CHECK(gpu({}) == 3);
+    CHECK(gpu({{"LOCAL_RANK", "1"}}) == 1);
+    CHECK(gpu({{"CUDA_VISIBLE_DEVICES", "0,1,2,3"}}) == 3);
+    CHECK(gpu({{"CUDA_VISIBLE_DEVICES", "4,5"}, {"LOCAL_RANK", "1"}}) == 1);
+    CHECK(gpu({{"CUDA_VISIBLE_DEVICES", "GPU-7a9c"}, {"LOCAL_RANK", "1"}}) == 0);
+    CHECK_THROWS_AS(gpu({{"LOCAL_RANK", "first"}}), InputError);
 }
 
 TEST_CASE("any is true where it is true on one rank") {
