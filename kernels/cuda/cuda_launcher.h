@@ -26,4 +26,7 @@ public:
 inline constexpr int64_t kCudaPartials = 1 << 19;  // 4 MiB: two sums of 640 channels from 400 blocks
 std::unique_ptr<Ops> make_cuda_ops(CudaLauncher& launcher, double* partials, DType activation);
 
+// Whether this program has kernels for the current GPU: cudaSuccess, or cudaErrorNoKernelImageForDevice and the like.
+cudaError_t find_cuda_kernels();
+
 }  // namespace jem

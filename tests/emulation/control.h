@@ -8,8 +8,9 @@
 namespace cuda_on_host {
 
 struct Settings {
-    uint64_t seed = 0;  // 0: threads, blocks and streams in natural order, work as late as possible; else a random legal order
-    int sm = 90;        // limits of which architecture
+    uint64_t seed = 0;    // 0: threads, blocks and streams in natural order, work as late as possible; else a random legal order
+    int sm = 90;          // limits of which architecture
+    int kernels_for = 0;  // the only architecture that the program has kernels for; 0: any
     size_t memory_bytes = size_t{1} << 30;  // of each device
     size_t used_by_others = 0;
     int devices = 1;

@@ -598,6 +598,7 @@ const char* cudaGetErrorName(cudaError_t e) {
         NAME(cudaErrorInvalidResourceHandle);
         NAME(cudaErrorInsufficientDriver);
         NAME(cudaErrorDevicesUnavailable);
+        NAME(cudaErrorNoKernelImageForDevice);
         NAME(cudaErrorNoDevice);
         NAME(cudaErrorNotReady);
         NAME(cudaErrorIllegalAddress);
@@ -663,6 +664,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     p->maxThreadsDim[2] = 64;
     p->maxGridSize[0] = 0x7fffffff;
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
+    return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+    ENTER("cudaFuncGetAttributes");
+    if (m.settings.kernels_for != 0 && m.settings.kernels_for != m.settings.sm)
+        return fail(cudaErrorNoKernelImageForDevice, std::string(call) + ": no kernel image is available for execution on the device");
+    *attributes = {};
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

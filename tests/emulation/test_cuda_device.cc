@@ -214,6 +214,8 @@ TEST_CASE("where_there_is_no_gpu_to_be_had_one_line_says_why") {
     CHECK(mentions(refusal({.devices = 0}), "shows no GPU"));
     CHECK(mentions(refusal({.busy = true}), "Another process"));
     CHECK(mentions(refusal({.sm = 70}), "sm_75"));
+    CHECK(mentions(refusal({.sm = 86, .kernels_for = 90}), "no kernels for Emulated GPU (it was built for other GPUs than sm_86)"));
+    CHECK(refusal({.sm = 86, .kernels_for = 86}).empty());
     CHECK(mentions(refusal({.sm = 75}, CudaPrecision::bf16), "has no bf16"));
     CHECK(mentions(refusal({.sm = 75}, CudaPrecision::tf32), "has no tf32"));
     CHECK(refusal({.sm = 75}).empty());

@@ -378,6 +378,13 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeC
     }
     const GpuDescription gpu = gpu_at_hand(options.ordinal);
     refuse_unsupported(gpu, options.precision);
+    if (const cudaError_t error = find_cuda_kernels(); error != cudaSuccess) {
+        (void)cudaGetLastError();
+        if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction && error != cudaErrorUnsupportedPtxVersion)
+            throw CudaUnavailable(driver_advice(error));
+        throw CudaUnavailable("This program has no kernels for " + gpu.title + " (it was built for other GPUs than sm_" +
+                              std::to_string(gpu.sm) + "). Build it anew on this machine, or with the preset cuda.");
+    }
     return std::make_unique<CudaDevice>(gpu, options, std::make_unique<Hardware>(), make_plans);
 }
 

@@ -1,0 +1,28 @@
+# The architectures of the GPUs at hand, "80;90", each once, of those that the kernels are for (sm_75 and newer); empty where there is no GPU
+# or no driver. JEM_NVIDIA_SMI: the driver's own program.
+function(jem_architectures_at_hand out)
+  set(${out} "" PARENT_SCOPE)
+  if(NOT JEM_NVIDIA_SMI)
+    return()
+  endif()
+  execute_process(COMMAND ${JEM_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
+                  RESULT_VARIABLE failed OUTPUT_VARIABLE answer ERROR_QUIET TIMEOUT 30)
+  if(NOT failed STREQUAL "0")
+    return()
+  endif()
+  string(REGEX MATCHALL "[0-9]+\\.[0-9]" found "${answer}")
+  list(TRANSFORM found REPLACE "\\." "")
+  set(known "")
+  foreach(sm IN LISTS found)
+    if(sm GREATER_EQUAL 75)
+      list(APPEND known ${sm})
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES known)
+  set(${out} "${known}" PARENT_SCOPE)
+endfunction()
+
+if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
+  jem_architectures_at_hand(found)
+  message("architectures: ${found}")
+endif()
