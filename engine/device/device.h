@@ -208,9 +208,11 @@ public:
 
     virtual void upload(void* to, const void* from, size_t bytes) = 0;    // waits
     virtual void download(void* to, const void* from, size_t bytes) = 0;  // waits
-    // Queued; `to` is valid after wait(the ticket it returns), or synchronize.
-    virtual int64_t read_back(void* to, const void* from, size_t bytes) = 0;
-    virtual void wait(int64_t ticket) = 0;                            // what was queued later may still run
+    // Queued. The device keeps the bytes, at most kReadBackBytes, until they are taken by the ticket it returns: whatever an
+    // exception ends meanwhile, nothing is written to memory whose owner has gone. It keeps the last kReadBacks.
+    virtual int64_t read_back(const void* from, size_t bytes) = 0;
+    virtual void take(int64_t ticket, void* to) = 0;                  // waits for it; what was queued later may still run
+    static constexpr size_t kReadBackBytes = 1024, kReadBacks = 4;    // the trainer has two under way
     virtual void copy(void* to, const void* from, size_t bytes) = 0;  // on the device, queued
     virtual void synchronize() = 0;
 

@@ -186,7 +186,13 @@ void TrainingIteration::run_all() {
 
 void TrainingIteration::prepare_weights() { network_.prepare(parameters_->weights()); }
 
-int64_t TrainingIteration::read_state(IterationState& to) { return device_.read_back(&to, state(), sizeof(IterationState)); }
+int64_t TrainingIteration::queue_state() { return device_.read_back(state(), sizeof(IterationState)); }
+
+IterationState TrainingIteration::take_state(int64_t ticket) {
+    IterationState state;
+    device_.take(ticket, &state);
+    return state;
+}
 
 IterationState* TrainingIteration::state() { return reinterpret_cast<IterationState*>(memory_.at(state_)); }
 

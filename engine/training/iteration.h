@@ -62,9 +62,10 @@ public:
 
     // The weights into the form that convolutions read: after loading or initialising them.
     void prepare_weights();
-    // Scalars of the iteration just queued (the whole job's: the same on every rank), valid after Device::wait on what it returns, or
-    // synchronize.
-    int64_t read_state(IterationState& to);
+    // Scalars of the iteration just queued (the whole job's: the same on every rank): queued, then taken by the ticket, which waits.
+    int64_t queue_state();
+    IterationState take_state(int64_t ticket);
+    void read_state(IterationState& to) { to = take_state(queue_state()); }
 
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }

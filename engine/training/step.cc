@@ -102,7 +102,6 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
             if (phase == Phase::second && iteration.repeats(phase) > 0) dump_gradient("grad2.");
         }
         iteration.read_state(state);
-        device.synchronize();
         curves["f_pos_curve"].push_back(state.f_pos[0]);
         curves["f_neg_curve"].push_back(state.f_neg[0]);
         curves["loss_gen_curve"].push_back(state.loss_gen[0]);

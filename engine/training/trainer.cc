@@ -148,16 +148,13 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         return result;
     };
 
-    // The scalars of an iteration are read while the next one runs: two places, by turns.
-    std::array<IterationState, 2> states;
-    std::array<int64_t, 2> tickets = {};
+    std::array<int64_t, 2> tickets = {};  // the scalars of an iteration are read while the next one runs
     int64_t reported = progress_.iteration;
     const auto report_up_to = [&](int64_t done) {
         for (; reported < done; ++reported) {
-            const auto place = static_cast<size_t>(reported % 2);
-            device_.wait(tickets[place]);
+            const IterationState state = iteration_.take_state(tickets[static_cast<size_t>(reported % 2)]);
             ranks_.check();
-            report(states[place], reported + 1);
+            report(state, reported + 1);
         }
     };
     int64_t saved_at = -1;
@@ -165,7 +162,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         const int64_t i = progress_.iteration;
         iteration_.begin(i, learning_rate(settings_, i, iterations_per_epoch_, total_), i);
         iteration_.run_all();
-        tickets[static_cast<size_t>(i % 2)] = iteration_.read_state(states[static_cast<size_t>(i % 2)]);
+        tickets[static_cast<size_t>(i % 2)] = iteration_.queue_state();
         report_up_to(i);  // all but the one just queued
         progress_.iteration = i + 1;
         const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;

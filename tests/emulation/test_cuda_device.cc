@@ -74,15 +74,19 @@ TEST_CASE("values_read_back_arrive_with_their_own_ticket") {
         std::vector<int64_t> tickets;
         for (int i = 0; i < kIterations; ++i) {
             device->ops().begin_iteration(on_device, static_cast<uint32_t>(i + 1), 0.1, 1, 1);
-            tickets.push_back(device->read_back(&seen[static_cast<size_t>(i)], on_device, sizeof(IterationState)));
+            tickets.push_back(device->read_back(on_device, sizeof(IterationState)));
             if (i == 0) continue;
-            device->wait(tickets[static_cast<size_t>(i - 1)]);  // one iteration late, as the trainer does
+            device->take(tickets[static_cast<size_t>(i - 1)],
+                         &seen[static_cast<size_t>(i - 1)]);  // one iteration late, as the trainer does
             CHECK(seen[static_cast<size_t>(i - 1)].iteration == static_cast<uint32_t>(i));
         }
         device->synchronize();
+        CHECK(seen.back().iteration == 0);  // nobody has taken it
+        device->take(tickets.back(), &seen.back());
         CHECK(seen.back().iteration == kIterations);
-        CHECK_NOTHROW(device->wait(tickets[0]));
-        CHECK_THROWS_AS(device->read_back(seen.data(), on_device, 5000), std::logic_error);
+        CHECK_THROWS_AS(device->take(tickets[0], seen.data()), std::logic_error);
+        CHECK_THROWS_AS(device->take(0, seen.data()), std::logic_error);
+        CHECK_THROWS_AS(device->read_back(on_device, 5000), std::logic_error);
     }
 }
 
@@ -126,8 +130,8 @@ TEST_CASE("what_must_not_happen_while_recording_throws_and_the_device_goes_on") 
         [&] { device->begin_dry_run(); },
         [&] { device->upload(buffer->data(), &value, 4); },
         [&] { device->download(&value, buffer->data(), 4); },
-        [&] { device->read_back(&value, buffer->data(), 4); },
-        [&] { device->wait(1); },
+        [&] { device->read_back(buffer->data(), 4); },
+        [&] { device->take(1, &value); },
         [&] { device->synchronize(); },
         [&] { graph->replay(); }};
     for (size_t i = 0; i < forbidden.size(); ++i) {

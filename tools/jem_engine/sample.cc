@@ -285,8 +285,7 @@ std::vector<Sample> SampleRun::run() {
             console_.progress("Sampling", batch * steps_ + k + 1, batches * steps_);
         }
         IterationState scalars;
-        device_->read_back(&scalars, state(), sizeof scalars);
-        device_->synchronize();
+        device_->take(device_->read_back(state(), sizeof scalars), &scalars);
         std::vector<Sample> samples = describe(download_values(*device_, sampler_->samples()));
         diverged_ = diverged_ || scalars.diverged != 0;
         samples.resize(static_cast<size_t>(std::min(chains_, limit_ - batch * chains_)));

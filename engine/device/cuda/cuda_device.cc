@@ -19,8 +19,6 @@ using cuda::check;
 
 constexpr int kMinimumArchitecture = 75;
 constexpr size_t kStagingBytes = size_t{8} << 20;  // pinned, for copies that wait
-constexpr size_t kReadBackBytes = 1024;            // of one read back
-constexpr size_t kReadBackSlots = 4;               // in flight; the trainer has two
 
 class CudaBuffer final : public Buffer {
 public:
@@ -91,14 +89,13 @@ private:
 struct Hardware {
     Stream stream;
     PinnedMemory staging{kStagingBytes};
-    PinnedMemory read_back{kReadBackSlots * kReadBackBytes};
+    PinnedMemory read_back{Device::kReadBacks * Device::kReadBackBytes};
     struct Pending {
         cudaEvent_t done = nullptr;
-        int64_t ticket = 0;  // 0: nothing under way
-        void* to = nullptr;
+        int64_t ticket = 0;  // 0: none
         size_t bytes = 0;
     };
-    std::array<Pending, kReadBackSlots> pending;
+    std::array<Pending, Device::kReadBacks> pending;
     CudaBuffer partials{[] {
                             void* p = nullptr;
                             check(cudaMalloc(&p, kCudaPartials * sizeof(double)), "get memory on the GPU");
@@ -230,24 +227,25 @@ public:
             std::memcpy(static_cast<std::byte*>(to) + at, staging, n);
         });
     }
-    int64_t read_back(void* to, const void* from, size_t bytes) override {
+    int64_t read_back(const void* from, size_t bytes) override {
         refuse_under_capture("read back");
         Hardware& h = hardware("read back");
         if (bytes > kReadBackBytes) throw std::logic_error("A read back of " + std::to_string(bytes) + " bytes is a download.");
         const int64_t ticket = ++tickets_;
         Hardware::Pending& p = h.pending[slot(ticket)];
-        deliver(p);
+        p.ticket = 0;
         check(cudaMemcpyAsync(pinned(ticket), from, bytes, cudaMemcpyDeviceToHost, queue_.stream()), "read back");
         check(cudaEventRecord(p.done, queue_.stream()), "record an event");
         p.ticket = ticket;
-        p.to = to;
         p.bytes = bytes;
         return ticket;
     }
-    void wait(int64_t ticket) override {
+    void take(int64_t ticket, void* to) override {
         refuse_under_capture("wait");
-        Hardware::Pending& p = hardware("wait").pending[slot(ticket)];
-        if (p.ticket == ticket) deliver(p);  // else it was delivered already
+        const Hardware::Pending& p = hardware("wait").pending[slot(ticket)];
+        if (ticket < 1 || p.ticket != ticket) throw std::logic_error("A read back was taken too late, or never queued.");
+        check(cudaEventSynchronize(p.done), "wait for the GPU");
+        std::memcpy(to, pinned(ticket), p.bytes);
     }
     void copy(void* to, const void* from, size_t bytes) override {
         if (!queue_.announce("copy", {.bytes = 2.0 * static_cast<double>(bytes)})) return;
@@ -259,9 +257,8 @@ public:
     void pop_range() noexcept override { nvtxRangePop(); }
     void synchronize() override {
         refuse_under_capture("synchronise");
-        Hardware& h = hardware("synchronise");
+        hardware("synchronise");
         check(cudaStreamSynchronize(queue_.stream()), "wait for the GPU");
-        for (Hardware::Pending& p : h.pending) deliver(p);
     }
 
 private:
@@ -273,14 +270,8 @@ private:
         if (!hardware_) throw std::logic_error(std::string("Cannot ") + what + ": this device only plans, it has no GPU.");
         return *hardware_;
     }
-    static size_t slot(int64_t ticket) { return static_cast<size_t>(ticket) % kReadBackSlots; }
+    static size_t slot(int64_t ticket) { return static_cast<size_t>(ticket) % kReadBacks; }
     std::byte* pinned(int64_t ticket) const { return hardware_->read_back.data() + slot(ticket) * kReadBackBytes; }
-    void deliver(Hardware::Pending& p) {
-        if (p.ticket == 0) return;
-        check(cudaEventSynchronize(p.done), "wait for the GPU");
-        std::memcpy(p.to, pinned(p.ticket), p.bytes);
-        p.ticket = 0;
-    }
     template <class Copy>
     void in_pieces(const char* what, size_t bytes, Copy copy) {
         refuse_under_capture(what);

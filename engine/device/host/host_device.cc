@@ -122,18 +122,27 @@ void HostDevice::download(void* to, const void* from, size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-int64_t HostDevice::read_back(void* to, const void* from, size_t bytes) {
+int64_t HostDevice::read_back(const void* from, size_t bytes) {
     refuse_under_capture("read back");
-    stream_.submit("read_back", {}, [=] { std::memcpy(to, from, bytes); });
-    return stream_.launches();
+    if (bytes > kReadBackBytes) throw std::logic_error("A read back of " + std::to_string(bytes) + " bytes is a download.");
+    Kept& kept = kept_[static_cast<size_t>(++tickets_) % kReadBacks];
+    kept.ticket = tickets_;
+    kept.bytes = bytes;
+    stream_.submit("read_back", {}, [from, bytes, &kept] { std::memcpy(kept.data.data(), from, bytes); });
+    return tickets_;
+}
+
+// Every call has run by the time it returns.
+void HostDevice::take(int64_t ticket, void* to) {
+    refuse_under_capture("wait");
+    const Kept& kept = kept_[static_cast<size_t>(ticket) % kReadBacks];
+    if (ticket < 1 || kept.ticket != ticket) throw std::logic_error("A read back was taken too late, or never queued.");
+    std::memcpy(to, kept.data.data(), kept.bytes);
 }
 
 void HostDevice::copy(void* to, const void* from, size_t bytes) {
     stream_.submit("copy", {.bytes = 2.0 * static_cast<double>(bytes)}, [=] { std::memcpy(to, from, bytes); });
 }
-
-// Every call has run by the time it returns.
-void HostDevice::wait(int64_t) { refuse_under_capture("wait"); }
 
 void HostDevice::synchronize() { refuse_under_capture("synchronise"); }
 

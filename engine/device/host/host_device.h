@@ -1,6 +1,8 @@
 // What the CPU and the reference device share: memory, recording, copies. They differ in ops and plans.
 #pragma once
 
+#include <array>
+
 #include "engine/device/device.h"
 #include "engine/device/host/host_stream.h"
 
@@ -19,8 +21,8 @@ public:
     WorkReport end_profile() override;
     void upload(void* to, const void* from, size_t bytes) override;
     void download(void* to, const void* from, size_t bytes) override;
-    int64_t read_back(void* to, const void* from, size_t bytes) override;
-    void wait(int64_t ticket) override;
+    int64_t read_back(const void* from, size_t bytes) override;
+    void take(int64_t ticket, void* to) override;
     void copy(void* to, const void* from, size_t bytes) override;
     void synchronize() override;
     void join(Ranks& ranks) override;
@@ -30,6 +32,15 @@ protected:
     void refuse_under_capture(const char* what) const;
 
     HostStream stream_;
+
+private:
+    struct Kept {
+        int64_t ticket = 0;
+        size_t bytes = 0;
+        std::array<std::byte, kReadBackBytes> data;
+    };
+    std::array<Kept, kReadBacks> kept_;
+    int64_t tickets_ = 0;
 };
 
 }  // namespace jem

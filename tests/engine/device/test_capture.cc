@@ -302,7 +302,7 @@ TEST_CASE("nothing_is_allocated_planned_synchronised_or_read_back_under_capture"
             [&] { device.synchronize(); },
             [&] { device.upload(a.data, host, sizeof host); },
             [&] { device.download(host, a.data, sizeof host); },
-            [&] { device.read_back(host, a.data, sizeof host); },
+            [&] { device.read_back(a.data, sizeof host); },
             [&] { device.begin_capture(); },
             [&] { device.begin_dry_run(); },
             [&] { graph->replay(); },
@@ -322,6 +322,23 @@ TEST_CASE("nothing_is_allocated_planned_synchronised_or_read_back_under_capture"
             check_equal("b", m.read(b), {0, 0});
         }
         CHECK_THROWS_AS(device.end_capture(), CaptureError);
+    });
+}
+
+TEST_CASE("what_is_read_back_stays_with_the_device_until_it_is_taken") {
+    on_every_device([](OnDevice& m) {
+        const Array x = m.real({1, 2, 3});
+        std::vector<std::byte> was(x.bytes()), taken(x.bytes());
+        m.device().download(was.data(), x.data, was.size());
+        const int64_t ticket = m.device().read_back(x.data, x.bytes());
+        m.ops().fill_zero(x);
+        m.device().synchronize();
+        m.device().take(ticket, taken.data());
+        CHECK(taken == was);
+        for (size_t i = 0; i < Device::kReadBacks; ++i) m.device().read_back(x.data, x.bytes());
+        CHECK_THROWS_AS(m.device().take(ticket, taken.data()), std::logic_error);  // another lies there by now
+        CHECK(taken == was);
+        CHECK_THROWS_AS(m.device().read_back(x.data, Device::kReadBackBytes + 1), std::logic_error);
     });
 }
 

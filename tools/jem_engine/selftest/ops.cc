@@ -557,8 +557,7 @@ void add_parameter_cases(std::vector<Case>& cases, const Limits& limits, const s
                          const Array from = s.real(numbers(1003, 49, -1, 1)), to = s.unwritten(1003);
                          s.device().copy(to.data, from.data, to.bytes());
                          IterationState back;
-                         s.device().read_back(&back, s.state(in_iteration(77)), sizeof back);
-                         s.device().synchronize();
+                         s.device().take(s.device().read_back(s.state(in_iteration(77)), sizeof back), &back);
                          return {{"copy", s.read(to), kExact}, {"read_back", {static_cast<double>(back.iteration)}, kExact}};
                      }});
 }
