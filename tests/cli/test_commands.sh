@@ -284,6 +284,10 @@ fi
 code=0
 "$program" info >&- 2>err </dev/null || code=$?
 expect "a closed stdout is exit code 1, not $code" same $code 1
+refused 'train does not know --foo bar (' train --foo bar
+refused 'batch-size.* x cannot be used' train --batch-size x
+refused '--lr is given without a value' train --lr
+refused 'A subcommand is needed'
 long=$(printf 'a%.0s' {1..300})
 ln -s loop loop
 refused "cannot read 'run'" train --config run --out never

@@ -93,6 +93,23 @@ void occupy_standard_streams() {
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) return;
 }
 
+// What is wrong with the command line: CLI11's own texts name neither what was meant nor the way out.
+std::string usage_words(const CLI::App& app, const CLI::ParseError& e, const std::string& command) {
+    const std::string text = e.what(), flag = text.substr(0, text.find(':'));
+    if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
+        std::string unknown;
+        for (const std::string& word : app.remaining(true)) unknown += " " + word;
+        return command + " does not know" + unknown + " (there is no such flag, or a word too many).";
+    }
+    if (dynamic_cast<const CLI::ArgumentMismatch*>(&e) != nullptr)
+        return flag + " is given without a value, or with too many (each flag takes its own).";
+    if (dynamic_cast<const CLI::RequiredError*>(&e) != nullptr) return "A subcommand is needed (train, sample, evaluate ...).";
+    const std::string conversion = "Could not convert: ";
+    if (dynamic_cast<const CLI::ConversionError*>(&e) != nullptr && text.starts_with(conversion))
+        return text.substr(conversion.size()) + " cannot be used (it is no number, or too large a one).";
+    return text;
+}
+
 Job* job_or_error() {
     try {
         return &the_job();
@@ -164,7 +181,7 @@ int main(int argc, char** argv) {
         }
         std::string command = "jem_engine";
         for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
-        std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", e.what(), command.c_str());
+        std::fprintf(stderr, "error: %s\nRun \"%s --help\" for what is possible.\n", usage_words(app, e, command).c_str(), command.c_str());
         return kExitUsage;
     }
     return with_results_written(run(*job, chosen_name, chosen));
