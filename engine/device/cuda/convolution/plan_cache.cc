@@ -57,7 +57,7 @@ bool PlanCache::save() {
         if (!folder.empty()) create_folder(folder);
         write_file(file_, text);
     } catch (const std::runtime_error& e) {
-        warning_ = std::string("Timed plans are timed again in the next run: ") + e.what();
+        warning_ = std::string("Timed plans could not be written and are timed again in the next run: ") + e.what();
         return false;
     }
     fresh_.clear();
