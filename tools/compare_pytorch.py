@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """Engine and PyTorch by turns: seconds an iteration and peak memory, medians and ratios.
 
-One SADA-JEM iteration (batch norm, SAM, batches 64/64/128, 32x32x3) on the same number of threads, each program in a process of its
-own, A B C A B C ... so that a machine whose speed drifts treats all alike. The peer of a row is the faster of PyTorch eager and
-compiled; compiling is never timed. Prints a table; --history FILE appends a line to it, from which tools/bench_table makes docs/speed.md's tables.
+One SADA-JEM iteration (batch norm, SAM, batches 64/64/128, 32x32x3, a resident data set of CIFAR-10's size and a replay buffer) on the
+same number of threads, each program in a process of its own, A B C A B C ... so that a machine whose speed drifts treats all alike. The
+peer of a row is the faster of PyTorch eager and compiled; compiling is never timed. Prints a table; --history FILE appends a line to it,
+from which tools/bench_table makes docs/speed.md's tables.
 
-On demand also the K sampling steps alone (--sampling), a test set's accuracy (--evaluation), an iteration's seconds by K (--linearity) and
-the time until a first picture exists (--first-image); --no-iteration leaves the iterations out.
+On demand also `train` itself, from its files to its checkpoint (--train), the K sampling steps alone (--sampling), a test set's accuracy
+(--evaluation), an iteration's seconds by K (--linearity) and the time until a first picture exists (--first-image); --no-iteration leaves
+the iterations out.
 """
 
 import argparse
 import datetime
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +32,7 @@ GOALS = {
 
 TABLE_HEAD = ("| network | | PyTorch eager, s | compiled, s | engine, s | times as fast | memory, MiB | share | goals |\n"
               "|---|---|---|---|---|---|---|---|---|")
+TRAIN_HEAD = TABLE_HEAD.replace("| network |", "| `train` of |", 1)
 FURTHER_HEAD = ("| what | network | | PyTorch eager, s | compiled, s | engine, s | times as fast | goals |\n"
                 "|---|---|---|---|---|---|---|---|")
 LINE_STEPS = (0, 1, 2, 5, 10, 20)  # K
@@ -37,13 +41,21 @@ TRAINING_IMAGES = 50000  # what the prior is made of, as CIFAR-10's
 
 
 def run(command, refused_by=None):
-    """The last line of stdout as JSON; None where it ends with exit code 2 and refused_by in its error."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 2 and refused_by and refused_by in result.stderr:
+    """The last line of stdout as JSON, an object with the process's peak_rss_bytes where it does not say it; None where the process ends
+    with exit code 2 and refused_by in its error."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        status, usage = os.wait4(process.pid, 0)[1:]
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        output, errors = out.read(), err.read()
+    if process.returncode == 2 and refused_by and refused_by in errors:
         return None
-    if result.returncode != 0:
-        sys.exit(f"error: {' '.join(command)} failed:\n{result.stderr[-2000:]}")
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    if process.returncode != 0:
+        sys.exit(f"error: {' '.join(command)} failed:\n{errors[-2000:]}")
+    result = json.loads(output.strip().splitlines()[-1])
+    return {"peak_rss_bytes": usage.ru_maxrss * 1024, **result} if isinstance(result, dict) else result
 
 
 def commit():
@@ -77,7 +89,7 @@ def peer(args, network, precision, *more):
 
 
 def by_turns(args, label, programs):
-    """programs: name -> command. name -> results of its processes; None where the engine refuses the precision."""
+    """programs: name -> command, or function of its result. name -> results of its processes; None where the engine refuses the precision."""
     results = {name: [] for name in programs}
     for turn in range(args.rounds):
         for name, command in programs.items():
@@ -85,7 +97,7 @@ def by_turns(args, label, programs):
                 continue
             print(f"{label}, round {turn + 1}: {name}", file=sys.stderr, flush=True)
             start = time.perf_counter()
-            result = run(command, refused_by="--precision bf16")
+            result = command() if callable(command) else run(command, refused_by="--precision bf16")
             if result is None:
                 return None
             results[name].append({**result, "process": time.perf_counter() - start})
@@ -107,10 +119,9 @@ def compare(args, work, network, precision, engine, theirs):
     best = min(peers, key=peers.get)
     row = {"network": network, "precision": precision, "best": best, "ratio": round(peers[best] / statistics.median(seconds["engine"]), 3),
            "seconds": {name: [round(s, 4) for s in values] for name, values in seconds.items()}}
-    if all("peak_rss_bytes" in r for r in results["engine"]):  # evaluate does not say
-        mib = {name: statistics.median(r["peak_rss_bytes"] for r in found) / 2**20 for name, found in results.items() if found}
-        row["share"] = round(mib["engine"] / mib[best], 3)
-        row["mib"] = {name: round(value) for name, value in mib.items()}
+    mib = {name: statistics.median(r["peak_rss_bytes"] for r in found) / 2**20 for name, found in results.items() if found}
+    row["share"] = round(mib["engine"] / mib[best], 3)
+    row["mib"] = {name: round(value) for name, value in mib.items()}
     return row
 
 
@@ -133,10 +144,33 @@ def make_checkpoint(args, network, folder):
     return os.path.join(out, "checkpoints", "last.safetensors")
 
 
+def compare_train(args, network, precision, folder):
+    """The program as it is used, from its files to its checkpoint: seconds between the lines of metrics.jsonl, the process's peak."""
+    out = os.path.join(folder, "run")
+
+    def engine():
+        shutil.rmtree(out, ignore_errors=True)
+        result = run([args.engine, "train", "--recipe", "sada-jem", "--data", "cifar10", "--data-dir", folder, *shape(args, network, precision),
+                      "--device", "cpu", "--sgld-steps", str(args.steps), "--iterations", str(max(2, args.warmup) + args.iterations),
+                      "--log-interval", "1", "--out", out, "--quiet", "--json"], refused_by="--precision bf16")
+        if result is None:
+            return None
+        with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as lines:
+            times = [json.loads(line)["time_s"] for line in lines][:-1]
+        # A line is written when the next iteration is queued, the last but one thus with the last: the first says the end of the second.
+        return {**result, "seconds": [after - before for before, after in zip(times, times[1:])][-args.iterations:]}
+
+    return compare(args, "train", network, precision, engine,
+                   peer(args, network, precision, "--mode", "train", "--out", os.path.join(folder, "peer.pt")))
+
+
 def compare_sampling(args, network, precision):
     row = compare(args, "sampling", network, precision, bench(args, network, precision, args.steps, "--only", "sampling"),
                   peer(args, network, precision, "--mode", "sampling"))
-    return row and {"work": f"{args.steps} sampling steps of 64 images", **row, "goals": [1]}
+    if row is None:
+        return None
+    del row["share"], row["mib"]  # bench holds data and buffer all the same, the peer's steps alone do not
+    return {"work": f"{args.steps} sampling steps of 64 images", **row, "goals": [1]}
 
 
 def compare_evaluation(args, network, precision, folder):
@@ -208,6 +242,7 @@ def main():
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations a round (3)")
     parser.add_argument("--warmup", type=int, default=1, help="iterations before the timed ones, of what is not compiled (1)")
     parser.add_argument("--images", type=int, default=2000, help="of --evaluation (2000)")
+    parser.add_argument("--train", action="store_true", help="also `train` itself: its iterations, and its peak with the checkpoint written")
     parser.add_argument("--sampling", action="store_true", help="also the K sampling steps alone")
     parser.add_argument("--evaluation", action="store_true", help="also the accuracy on a test set")
     parser.add_argument("--linearity", action="store_true", help="also an iteration by K, of the first network and precision")
@@ -221,22 +256,33 @@ def main():
     version = run([args.python, "-c", "import json, torch; print(json.dumps(torch.__version__))"])
     line = {"date": datetime.date.today().isoformat(), "commit": commit(), "cpu": machine, "threads": args.threads, "steps": args.steps,
             "torch": version, "rows": []}
-    if not args.no_iteration:
-        print(TABLE_HEAD)
+
+    def rows_of(head, goals_of, compare_one):
+        print(head)
         for network in networks:
             for precision in precisions:
-                row = compare(args, "iteration", network, precision, bench(args, network, precision, args.steps),
-                              peer(args, network, precision))
+                row = compare_one(network, precision)
                 if row is None:
                     print(f"| WRN-{network} | {precision} | not on this CPU | | | | | | |")
                     continue
-                least, most = GOALS.get((network, precision), (0, 1))
-                row["goals"] = [least[amx] if isinstance(least, dict) else least, most]
-                line["rows"].append(row)
+                row["goals"] = goals_of(network, precision)
                 print(table_row(row), flush=True)
+                yield row
+
+    def iteration_goals(network, precision):
+        least, most = GOALS.get((network, precision), (0, 1))
+        return [least[amx] if isinstance(least, dict) else least, most]
+
+    if not args.no_iteration:
+        line["rows"] += rows_of(TABLE_HEAD, iteration_goals, lambda network, precision: compare(
+            args, "iteration", network, precision, bench(args, network, precision, args.steps), peer(args, network, precision)))
     with tempfile.TemporaryDirectory() as folder:
-        if args.evaluation or args.first_image:
+        if args.train or args.evaluation or args.first_image:
             make_files(args, folder)
+        if args.train:
+            print()
+            line["train"] = list(rows_of(TRAIN_HEAD, lambda *_: [1, 1],
+                                         lambda network, precision: compare_train(args, network, precision, folder)))
         if args.sampling or args.evaluation:
             print(f"\n{FURTHER_HEAD}")
             line["further"] = []
@@ -254,7 +300,7 @@ def main():
             line["first_image"] = measure_first_image(args, networks[0], folder)
             print("\n" + first_image_text(line["first_image"]))
     print(f"\n{machine}, {args.threads} threads, PyTorch {version}, K = {args.steps}, commit {line['commit']}")
-    if args.history and any(line.get(kind) for kind in ("rows", "further", "linearity", "first_image")):
+    if args.history and any(line.get(kind) for kind in ("rows", "train", "further", "linearity", "first_image")):
         with open(args.history, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 

@@ -1,6 +1,8 @@
 """SADA-JEM in PyTorch: the peer of the engine's benches.
 
---mode iteration   what `step` does with batch norm, SAM and SGD (batches of 64, 64 and 128 images unless told otherwise)
+--mode iteration   what `bench` and `train` do in one, with batch norm, SAM and SGD: draw batches and chains (64, 64 and 128 images unless
+                   told otherwise) from a resident data set of CIFAR-10's size and from the replay buffer, train, store the chains
+       train       the same, then a checkpoint of weights, optimizer and buffer is written to --out
        sampling    K SGLD steps of a batch, with the batch's statistics
        evaluation  accuracy on --images bytes images in batches of 100, with the running statistics
        first-image the program `jem_engine sample --from prior`: reads a checkpoint and CIFAR-10, draws and samples --neg images, writes a
@@ -32,6 +34,10 @@ kRho = 0.2
 kSamEps = 1e-12
 kBatchNormMomentum = 0.9
 kEvaluationBatch = 100
+kTrainingImages = 50000  # CIFAR-10's
+kBufferSize = 10000
+kReinitFreq = 0.05
+kCropPadding = 4  # reflected
 
 
 class Block(nn.Module):
@@ -85,6 +91,38 @@ class WideResNet(nn.Module):
         return self.class_output(self.f(x))
 
 
+class Order:
+    """Numbers of images, a permutation an epoch; what is left of the last one is dropped."""
+
+    def __init__(self, batch):
+        self.batch, self.at, self.order = batch, kTrainingImages, None
+
+    def next(self):
+        if self.at + self.batch > kTrainingImages:
+            self.order, self.at = torch.randperm(kTrainingImages), 0
+        self.at += self.batch
+        return self.order[self.at - self.batch:self.at]
+
+
+def crop_and_flip(x):
+    """x: f32 [N, C, H, W]; each image by an offset and a side of its own, channels_last."""
+    n, size = len(x), x.shape[2]
+    padded = F.pad(x, (kCropPadding,) * 4, mode="reflect")
+    at = torch.arange(size, device=x.device)
+    rows, columns = (torch.randint(2 * kCropPadding + 1, (n, 1)).to(x.device) for _ in range(2))
+    rows = rows + at
+    columns = columns + torch.where(torch.rand(n, 1).to(x.device) < 0.5, at, at.flip(0))
+    images = torch.arange(n, device=x.device)
+    return padded[images[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def gaussian_starts(pixels, count):
+    """pixels: f32 [N, P], which it changes. From the Gaussian of these images, drawn without a covariance matrix: [count, P]"""
+    mean = pixels.mean(dim=0)
+    weights = torch.randn(count, len(pixels), device=pixels.device).div_(len(pixels) ** 0.5)
+    return torch.addmm(mean, weights, pixels.sub_(mean)).clamp_(-1, 1)
+
+
 class Trainer:
     def __init__(self, args):
         self.args = args
@@ -99,11 +137,31 @@ class Trainer:
         x = torch.empty(count, *self.image, device=self.args.device).uniform_(-1, 1)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def make_batches(self):
+    def make_data(self):
+        """The set as bytes and the buffer in f32, as the authors' code holds them; not its ten covariance matrices (377 MB)."""
+        args = self.args
         self.optimizer = torch.optim.SGD(self.params, lr=0.1, momentum=0.9, weight_decay=5e-4, foreach=True)
-        self.x_pos, self.x_lab = self.images(self.args.pos), self.images(self.args.lab)
-        self.x_neg_start = self.images(self.args.neg)
-        self.y = torch.randint(self.args.num_classes, (self.args.lab,), device=self.args.device)
+        self.pixels = torch.randint(256, (kTrainingImages, *self.image), dtype=torch.uint8, device=args.device)
+        self.labels = torch.arange(kTrainingImages, device=args.device) % args.num_classes
+        self.members = [(self.labels == label).nonzero().flatten() for label in range(args.num_classes)]
+        self.buffer = torch.empty(kBufferSize, *self.image, device=args.device).uniform_(-1, 1)
+        self.generative, self.labelled = Order(args.pos), Order(args.lab)
+
+    def take(self, numbers):
+        x = self.pixels[numbers].to(torch.float32).div_(127.5).sub_(1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def draw(self):
+        args = self.args
+        numbers = self.labelled.next().to(args.device)
+        self.x_lab, self.y = crop_and_flip(self.take(numbers)), self.labels[numbers]
+        self.x_pos = self.take(self.generative.next().to(args.device))
+        self.index = torch.randint(kBufferSize, (args.neg,)).to(args.device)
+        chains = self.buffer[self.index]
+        for chain in (torch.rand(args.neg) < kReinitFreq).nonzero().flatten().tolist():
+            members = self.members[torch.randint(args.num_classes, ()).item()]
+            chains[chain] = gaussian_starts(self.take(members).flatten(1), 1).view(self.image)
+        self.x_neg_start = chains.contiguous(memory_format=torch.channels_last)
 
     def logits(self, x):
         bf16 = self.args.precision == "bf16"
@@ -150,8 +208,10 @@ class Trainer:
             norm.momentum = momentum
 
     def iterate(self):
+        self.draw()
         self.optimizer.zero_grad(set_to_none=True)
         x_neg, loss = self.accumulate(None)
+        self.buffer[self.index] = x_neg
         with torch.no_grad():
             grads = [p.grad for p in self.params]
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
@@ -165,6 +225,10 @@ class Trainer:
             torch._foreach_copy_(self.params, kept)
         self.optimizer.step()
         return loss
+
+    def save(self, path):
+        torch.save({"model_state_dict": self.net.state_dict(), "optimizer_state_dict": self.optimizer.state_dict(),
+                    "replay_buffer": self.buffer}, path)
 
 
 def sampling(trainer):
@@ -206,7 +270,7 @@ def write_png(path, image):
 
 
 def first_image(trainer):
-    """A chain starts from the Gaussian of its class's images, drawn without a covariance matrix; one row of images, by predicted class."""
+    """A chain starts from the Gaussian of its class's images; one row of images, by predicted class."""
     from safetensors.torch import load_file
     args = trainer.args
     trainer.net.load_state_dict(load_file(args.checkpoint))
@@ -215,12 +279,10 @@ def first_image(trainer):
     starts = torch.empty(args.neg, *trainer.image)
     for label in range(min(args.num_classes, args.neg)):
         pixels = records[records[:, 0] == label, 1:].float().div_(127.5).sub_(1)
-        mean = pixels.mean(dim=0)
         chains = starts[label::args.num_classes]
-        weights = torch.randn(len(chains), len(pixels)).div_(len(pixels) ** 0.5)
-        chains.copy_((torch.addmm(mean, weights, pixels.sub_(mean))).view_as(chains))
+        chains.copy_(gaussian_starts(pixels, len(chains)).view_as(chains))
     trainer.want_weight_gradients(False)
-    x = trainer.sgld(starts.clamp_(-1, 1).contiguous(memory_format=torch.channels_last))
+    x = trainer.sgld(starts.contiguous(memory_format=torch.channels_last))
     trainer.net.eval()
     with torch.inference_mode():
         order = trainer.logits(x).argmax(dim=1).argsort()
@@ -240,14 +302,17 @@ def main():
                               ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
-    parser.add_argument("--mode", choices=["iteration", "sampling", "evaluation", "first-image"], default="iteration")
+    parser.add_argument("--mode", choices=["iteration", "train", "sampling", "evaluation", "first-image"], default="iteration")
     parser.add_argument("--images", type=int, default=1000, help="of --mode evaluation (1000)")
+    parser.add_argument("--out", help="file of --mode train's checkpoint")
     for flag in ("--checkpoint", "--data-dir", "--sheet"):
         parser.add_argument(flag, help="of --mode first-image")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32", help="bf16: autocast; tf32: on a GPU only")
     args = parser.parse_args()
+    if args.mode == "train" and not args.out:
+        parser.error("--mode train writes a checkpoint (--out is missing). Give --out FILE.")
     if args.depth < 10 or (args.depth - 4) % 6:
         parser.error(f"--depth {args.depth} is no Wide-ResNet (6n + 4 is needed). Use 10, 16, 22, 28, ...")
     if args.threads > 0:
@@ -264,8 +329,8 @@ def main():
         first_image(trainer)
         print(json.dumps({"peak_rss_bytes": resident_bytes("VmHWM")}))
         return
-    if args.mode == "iteration":
-        trainer.make_batches()
+    if args.mode in ("iteration", "train"):
+        trainer.make_data()
         work = trainer.iterate
     else:
         work = {"sampling": sampling, "evaluation": evaluation}[args.mode](trainer)
@@ -276,6 +341,8 @@ def main():
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+    if args.mode == "train":
+        trainer.save(args.out)
     result = {"seconds": seconds[args.warmup:], "warmup_seconds": seconds[:args.warmup], "peak_rss_bytes": resident_bytes("VmHWM"),
               "imported_rss_bytes": imported_bytes, "torch": torch.__version__, "threads": torch.get_num_threads()}
     if on_gpu:

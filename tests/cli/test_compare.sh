@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# tools/compare_pytorch.py --train runs the program from its files to its checkpoint and measures the process; tools/bench_table shows it.
+# PyTorch's part is played by a script that prints what tools/peer_pytorch.py prints.
+set -uo pipefail
+export LC_ALL=C
+
+program=${1:-${JEM_ENGINE:?}}
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../tools" && pwd)
+if [[ $("$program" info --json 2>/dev/null | tail -n 1) == *-fsanitize* ]]; then
+    echo 'sanitizers take memory of their own, and long to fill a buffer'
+    exit 77
+fi
+
+cat >peer <<'SCRIPT'
+#!/bin/sh
+echo "$*" >>peers
+[ "$1" = -c ] && echo '"none"' && exit
+echo '{"seconds": [1000.0], "peak_rss_bytes": 104857600}'
+SCRIPT
+chmod +x peer
+failures=0
+expect() { # WHAT COMMAND...
+    local what=$1
+    shift
+    "$@" || { echo "FAILED: $what" && failures=$((failures + 1)); }
+}
+
+python3 "$tools/compare_pytorch.py" --engine "$program" --python ./peer --networks 10-1 --precisions f32 --steps 1 --threads 2 --rounds 1 \
+    --compiled-rounds 0 --iterations 1 --images 20 --no-iteration --train --history history.jsonl >out 2>err || { cat err && exit 1; }
+expect 'the peer is asked to train, with a checkpoint' grep -q -e '--mode train --out .*peer.pt' peers
+# Data and buffer are 264 MiB: less would be another process. 1000 s is what the peer claims; an iteration here takes seconds.
+expect 'the row holds one iteration and the peak of the process' python3 -c '
+import json
+(row,) = json.load(open("history.jsonl"))["train"]
+(seconds,) = row["seconds"]["engine"]
+assert 0.005 < seconds < 500 and row["ratio"] > 2, row
+assert row["mib"]["eager"] == 100 and row["mib"]["engine"] > 264, row
+assert row["goals"] == [1, 1], row
+'
+"$tools/bench_table" history.jsonl >table || failures=$((failures + 1))
+# shellcheck disable=SC2016  # Markdown's
+expect 'the table of train is there' grep -q '^| `train` of ' table
+expect 'it holds the row that was printed' grep -qxF "$(grep '^| WRN-10-1' out)" table
+exit $((failures > 0))
