@@ -10,22 +10,20 @@ namespace {
 
 constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
 
-void check(const WideResNetSettings& s) {
-    const auto refuse = [](const std::string& problem, const std::string& why) {
-        throw std::invalid_argument(problem + " (" + why + "). Change the flag.");
-    };
-    if (s.depth < 10 || (s.depth - 4) % 6 != 0)
-        refuse("--depth " + std::to_string(s.depth), "a Wide-ResNet has depth 6n + 4: 10, 16, 22, 28 ...");
-    if (s.width < 1 || s.width > 32) refuse("--width " + std::to_string(s.width), "1 to 32 is supported");
-    if (s.in_channels != 1 && s.in_channels != 3) refuse("--in-channels " + std::to_string(s.in_channels), "images have 1 or 3");
-    if (s.image_size < 8 || s.image_size > 64) refuse("--image-size " + std::to_string(s.image_size), "8 to 64 is supported");
-    if (s.num_classes < 2 || s.num_classes > 10000) refuse("--num-classes " + std::to_string(s.num_classes), "2 to 10000 is supported");
-}
-
 }  // namespace
 
+std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& s) {
+    if (s.depth < 10 || (s.depth - 4) % 6 != 0) return {{"--depth", s.depth, "a Wide-ResNet has depth 6n + 4: 10, 16, 22, 28 ..."}};
+    if (s.width < 1 || s.width > 32) return {{"--width", s.width, "1 to 32 is supported"}};
+    if (s.in_channels != 1 && s.in_channels != 3) return {{"--in-channels", s.in_channels, "images have 1 or 3"}};
+    if (s.image_size < 8 || s.image_size > 64) return {{"--image-size", s.image_size, "8 to 64 is supported"}};
+    if (s.num_classes < 2 || s.num_classes > 10000) return {{"--num-classes", s.num_classes, "2 to 10000 is supported"}};
+    return std::nullopt;
+}
+
 WideResNet::WideResNet(const WideResNetSettings& settings) : settings_(settings) {
-    check(settings_);
+    if (const auto wrong = unsupported_size(settings_))
+        throw std::invalid_argument(wrong->flag + " " + std::to_string(wrong->value) + " (" + wrong->why + "). Change the flag.");
     const int64_t blocks_a_group = (settings_.depth - 4) / 6;
     const int64_t groups = settings_.image_size >= 64 ? 4 : 3;
     int64_t size = settings_.image_size, channels = 16;

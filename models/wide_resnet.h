@@ -22,6 +22,14 @@ struct WideResNetSettings {
     int64_t in_channels = 3, image_size = 32, num_classes = 10;  // 64 pixels and more: a fourth group
 };
 
+// The first size that no such network has, by its flag.
+struct UnsupportedSize {
+    std::string flag;
+    int64_t value;
+    std::string why;
+};
+std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& settings);
+
 class WideResNet final : public Network {
 public:
     // Throws std::invalid_argument for a depth that is not 6n + 4, or sizes out of range.

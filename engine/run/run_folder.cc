@@ -10,6 +10,7 @@
 #include "data/input_error.h"
 #include "data/is_there.h"
 #include "engine/files/output_file.h"
+#include "engine/settings/table.h"
 
 namespace jem {
 namespace {
@@ -69,9 +70,7 @@ Settings RunFolder::read_config() const {
     const nlohmann::json json = nlohmann::json::parse(read_file(config()), nullptr, false);
     if (json.is_discarded())
         throw InputError(config().string() + " is damaged (it is no JSON). Restore it, or start anew in another folder.");
-    Settings settings;
-    merge_json(settings, json);
-    return settings;
+    return settings_of_run(json, config().string());
 }
 
 void RunFolder::cut_metrics(int64_t last_iteration) const {
@@ -159,14 +158,12 @@ std::optional<int64_t> iteration_of(const SafetensorsFile& file) {
     return found != json.end() && found->is_number_integer() ? std::optional(found->get<int64_t>()) : std::nullopt;
 }
 
-std::optional<Settings> settings_of(const SafetensorsFile& file) {
+std::optional<Settings> settings_of(const SafetensorsFile& file, const std::string& path) {
     const auto found = file.metadata.find(kConfigKey);
     if (found == file.metadata.end()) return std::nullopt;
     const nlohmann::json json = nlohmann::json::parse(found->second, nullptr, false);
-    if (!json.is_object()) return std::nullopt;
-    Settings settings;
-    merge_json(settings, json);
-    return settings;
+    if (!holds_settings(json)) return std::nullopt;
+    return settings_of_run(json, "the configuration of " + path);
 }
 
 }  // namespace jem

@@ -69,6 +69,6 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
 // The iterations after which a checkpoint was written, or none where it is a bare one.
 std::optional<int64_t> iteration_of(const SafetensorsFile& file);
 // The settings that a checkpoint was written with, or none where it is a bare one.
-std::optional<Settings> settings_of(const SafetensorsFile& file);
+std::optional<Settings> settings_of(const SafetensorsFile& file, const std::string& path = "a checkpoint");
 
 }  // namespace jem

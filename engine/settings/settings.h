@@ -1,17 +1,18 @@
-// Every hyper-parameter of a run, its recipes, and its JSON form (a run's config.json).
+// Every hyper-parameter of a run, and its JSON form (a run's config.json). Flags, keys and ranges: table.h.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/settings/enums.h"
 #include "kernels/ops.h"
-#include "kernels/optimizer.h"
-#include "kernels/sampling.h"
 
 namespace jem {
+
+enum class InputNoiseOn { generative, both };  // the real images of p(x) alone, or the labelled ones too
 
 struct Settings {
     std::string recipe = "sada-jem";
@@ -28,9 +29,11 @@ struct Settings {
 
     // Data
     std::string data, data_dir;
-    int64_t n_valid = 0;  // images held out of the training set
+    int64_t n_valid = 0;                 // images held out of the training set
+    std::optional<uint64_t> split_seed;  // chooses them; none: seed does
     bool augment = true, gen_augment = false;
     double input_noise = 0;
+    InputNoiseOn input_noise_on = InputNoiseOn::generative;
 
     // Schedule
     int64_t epochs = 200;
@@ -66,19 +69,20 @@ struct Settings {
 
     bool samples() const { return p_x_weight != 0; }
     bool classifies() const { return p_y_given_x_weight != 0; }
+    uint64_t seed_of_split() const { return split_seed.value_or(seed); }
     SgldSettings sgld() const { return {sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed}; }
 };
-
-// The preset of that name; throws InputError for an unknown one, listing the known.
-Settings recipe(const std::string& name);
-std::vector<std::string> recipe_names();
 
 // Throws InputError naming the flag for values that contradict each other or are out of range.
 void validate(const Settings& settings);
 
 nlohmann::ordered_json to_json(const Settings& settings);
-// Values that are absent keep what `settings` holds; an unknown key or a wrong type is an InputError that names it.
-void merge_json(Settings& settings, const nlohmann::json& json);
+// Values that are absent keep what `settings` holds; an unknown key or a wrong type is an InputError that names it and `where` it stands.
+void merge_json(Settings& settings, const nlohmann::json& json, const std::string& where = "the configuration");
+// A configuration that a person gives: on top of the recipe that it names.
+Settings settings_of_config(const nlohmann::json& json, const std::string& where = "the configuration");
+// What a run has written: settings younger than it mean what it did.
+Settings settings_of_run(const nlohmann::json& json, const std::string& where = "the configuration");
 
 // Names as on the command line.
 template <class E>
@@ -93,6 +97,7 @@ struct EnumNames;
     }
 JEM_ENUM_NAMES(Optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}});
 JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::cosine}});
+JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both", InputNoiseOn::both}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
@@ -107,8 +112,5 @@ std::string name_of(E value) {
         if (v == value) return name;
     return "?";
 }
-
-// The learning rate of iteration i (counted from 0): linear warm-up lr * i / warmup, then milestones, or a cosine over all iterations.
-double learning_rate(const Settings& settings, int64_t iteration, int64_t iterations_per_epoch, int64_t total_iterations);
 
 }  // namespace jem

@@ -267,7 +267,7 @@ void TrainingIteration::queue(Phase phase) {
                                      .augment = RandomStream::labelled_augment,
                                      .crop = settings_.augment,
                                      .flip = settings_.augment && data_->shape.flip,
-                                     .noise = settings_.input_noise,
+                                     .noise = settings_.input_noise_on == InputNoiseOn::both ? settings_.input_noise : 0,
                                      .noise_salt = 0,
                                      .seed = settings_.seed,
                                      .first = ranks_.rank() * num_labelled_,

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "data/input_error.h"
+#include "engine/settings/schedule.h"
 
 namespace jem {
 namespace {

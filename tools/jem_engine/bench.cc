@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "data/input_error.h"
+#include "engine/settings/schedule.h"
 #include "engine/training/trainer.h"
 #include "kernels/random.h"
 #include "tools/jem_engine/console.h"
@@ -171,7 +172,7 @@ int bench(const BenchOptions& o) {
     if (o.common.seed) s.seed = *o.common.seed;
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
     fill_in_sizes(s);
-    validate(s);
+    check_settings(s);
     if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
         throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
     // As many images as the data set has, of the network's size.
@@ -269,18 +270,18 @@ Command add_bench(CLI::App& app) {
         ->capture_default_str()
         ->multi_option_policy(last);
     app.add_option("--repeat", o->repeat, "Iterations timed")
-        ->check(CLI::Range(1, 100000))
+        ->transform(whole_number_in(1, 100000))
         ->capture_default_str()
         ->multi_option_policy(last);
     app.add_option("--warmup", o->warmup, "Iterations before")
-        ->check(CLI::Range(0, 100000))
+        ->transform(whole_number_in(0, 100000))
         ->capture_default_str()
         ->multi_option_policy(last);
     app.add_option("--only", o->only, "Time the sampling steps alone, K of them in place of an iteration")
         ->check(CLI::IsMember({"sampling"}))
         ->multi_option_policy(last);
     app.add_flag("--profile", o->profile, "Time by kind of op and by convolution");
-    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);
     return [o] { return bench(*o); };
 }

@@ -126,7 +126,7 @@ int evaluate(const EvaluateOptions& o) {
     const std::filesystem::path out = output_folder(o, checkpoint, console);
     const auto device = make_device(o.common, s.precision);
 
-    const ImageSet images = valid ? load_training_images(s, checkpoint.run_seed).held_out : load_images(s, Split::test);
+    const ImageSet images = valid ? load_training_images(s).held_out : load_images(s, Split::test);
     if (images.count() == 0)
         throw InputError("The test set of " + s.data + " is empty (its files hold no image). Give another --data-dir.");
 

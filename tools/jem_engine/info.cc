@@ -130,8 +130,14 @@ int info(const CommonOptions& common) {
 
 Command add_info(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
+    const auto settings = std::make_shared<bool>(false);
+    app.add_flag("--settings", *settings, "Every setting with its range and default, as a page of Markdown (docs/settings.md)");
     common->add_to(app);
-    return [common] { return info(*common); };
+    return [common, settings] {
+        if (!*settings) return info(*common);
+        fmt::print("{}", settings_page());
+        return kExitDone;
+    };
 }
 
 }  // namespace jem

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -109,6 +110,8 @@ std::string usage_words(const CLI::App& app, const CLI::ParseError& e, const std
         return text.substr(conversion.size()) + " cannot be used (it is no number, or too large a one).";
     return text;
 }
+// What a script gives for a variable that is not set: no number is 0, and no name is nothing.
+std::string refuse_empty(std::string& text) { return text.empty() ? "it is empty. Give a value, or leave it out" : ""; }
 
 Job* job_or_error() {
     try {
@@ -151,6 +154,8 @@ int main(int argc, char** argv) {
     const auto add = [&](const char* name, const char* help, Command (*add_command)(CLI::App&)) {
         CLI::App* sub = app.add_subcommand(name, help);
         const Command command = add_command(*sub);
+        for (CLI::Option* option : sub->get_options())
+            if (option->get_items_expected_min() > 0) option->check(CLI::Validator(refuse_empty, "", "value"));
         sub->callback([&chosen, &chosen_name, name, command] {
             chosen = command;
             chosen_name = name;
@@ -166,11 +171,16 @@ int main(int argc, char** argv) {
     add("info", "Version, libraries, devices, recipes, data sets", add_info);
 
     try {
-        app.parse(argc, argv);
+        std::vector<std::string> arguments = join_lists(argc, argv);
+        std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
+        app.parse(std::move(arguments));
     } catch (const CLI::CallForHelp& e) {
         return with_results_written(app.exit(e));
     } catch (const CLI::CallForVersion& e) {
         return with_results_written(app.exit(e));
+    } catch (const InputError& e) {
+        if (job->first()) std::fprintf(stderr, "error: %s\n", e.what());
+        return kExitUsage;
     } catch (const CLI::ParseError& e) {
         if (!job->first()) return kExitUsage;  // rank 0 says it
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {

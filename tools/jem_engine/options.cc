@@ -1,9 +1,11 @@
 #include "tools/jem_engine/options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 
 #include "data/input_error.h"
 #include "engine/run/run_folder.h"
@@ -19,27 +21,35 @@ namespace {
 
 constexpr auto kLastCounts = CLI::MultiOptionPolicy::TakeLast;
 
-// CLI11 would take -1 for 2^64 - 1, and so whatever is larger.
-std::string whole_number(const std::string& text) {
+// CLI11 would take -1 for 2^64 - 1, and so whatever is larger; 0x10 for 16, and 010 for 8.
+std::string whole_seed(std::string& text) {
     uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? "" : text + " is no whole number from 0 to 2^64 - 1";
+    if (!read_whole_number(text, value)) return "\"" + text + "\" is no whole number from 0 to 2^64 - 1";
+    text = std::to_string(value);
+    return "";
 }
 
-// "60,120,180"
-std::vector<int64_t> milestones(const std::string& text) {
-    std::vector<int64_t> epochs;
-    const char* at = text.data();
-    const char* const end = at + text.size();
-    while (at < end) {
-        int64_t epoch = 0;
-        const auto [stopped, error] = std::from_chars(at, end, epoch);
-        if (error != std::errc() || (stopped < end && *stopped != ','))
-            throw InputError("--lr-milestones is \"" + text + "\" (whole numbers with commas between them are expected). Give 60,120,180.");
-        epochs.push_back(epoch);
-        at = stopped < end ? stopped + 1 : end;
-    }
-    return epochs;
+constexpr double kRhoOfAsam = 0.5;  // where the authors' script turns from SAM to ASAM by itself
+
+const std::string kAuthors = "Names of the authors' scripts";
+
+// Flags of the authors' scripts that would mislead here.
+const std::vector<std::pair<std::string, std::string>> kMisleading = {
+    {"--batch_size",
+     "--batch_size is refused (the authors' scripts mean the generative batch by it). Give --gen-batch-size for that, --batch-size for "
+     "the labelled one."},
+};
+
+// A line for a person who expects what the authors' scripts do; empty where they do the same.
+std::string difference(const std::string& flag, const Settings& s) {
+    const auto line = [&](double value, const char* theirs) { return fmt::format("{} {}: {}", flag, value, theirs); };
+    if ((flag == "--px" || flag == "--p_x_weight") && s.p_x_weight != 1)
+        return line(s.p_x_weight, "in the authors' script it acts in the first of SAM's two passes alone; here in both.");
+    if ((flag == "--pyx" || flag == "--p_y_given_x_weight") && s.p_y_given_x_weight != 1)
+        return line(s.p_y_given_x_weight, "in the authors' script it is a switch; here it is a weight, in both of SAM's passes.");
+    if ((flag == "--l2" || flag == "--l2_coeff") && s.energy_l2 != 0)
+        return line(s.energy_l2, "in the authors' script it acts in the first of SAM's two passes alone; here in both.");
+    return "";
 }
 
 // Moves n images, chosen by the seed, out of the set.
@@ -79,13 +89,13 @@ void CommonOptions::add_to(CLI::App& app) {
         ->multi_option_policy(kLastCounts)
         ->group(group);
     app.add_option("--threads", threads, "CPU threads; 0: one a physical core")
-        ->check(CLI::Range(0, 4096))
+        ->transform(whole_number_in(0, 4096))
         ->capture_default_str()
         ->multi_option_policy(kLastCounts)
         ->group(group);
     app.add_option_function<uint64_t>(
            "--seed", [this](uint64_t v) { seed = v; }, "Seed of every random number")
-        ->check(whole_number)
+        ->transform(CLI::Validator(whole_seed, "", "whole"))
         ->multi_option_policy(kLastCounts)
         ->group(group);
     app.add_flag("--nondeterministic", nondeterministic, "CUDA: let faster convolutions in that do not repeat bit for bit")->group(group);
@@ -93,137 +103,100 @@ void CommonOptions::add_to(CLI::App& app) {
     app.add_flag("--json", json, "The result as JSON, the last line of stdout")->group(group);
 }
 
-void SettingsFlags::remember(const std::string& flags, std::function<void(Settings&)> override) {
-    overrides_.emplace_back(flags.substr(0, flags.find(',')), std::move(override));
+CLI::Validator whole_number_in(int64_t low, int64_t high) {
+    return CLI::Validator(
+        [low, high](std::string& text) -> std::string {
+            int64_t value = 0;
+            if (!read_whole_number(text, value) || value < low || value > high)
+                return fmt::format("\"{}\" is no whole number from {} to {}", text, low, high);
+            text = std::to_string(value);
+            return "";
+        },
+        "", "whole");
 }
 
-template <class T>
-void SettingsFlags::number(const std::string& flags, T Settings::*member, const std::string& help) {
-    app_->add_option_function<T>(
-            flags, [this, flags, member](const T& v) { remember(flags, [member, v](Settings& s) { s.*member = v; }); }, help)
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
-}
-
-template <class E>
-void SettingsFlags::choice(const std::string& flags, E Settings::*member, const std::string& help) {
-    std::vector<std::string> names;
-    std::string known;
-    for (const auto& [name, value] : EnumNames<E>::all()) {
-        names.push_back(name);
-        known += (known.empty() ? "" : "|") + name;
+std::vector<std::string> join_lists(int argc, char** argv) {
+    const auto takes_several = [](const std::string& argument) {
+        const std::string flag = argument.substr(0, argument.find('='));
+        return std::any_of(settings_table().begin(), settings_table().end(), [&](const Setting& s) {
+            return s.form == Setting::Form::list &&
+                   (s.flag() == flag || std::find(s.aliases.begin(), s.aliases.end(), flag) != s.aliases.end());
+        });
+    };
+    std::vector<std::string> out;
+    for (int i = 1; i < argc; ++i) {
+        out.emplace_back(argv[i]);
+        if (!takes_several(out.back())) continue;
+        bool has_value = out.back().find('=') != std::string::npos;
+        for (; i + 1 < argc && argv[i + 1][0] != '-'; ++i) {
+            if (has_value)
+                out.back() += std::string(",") + argv[i + 1];
+            else
+                out.emplace_back(argv[i + 1]);
+            has_value = true;
+        }
     }
-    app_->add_option_function<std::string>(
-            flags,
-            [this, flags, member](const std::string& v) {
-                for (const auto& [name, value] : EnumNames<E>::all())
-                    if (name == v) remember(flags, [member, chosen = value](Settings& s) { s.*member = chosen; });
-            },
-            help + " (" + known + ")")
-        ->check(CLI::IsMember(names))
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
+    return out;
 }
 
-void SettingsFlags::on_off(const std::string& flags, bool Settings::*member, const std::string& help) {
-    app_->add_option_function<std::string>(
-            flags,
-            [this, flags, member](const std::string& v) { remember(flags, [member, on = v != "off"](Settings& s) { s.*member = on; }); },
-            help + " (on|off; without a value: on)")
-        ->expected(0, 1)
-        ->check(CLI::IsMember({"on", "off", ""}))
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
+void SettingsFlags::add(const Setting& setting, const std::string& flag, const std::string& help, const std::string& group) {
+    const size_t at = given_.size();
+    given_.push_back({nullptr, &setting, flag, ""});
+    CLI::Option* option = app_->add_option_function<std::string>(
+        flag,
+        [this, at](const std::string& text) {
+            Given& given = given_[at];
+            given.text = text;
+            Settings scratch;  // wrong values are told before anything else is looked at
+            given.setting->parse(scratch, given.flag, text);
+        },
+        help);
+    given_[at].option = option->multi_option_policy(kLastCounts)->group(group)->type_name("");
+    if (setting.form == Setting::Form::on_off) option->expected(0, 1);
 }
 
 void SettingsFlags::add_to(CLI::App& app, Kind kind) {
     app_ = &app;
-    group_ = "Network";
-    number("--depth", &Settings::depth, "Depth of the Wide-ResNet, 6n + 4");
-    number("--width", &Settings::width, "Width of the Wide-ResNet");
-    choice("--norm", &Settings::norm, "Normalisation");
-    choice("--norm-statistics", &Settings::norm_statistics,
-           "With several ranks: batch statistics of each rank's images, or of the whole job's");
-    number("--in-channels", &Settings::in_channels, "Channels of the images, 1 or 3 (the data set's)");
-    number("--image-size", &Settings::image_size, "Rows and columns of the images, 8 to 64 (the data set's)");
-    number("--num-classes", &Settings::num_classes, "Classes (the data set's)");
-    app.add_option_function<std::string>(
-           "--precision", [this](const std::string& v) { remember("--precision", [v](Settings& s) { s.precision = v; }); },
-           "Arithmetic (f32|tf32|bf16; f64 on the reference)")
-        ->check(CLI::IsMember({"f32", "tf32", "bf16", "f64"}))
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
-    choice("--conv-algorithm", &Settings::conv_algorithm, "auto: whatever is fastest, direct: the smallest error");
+    for (const Setting& setting : settings_table()) {
+        if (setting.use == Kind::command || setting.use > kind) continue;
+        std::string help = setting.help + " (" + setting.values + (setting.form == Setting::Form::on_off ? "; without a value: on" : "");
+        if (const std::string value = setting.default_text(); !value.empty()) help += "; default: " + value;
+        add(setting, setting.flag(), help + ")", setting.group);
+        for (const std::string& alias : setting.aliases) add(setting, alias, "The same as " + setting.flag(), kAuthors);
+    }
+    if (kind != Kind::training) return;
+    for (const auto& [flag, why] : kMisleading)
+        app.add_option_function<std::string>(
+               flag, [why = why](const std::string&) { throw InputError(why); }, "Refused: theirs means something else")
+            ->group(kAuthors);
+}
 
-    group_ = "Data";
-    app.add_option_function<std::string>(
-           "--data", [this](const std::string& v) { remember("--data", [v](Settings& s) { s.data = v; }); },
-           "Data set: fashion-mnist, mnist, cifar10, cifar100")
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
-    app.add_option_function<std::string>(
-           "--data-dir", [this](const std::string& v) { remember("--data-dir", [v](Settings& s) { s.data_dir = v; }); },
-           "Folder of its files")
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
-    if (kind == Kind::network) return;
-
-    group_ = "Sampling";
-    number("--sgld-steps,--n_steps", &Settings::sgld_steps, "K, SGLD steps an iteration");
-    number("--sgld-step-size,--sgld_lr", &Settings::sgld_step_size, "alpha");
-    number("--sgld-noise,--sgld_std", &Settings::sgld_noise, "sigma of the noise added in each step");
-    number("--sgld-grad-clamp", &Settings::sgld_grad_clamp, "Limit of each gradient component; 0: none");
-    on_off("--sgld-pixel-clamp", &Settings::sgld_pixel_clamp, "Keep x in [-1, 1]");
-    choice("--sampling-norm", &Settings::sampling_norm, "Statistics while sampling");
-    choice("--init", &Settings::init, "Where fresh chains start");
-    if (kind == Kind::sampling) return;
-    number("--buffer-size,--buffer_size", &Settings::buffer_size, "Images in the replay buffer");
-    number("--reinit-freq,--reinit_freq", &Settings::reinit_freq, "Probability of a fresh start, gamma");
-
-    group_ = "Training";
-    number("--epochs,--n_epochs", &Settings::epochs, "Epochs of the labelled set");
-    number("--iterations", &Settings::iterations, "Iterations in all, in place of epochs");
-    number("--batch-size", &Settings::batch_size, "Labelled images an iteration");
-    number("--gen-batch-size", &Settings::gen_batch_size, "Real images and samples an iteration");
-    choice("--optimizer", &Settings::optimizer, "Optimizer");
-    number("--lr", &Settings::lr, "Learning rate");
-    number("--momentum", &Settings::momentum, "Momentum of SGD");
-    number("--weight-decay", &Settings::weight_decay, "Weight decay, on all parameters");
-    number("--warmup-iterations,--warmup_iters", &Settings::warmup_iterations, "Iterations of linear warm-up");
-    choice("--lr-schedule", &Settings::lr_schedule, "Learning rate over time");
-    app.add_option_function<std::string>(
-           "--lr-milestones",
-           [this](const std::string& v) { remember("--lr-milestones", [v](Settings& s) { s.lr_milestones = milestones(v); }); },
-           "Epochs at which the step schedule decays, such as 60,120,180")
-        ->multi_option_policy(kLastCounts)
-        ->group(group_);
-    number("--lr-decay", &Settings::lr_decay, "Factor at each milestone");
-    number("--ema", &Settings::ema, "Decay of the moving average of the weights; 0: none");
-    choice("--sam", &Settings::sam, "Sharpness-aware minimisation");
-    number("--rho", &Settings::rho, "SAM's radius");
-    on_off("--sam-local", &Settings::sam_local, "With several ranks: each perturbs along its own gradient, which saves a sum over ranks");
-    number("--p-x-weight,--px", &Settings::p_x_weight, "Weight of log p(x)");
-    number("--p-y-given-x-weight,--pyx", &Settings::p_y_given_x_weight, "Weight of log p(y|x)");
-    number("--energy-l2,--l2", &Settings::energy_l2, "Weight of the squared energies");
-    on_off("--recompute", &Settings::recompute,
-           "Keep one activation a block instead of two: less memory, and each block's first convolution runs again before a backward pass");
-    on_off("--augment", &Settings::augment, "Crop and flip the labelled images");
-    on_off("--gen-augment", &Settings::gen_augment, "Crop and flip the images of p(x)");
-    number("--input-noise", &Settings::input_noise, "Deviation of the noise added to real images");
-    number("--n-valid", &Settings::n_valid, "Training images held out to choose the best checkpoint");
-
-    group_ = "Run";
-    number("--checkpoint-interval", &Settings::checkpoint_interval, "Iterations between checkpoints, besides those of each epoch");
-    number("--log-interval", &Settings::log_interval, "Iterations between log lines");
-    number("--sample-interval", &Settings::sample_interval, "Epochs between sample sheets; 0: at the end only");
+std::vector<SettingsFlags::Given> SettingsFlags::in_order() const {
+    std::vector<Given> ordered;
+    for (const CLI::Option* option : app_->parse_order())
+        for (const Given& given : given_)
+            if (given.option == option) ordered.push_back(given);
+    return ordered;
 }
 
 void SettingsFlags::apply(Settings& settings) const {
-    for (const auto& [flag, override] : overrides_) override(settings);
+    const bool tell = the_job().first();
+    for (const Given& given : in_order()) given.setting->parse(settings, given.flag, given.text);
+    std::set<const Setting*> told;
+    std::vector<Given> ordered = in_order();
+    std::reverse(ordered.begin(), ordered.end());
+    for (const Given& given : ordered) {
+        if (!told.insert(given.setting).second || !tell) continue;
+        if (const std::string line = difference(given.flag, settings); !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
+    }
+    if (tell && given("--rho") && !given("--sam") && settings.rho >= kRhoOfAsam)
+        std::fprintf(stderr, "--rho %g: the authors' script turns to ASAM from %g on; here --sam says which, now %s.\n", settings.rho,
+                     kRhoOfAsam, name_of(settings.sam).c_str());
 }
 
 bool SettingsFlags::given(const std::string& flag) const {
-    return std::any_of(overrides_.begin(), overrides_.end(), [&](const auto& o) { return o.first == flag; });
+    const std::vector<Given> all = in_order();
+    return std::any_of(all.begin(), all.end(), [&](const Given& g) { return g.setting->flag() == flag; });
 }
 
 std::string user_cache_file(const std::string& name) {
@@ -282,16 +255,42 @@ void refuse_without_mpi(const Device& device) {
                      " in its place" + (missing_mpi().empty() ? "." : "; " + missing_mpi() + "."));
 }
 
-std::unique_ptr<Network> make_network(const Settings& s) {
-    return std::make_unique<WideResNet>(
-        WideResNetSettings{.depth = s.depth,
-                           .width = s.width,
-                           .norm = s.norm,
-                           .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
-                           .recompute = s.recompute,
-                           .in_channels = s.in_channels,
-                           .image_size = s.image_size,
-                           .num_classes = s.num_classes});
+namespace {
+
+WideResNetSettings network_settings(const Settings& s) {
+    return {.depth = s.depth,
+            .width = s.width,
+            .norm = s.norm,
+            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
+            .recompute = s.recompute,
+            .in_channels = s.in_channels,
+            .image_size = s.image_size,
+            .num_classes = s.num_classes};
+}
+
+}  // namespace
+
+std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
+
+void check_settings(const Settings& s) {
+    validate(s);
+    if (const auto wrong = unsupported_size(network_settings(s)))
+        throw InputError(wrong->flag + " is " + std::to_string(wrong->value) + " (" + wrong->why + "). Give one of these.");
+}
+
+void check_sizes(const Settings& s) {
+    const ImageSetShape shape = known_shape(s.data);
+    const auto same = [&](int64_t size, int64_t of_data, const char* flag, const char* what) {
+        if (size != of_data)
+            throw InputError(
+                fmt::format("The network takes {}x{}x{} images of {} classes ({} has {}x{}x{} of {}; {} or a checkpoint says "
+                            "otherwise). Choose the matching --data, or leave {} at its {} {}.",
+                            s.in_channels, s.image_size, s.image_size, s.num_classes, s.data, shape.channels, shape.height, shape.width,
+                            shape.num_classes, flag, flag, of_data, what));
+    };
+    same(s.in_channels, shape.channels, "--in-channels", "channels");
+    same(s.image_size, shape.height, "--image-size", "rows");
+    same(s.num_classes, shape.num_classes, "--num-classes", "classes");
 }
 
 void fill_in_sizes(Settings& s) {
@@ -312,22 +311,17 @@ void fill_in_sizes(Settings& s) {
 
 ImageSet load_images(const Settings& s, Split split) {
     if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
-    const ImageSetShape shape = known_shape(s.data);
-    if (shape.channels != s.in_channels || shape.height != s.image_size || shape.num_classes != s.num_classes)
-        throw InputError("The network takes " + std::to_string(s.in_channels) + "x" + std::to_string(s.image_size) + "x" +
-                         std::to_string(s.image_size) + " images of " + std::to_string(s.num_classes) + " classes (" + s.data + " has " +
-                         std::to_string(shape.channels) + "x" + std::to_string(shape.height) + "x" + std::to_string(shape.width) + " of " +
-                         std::to_string(shape.num_classes) + "). Choose the matching --data.");
+    check_sizes(s);
     return load_image_set(s.data, s.data_dir, split);
 }
 
-TrainingImages load_training_images(const Settings& s, uint64_t seed) {
+TrainingImages load_training_images(const Settings& s) {
     TrainingImages images;
     images.train = load_images(s, Split::train);
     if (s.n_valid >= images.train.count())
         throw InputError("--n-valid is " + std::to_string(s.n_valid) + " (there are " + std::to_string(images.train.count()) +
                          " training images). Give a smaller one.");
-    if (s.n_valid > 0) images.held_out = hold_out(images.train, s.n_valid, seed);
+    if (s.n_valid > 0) images.held_out = hold_out(images.train, s.n_valid, s.seed_of_split());
     return images;
 }
 
@@ -336,17 +330,17 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     c.path = path;
     c.file = SafetensorsFile::read(path);
     say_what_is_skipped(c.file, path);
-    const std::optional<Settings> own = settings_of(c.file);
+    const std::optional<Settings> own = settings_of(c.file, path);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});
-    c.run_seed = c.settings.seed;
+    c.settings.split_seed = c.settings.seed_of_split();  // the run's, whatever --seed says
     flags.apply(c.settings);
     if (common.seed) c.settings.seed = *common.seed;
     if (own && own->data != c.settings.data) c.settings.n_valid = 0;
     // A data set other than the run's must not bring its own folder along.
     if (flags.given("--data") && !flags.given("--data-dir") && own && own->data != c.settings.data) c.settings.data_dir.clear();
     fill_in_sizes(c.settings);
-    validate(c.settings);
+    check_settings(c.settings);
     return c;
 }
 

@@ -16,7 +16,9 @@
 #include "engine/files/safetensors.h"
 #include "engine/network/network.h"
 #include "engine/network/parameters.h"
+#include "engine/settings/recipes.h"
 #include "engine/settings/settings.h"
+#include "engine/settings/table.h"
 
 namespace jem {
 
@@ -33,27 +35,30 @@ struct CommonOptions {
 // The hyper-parameters as flags. Each flag given on the command line overrides one setting of whatever they are applied to.
 class SettingsFlags {
 public:
-    enum class Kind {
-        network,   // --depth --width ... --precision: what a bare checkpoint does not say itself
-        sampling,  // network, and SGLD's
-        all,       // sampling, and training's
-    };
+    using Kind = Setting::Use;
     void add_to(CLI::App& app, Kind kind);
+    // Says on stderr where the authors' scripts mean something else by a flag.
     void apply(Settings& settings) const;
-    bool given(const std::string& flag) const;  // "--depth"
+    bool given(const std::string& flag) const;  // "--depth", or one of its aliases
 
 private:
-    template <class T>
-    void number(const std::string& flags, T Settings::*member, const std::string& help);
-    template <class E>
-    void choice(const std::string& flags, E Settings::*member, const std::string& help);
-    void on_off(const std::string& flags, bool Settings::*member, const std::string& help);
-    void remember(const std::string& flags, std::function<void(Settings&)> override);
+    struct Given {
+        const CLI::Option* option;
+        const Setting* setting;
+        std::string flag, text;  // as it was given
+    };
+    void add(const Setting& setting, const std::string& flag, const std::string& help, const std::string& group);
+    std::vector<Given> in_order() const;  // of the command line: of several names of one setting the last counts
 
     CLI::App* app_ = nullptr;
-    std::string group_;
-    std::vector<std::pair<std::string, std::function<void(Settings&)>>> overrides_;
+    std::vector<Given> given_;
 };
+
+// The command line with the values of a flag that takes several joined by commas: "--decay_epochs 60 120" has two.
+std::vector<std::string> join_lists(int argc, char** argv);
+
+// For options that count: decimal digits alone, within the range. To be used as a transform: what it leaves CLI11 reads the same way.
+CLI::Validator whole_number_in(int64_t low, int64_t high);
 
 // The device of --device and --precision; with several ranks after Job::join, and the caller makes it join them. InputError for what this
 // build or machine does not have. auto: a GPU if there is one, else the CPU, and a line on stderr says why where this build has the CUDA
@@ -72,21 +77,25 @@ std::unique_ptr<Network> make_network(const Settings& settings);
 // Sizes that were left at 0 are taken from the data set's; without one they are an InputError naming the flag.
 void fill_in_sizes(Settings& settings);
 
+// All that can be told of settings before anything is read: ranges, contradictions, what the network does not support. Sizes filled in.
+void check_settings(const Settings& settings);
+// InputError naming the flag where the network's sizes are not those of settings.data.
+void check_sizes(const Settings& settings);
+
 // The images, after checking that they have the network's size. verbose: says on stderr how long it took.
 ImageSet load_images(const Settings& settings, Split split);
 
-// The training set, without the images that --n-valid holds out (the seed chooses them), and these.
+// The training set, without the images that --n-valid holds out (--split-seed chooses them), and these.
 struct TrainingImages {
     ImageSet train, held_out;
 };
-TrainingImages load_training_images(const Settings& settings, uint64_t seed);
+TrainingImages load_training_images(const Settings& settings);
 
 // A checkpoint and the settings it was made with (defaults for a bare one), with the flags on top.
 struct Checkpoint {
     std::string path;
     SafetensorsFile file;
-    Settings settings;      // n_valid is 0 where --data names another set than the run's
-    uint64_t run_seed = 0;  // that chose the run's held-out images, whatever --seed says
+    Settings settings;  // n_valid is 0 where --data names another set than the run's; split_seed is the run's
     bool bare = false;
 };
 Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common);

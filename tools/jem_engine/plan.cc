@@ -106,16 +106,13 @@ int plan(const PlanOptions& o) {
     if (o.recipe.empty()) throw InputError("--recipe is needed. Give --recipe sada-jem.");
     Settings s = recipe(o.recipe);
     o.flags.apply(s);
+    if (!o.flags.given("--lr")) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
     if (s.data.empty()) throw InputError("--data is needed (the name of a data set, whose files need not exist). Give cifar10.");
     fill_in_sizes(s);
-    validate(s);
+    check_settings(s);
+    check_sizes(s);
     ImageSetShape shape = known_shape(s.data);
-    if (shape.channels != s.in_channels || shape.height != s.image_size || shape.num_classes != s.num_classes)
-        throw InputError(
-            fmt::format("{} has {}x{}x{} images of {} classes (--in-channels, --image-size or --num-classes say otherwise). "
-                        "Leave these out.",
-                        s.data, shape.channels, shape.height, shape.width, shape.num_classes));
     if (s.n_valid >= shape.num_train)
         throw InputError(fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", s.n_valid, shape.num_train));
     const int64_t train = shape.num_train - s.n_valid, held_out = s.n_valid > 0 ? s.n_valid : shape.num_test;
@@ -268,7 +265,7 @@ Command add_plan(CLI::App& app) {
     for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
     app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")->multi_option_policy(last);
     app.add_option("--gpu", o->gpu, "Plan for this GPU, without one: " + gpu_choices())->multi_option_policy(last);
-    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);
     return [o] {
 #ifdef JEM_HAS_CUDA

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "data/input_error.h"
@@ -150,7 +151,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     } else {
         if (o_.pick != "random") wanted_ *= kCandidatesASample;
         limit_ = o_.label ? wanted_ * kMostTries : wanted_;
-        if (s_.init != StartForm::uniform) train = load_training_images(s_, checkpoint.run_seed).train;
+        if (s_.init != StartForm::uniform) train = load_training_images(s_).train;
     }
     chains_ = std::min({kMostChains, wanted_, limit_});
 
@@ -411,11 +412,12 @@ Command add_sample(CLI::App& app) {
         ->multi_option_policy(last);
     app.add_option_function<int64_t>(
            "--steps", [o = o.get()](int64_t v) { o->steps = v; }, "SGLD steps; 20, or 0 from the buffer, unless given")
-        ->check(CLI::Range(0, 100000))
+        ->transform(whole_number_in(0, 100000))
         ->multi_option_policy(last);
-    app.add_option("--count", o->count, "Images")->check(CLI::Range(1, 100000))->capture_default_str()->multi_option_policy(last);
+    app.add_option("--count", o->count, "Images")->transform(whole_number_in(1, 100000))->capture_default_str()->multi_option_policy(last);
     app.add_option_function<int64_t>(
            "--class", [o = o.get()](int64_t v) { o->label = v; }, "Only samples predicted as this class; prior: from its Gaussian")
+        ->transform(whole_number_in(std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()))
         ->multi_option_policy(last);
     app.add_option("--pick", o->pick,
                    "Which: random, or the best or worst by LSE, of the whole buffer or of " + std::to_string(kCandidatesASample) +

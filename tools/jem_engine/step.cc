@@ -49,10 +49,11 @@ int step(const StepOptions& o) {
         s.norm = own->norm;
     }
     o.flags.apply(s);
+    if (!o.flags.given("--lr")) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
     infer_sizes(s, checkpoint, batch, o.flags);
     fill_in_sizes(s);
-    validate(s);
+    check_settings(s);
     const auto device = make_device(o.common, s.precision);
     const auto network = make_network(s);
     const SafetensorsFile dump = run_step(*device, *network, s,
@@ -85,10 +86,10 @@ Command add_step(CLI::App& app) {
     app.add_option("--dump", o->dump, "File to write")->multi_option_policy(last);
     app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives")->capture_default_str()->multi_option_policy(last);
     app.add_option("--optimizer-step", o->optimizer_step, "Optimizer steps already made (Adam)")
-        ->check(CLI::Range(0, 1000000000))
+        ->transform(whole_number_in(0, 1000000000))
         ->multi_option_policy(last);
-    app.add_option("--repeat", o->repeat, "Iterations on the same batch")->check(CLI::Range(1, 100000))->multi_option_policy(last);
-    o->flags.add_to(app, SettingsFlags::Kind::all);
+    app.add_option("--repeat", o->repeat, "Iterations on the same batch")->transform(whole_number_in(1, 100000))->multi_option_policy(last);
+    o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);
     return [o] { return step(*o); };
 }

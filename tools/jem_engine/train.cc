@@ -29,27 +29,87 @@ struct TrainOptions {
     bool resume = false;
 };
 
+nlohmann::json read_json(const std::string& path) {
+    nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, false);
+    if (json.is_discarded()) throw InputError(path + " is no JSON. Give the config.json of a run.");
+    return json;
+}
+
+// A path that is kept is read from another folder one day.
+void make_absolute(Settings& s) {
+    if (!s.data_dir.empty()) s.data_dir = std::filesystem::absolute(s.data_dir).lexically_normal().string();
+}
+
+std::string recipe_of(const nlohmann::json& config) {
+    const auto found = config.is_object() ? config.find("recipe") : config.end();
+    return found != config.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+// A resumed run keeps its own configuration: another one may repeat it, and change nothing.
+void require_same(const Settings& run, const std::string& path, const std::string& folder) {
+    Settings wanted = run;
+    merge_json(wanted, read_json(path), path);
+    make_absolute(wanted);
+    const auto has = to_json(run), wants = to_json(wanted);
+    for (const Setting& setting : settings_table()) {
+        if (has[setting.key] == wants[setting.key]) continue;
+        throw InputError("--config " + path + " beside --resume: its " + setting.key + " is " + wants[setting.key].dump() +
+                         " (the run in " + folder + " has " + has[setting.key].dump() +
+                         "). Leave --config out; flags change what may be changed.");
+    }
+}
+
+// The images held out must stay those that the run was never trained on.
+void require_same_split(const Settings& run, const Settings& now) {
+    const auto refuse = [](const char* flag, uint64_t wanted, uint64_t was) {
+        throw InputError(std::string(flag) + " is " + std::to_string(wanted) + " (the run was begun with " + std::to_string(was) +
+                         "; images it was trained on would be held out). Leave it out to resume.");
+    };
+    if (now.n_valid != run.n_valid) refuse("--n-valid", static_cast<uint64_t>(now.n_valid), static_cast<uint64_t>(run.n_valid));
+    if (now.n_valid > 0 && now.split_seed != run.split_seed) refuse("--split-seed", *now.split_seed, *run.split_seed);
+}
+
+// Recipe < --config < flags; a resumed run: what it has written < flags.
 Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     Settings s;
+    std::optional<Settings> run;
+    bool lr_given = o.flags.given("--lr");
     if (o.resume && folder.has_config()) {
-        if (!o.recipe.empty() && o.recipe != folder.read_config().recipe)
+        run = s = folder.read_config();
+        if (!o.recipe.empty() && o.recipe != s.recipe)
             throw InputError("--recipe " + o.recipe + " is not the one that " + folder.root().string() +
                              " was begun with. Leave it out to resume.");
-        s = folder.read_config();
+        make_absolute(s);
+        if (!o.config.empty()) require_same(s, o.config, folder.root().string());
+        s.split_seed = run->split_seed = run->seed_of_split();
+        lr_given = true;
     } else if (!o.config.empty()) {
-        const nlohmann::json json = nlohmann::json::parse(read_file(o.config), nullptr, false);
-        if (json.is_discarded()) throw InputError(o.config + " is no JSON. Give the config.json of a run.");
-        if (!o.recipe.empty()) s = recipe(o.recipe);
-        merge_json(s, json);
+        const nlohmann::json json = read_json(o.config);
+        const std::string named = recipe_of(json);
+        if (!o.recipe.empty() && !named.empty() && o.recipe != named)
+            throw InputError("--recipe " + o.recipe + " beside --config " + o.config + " (which names the recipe " + named +
+                             "). Leave one of them out.");
+        if (!o.recipe.empty()) {
+            s = recipe(o.recipe);
+            merge_json(s, json, o.config);
+        } else {
+            s = settings_of_config(json, o.config);
+        }
+        lr_given |= json.contains("lr");
     } else {
         if (o.recipe.empty()) throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
         s = recipe(o.recipe);
     }
     o.flags.apply(s);
+    if (!lr_given) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
+    s.split_seed = s.seed_of_split();
     if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
+    make_absolute(s);
     fill_in_sizes(s);
-    validate(s);
+    check_settings(s);
+    check_sizes(s);
+    if (run && folder.has_checkpoint()) require_same_split(*run, s);
     return s;
 }
 
@@ -79,7 +139,7 @@ int train(const TrainOptions& o) {
         refuse_without_mpi(*device);
         console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
-        images = load_training_images(settings, settings.seed);
+        images = load_training_images(settings);
         held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
         if (first) lock = own_folder(o, folder, console);
         console.set_image_shape(held_out.height, held_out.width, held_out.channels);
@@ -154,7 +214,7 @@ Command add_train(CLI::App& app) {
     app.add_option("--config", o->config, "The config.json that a run wrote")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.add_option("--out", o->out, "Folder of the run")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.add_flag("--resume", o->resume, "Go on from the folder's last checkpoint");
-    o->flags.add_to(app, SettingsFlags::Kind::all);
+    o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);
     return [o] { return train(*o); };
 }

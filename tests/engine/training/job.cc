@@ -40,6 +40,7 @@ Settings small_job() {
     s.sgld_steps = 2;
     s.sgld_noise = 0.02;
     s.input_noise = 0.03;
+    s.input_noise_on = InputNoiseOn::both;
     s.buffer_size = 10;
     s.reinit_freq = 0.3;
     s.norm_statistics = NormStatistics::job;

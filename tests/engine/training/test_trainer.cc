@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/settings/schedule.h"
 #include "tests/check.h"
 #include "tests/engine/training/golden.h"
 #include "tests/temp_folder.h"
@@ -61,6 +62,7 @@ Settings small() {
     s.warmup_iterations = 2;
     s.sgld_steps = 2;
     s.input_noise = 0.03;
+    s.input_noise_on = InputNoiseOn::both;
     s.buffer_size = 10;  // not divisible by the classes
     s.reinit_freq = 0.3;
     s.log_interval = 2;

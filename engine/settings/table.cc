@@ -1,0 +1,439 @@
+#include "engine/settings/table.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include "data/input_error.h"
+#include "engine/settings/recipes.h"
+
+namespace jem {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Use = Setting::Use;
+
+constexpr double kMany = 1e9;
+
+// What a row says besides its member.
+struct Row {
+    const char* key;
+    const char* group;
+    const char* help;
+    std::vector<std::string> aliases = {};
+    const char* note = "";
+    Use use = Use::training;
+};
+
+struct Range {
+    double low, high;
+    std::optional<double> flag_low = {};  // where config.json may hold a mark, such as -1, that no person gives
+};
+
+std::string number_text(double v) {
+    if (std::isnan(v)) return "not a number";
+    const std::string s = Json(v).dump();
+    return s.ends_with(".0") ? s.substr(0, s.size() - 2) : s;
+}
+
+std::string range_text(double low, double high) { return number_text(low) + " to " + number_text(high); }
+
+void in_range(const std::string& flag, double value, double low, double high) {
+    if (value >= low && value <= high) return;  // false for NaN
+    throw InputError(flag + " is " + number_text(value) + " (allowed: " + range_text(low, high) + "). Give a value in range.");
+}
+
+[[noreturn]] void refuse_text(const std::string& flag, const std::string& text, const char* expected, const char* example) {
+    throw InputError(flag + " is \"" + text + "\" (" + expected + " is expected). Give one such as " + example + ".");
+}
+
+// from_chars knows no plus sign; people do.
+const char* after_plus(const std::string& text) {
+    const bool plus = text.size() > 1 && text[0] == '+' && text[1] != '-';
+    return text.data() + (plus ? 1 : 0);
+}
+
+template <class T>
+bool read_whole(const std::string& text, T& value) {
+    const auto [end, error] = std::from_chars(after_plus(text), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size();
+}
+
+template <class T>
+T whole(const std::string& flag, const std::string& text) {
+    T value = 0;
+    if (!read_whole(text, value)) refuse_text(flag, text, "a whole number, digits alone,", "1000");
+    return value;
+}
+
+double real(const std::string& flag, const std::string& text) {
+    double value = 0;
+    const auto [end, error] = std::from_chars(after_plus(text), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
+        refuse_text(flag, text, "a number, with a point and no comma,", "0.1 or 1e-4");
+    return value;
+}
+
+// nlohmann's get() would cut 28.5 to 28 and wrap -1 around; a reference is to be had of an integer only.
+template <class T>
+T exactly(const nlohmann::json& j) {
+    if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, uint64_t>)
+        return j.get_ref<const T&>();
+    else
+        return j.get<T>();
+}
+
+Setting named(const Row& row, std::string values) {
+    Setting s;
+    s.key = row.key;
+    s.group = row.group;
+    s.use = row.use;
+    s.help = row.help;
+    s.values = std::move(values);
+    s.note = row.note;
+    s.aliases = row.aliases;
+    s.check = [](const Settings&) {};
+    return s;
+}
+
+template <class T>
+Setting plain(const Row& row, T Settings::*member, std::string values) {
+    Setting s = named(row, std::move(values));
+    s.get = [member](const Settings& of) { return Json(of.*member); };
+    s.set = [member](Settings& of, const nlohmann::json& j) { of.*member = exactly<T>(j); };
+    return s;
+}
+
+Setting integer(const Row& row, int64_t Settings::*member, const Range& range) {
+    const double least = range.flag_low.value_or(range.low);
+    Setting s = plain(row, member, range_text(least, range.high));
+    s.parse = [=](Settings& of, const std::string& flag, const std::string& text) {
+        of.*member = whole<int64_t>(flag, text);
+        in_range(flag, static_cast<double>(of.*member), least, range.high);
+    };
+    s.check = [member, range, flag = s.flag()](const Settings& of) {
+        in_range(flag, static_cast<double>(of.*member), range.low, range.high);
+    };
+    return s;
+}
+
+Setting number(const Row& row, double Settings::*member, const Range& range) {
+    Setting s = plain(row, member, range_text(range.low, range.high));
+    s.parse = [=](Settings& of, const std::string& flag, const std::string& text) {
+        of.*member = real(flag, text);
+        in_range(flag, of.*member, range.low, range.high);
+    };
+    s.check = [member, range, flag = s.flag()](const Settings& of) { in_range(flag, of.*member, range.low, range.high); };
+    return s;
+}
+
+Setting on_off(const Row& row, bool Settings::*member) {
+    Setting s = plain(row, member, "on|off");
+    s.form = Setting::Form::on_off;
+    s.parse = [member](Settings& of, const std::string& flag, const std::string& text) {
+        if (text != "on" && text != "off" && !text.empty())
+            throw InputError(flag + " is \"" + text + "\" (known: on off). Choose one of these; without a value it is on.");
+        of.*member = text != "off";
+    };
+    return s;
+}
+
+Setting text(const Row& row, std::string Settings::*member, const char* values) {
+    Setting s = plain(row, member, values);
+    s.parse = [member](Settings& of, const std::string& flag, const std::string& given) {
+        if (given.empty()) throw InputError(flag + " is empty (a name is expected). Give one, or leave it out.");
+        of.*member = given;
+    };
+    return s;
+}
+
+template <class Named>
+const auto& chosen_among(const std::string& what, const std::string& wanted, const Named& known) {
+    for (const auto& [name, value] : known)
+        if (name == wanted) return value;
+    std::string all;
+    for (const auto& [name, value] : known) all += " " + name;
+    throw InputError(what + " is \"" + wanted + "\" (known:" + all + "). Choose one of these.");
+}
+
+// One of some words; also: what the authors' scripts call them.
+template <class T, class Named>
+Setting one_of(const Row& row, T Settings::*member, const Named& known, const Named& also) {
+    std::string values;
+    for (const auto& [name, value] : known) values += (values.empty() ? "" : "|") + name;
+    Setting s = named(row, values);
+    s.get = [member, known](const Settings& of) {
+        for (const auto& [name, value] : known)
+            if (value == of.*member) return Json(name);
+        return Json("?");
+    };
+    s.set = [member, known, key = s.key](Settings& of, const nlohmann::json& j) {
+        of.*member = chosen_among("Setting " + key, j.get<std::string>(), known);
+    };
+    s.parse = [member, known, also](Settings& of, const std::string& flag, const std::string& given) {
+        for (const auto& [name, value] : also)
+            if (name == given) {
+                of.*member = value;
+                return;
+            }
+        of.*member = chosen_among(flag, given, known);
+    };
+    return s;
+}
+
+template <class E>
+Setting choice(const Row& row, E Settings::*member, const std::vector<std::pair<std::string, E>>& also = {}) {
+    return one_of(row, member, EnumNames<E>::all(), also);
+}
+
+Setting precision(const Row& row) {
+    std::vector<std::pair<std::string, std::string>> known;
+    for (const char* name : {"f32", "tf32", "bf16", "f64"}) known.emplace_back(name, name);
+    return one_of(row, &Settings::precision, known, {});
+}
+
+Setting seed(const Row& row) {
+    Setting s = plain(row, &Settings::seed, "0 to 2^64 - 1");
+    s.parse = [](Settings& of, const std::string& flag, const std::string& text) { of.seed = whole<uint64_t>(flag, text); };
+    return s;
+}
+
+Setting split_seed(const Row& row) {
+    Setting s = named(row, "0 to 2^64 - 1");
+    s.get = [](const Settings& of) { return of.split_seed ? Json(*of.split_seed) : Json(); };
+    s.set = [](Settings& of, const nlohmann::json& j) {
+        of.split_seed = j.is_null() ? std::nullopt : std::optional<uint64_t>(exactly<uint64_t>(j));
+    };
+    s.parse = [](Settings& of, const std::string& flag, const std::string& text) { of.split_seed = whole<uint64_t>(flag, text); };
+    return s;
+}
+
+std::vector<std::string> parts_of(const std::string& text) {
+    std::vector<std::string> parts;
+    for (size_t begin = 0; begin <= text.size();) {
+        const size_t end = std::min(text.find(',', begin), text.size());
+        parts.push_back(text.substr(begin, end - begin));
+        begin = end + 1;
+    }
+    return parts;
+}
+
+Setting milestones(const Row& row) {
+    Setting s = named(row, "1 to 1000000000 each, by commas or spaces, or none");
+    s.form = Setting::Form::list;
+    s.get = [](const Settings& of) { return Json(of.lr_milestones); };
+    s.set = [](Settings& of, const nlohmann::json& j) {
+        std::vector<int64_t> epochs;
+        for (const nlohmann::json& element : j.get<nlohmann::json::array_t>()) epochs.push_back(exactly<int64_t>(element));
+        of.lr_milestones = epochs;
+    };
+    const auto check = [](const std::string& flag, const Settings& of) {
+        for (const int64_t epoch : of.lr_milestones) in_range(flag, static_cast<double>(epoch), 1, kMany);
+    };
+    s.parse = [check](Settings& of, const std::string& flag, const std::string& text) {
+        of.lr_milestones.clear();
+        for (const std::string& part : text == "none" ? std::vector<std::string>{} : parts_of(text)) {
+            int64_t epoch = 0;
+            if (!read_whole(part, epoch))
+                throw InputError(flag + " is \"" + text + "\" (whole numbers with commas between them are expected). Give 60,120,180.");
+            of.lr_milestones.push_back(epoch);
+        }
+        check(flag, of);
+    };
+    s.check = [check, flag = s.flag()](const Settings& of) { check(flag, of); };
+    return s;
+}
+
+// A negative warm-up is the authors' "none".
+Setting warmup(const Row& row) {
+    Setting s = integer(row, &Settings::warmup_iterations, {0, kMany});
+    s.parse = [](Settings& of, const std::string& flag, const std::string& text) {
+        of.warmup_iterations = std::max<int64_t>(0, whole<int64_t>(flag, text));
+        in_range(flag, static_cast<double>(of.warmup_iterations), 0, kMany);
+    };
+    return s;
+}
+
+// The authors' flag takes a list; there is one factor here, so all must be it.
+Setting lr_decay(const Row& row) {
+    Setting s = number(row, &Settings::lr_decay, {0, 1});
+    s.form = Setting::Form::list;
+    s.parse = [](Settings& of, const std::string& flag, const std::string& text) {
+        const std::vector<std::string> parts = flag == "--decay_rate" ? parts_of(text) : std::vector<std::string>{text};
+        of.lr_decay = real(flag, parts[0]);
+        for (const std::string& part : parts)
+            if (real(flag, part) != of.lr_decay)
+                throw InputError(flag + " is \"" + text + "\" (one factor is used at every milestone). Give one number, such as 0.2.");
+        in_range(flag, of.lr_decay, 0, 1);
+    };
+    return s;
+}
+
+std::vector<Setting> make_table() {
+    const std::string data_sets = "fashion-mnist|mnist|cifar10|cifar100";
+    return {
+        text({"recipe", "Run", "Preset of all hyper-parameters", {}, "", Use::command}, &Settings::recipe, "a recipe's name"),
+        seed({"seed", "Common", "Seed of every random number", {}, "", Use::command}),
+
+        integer({"depth", "Network", "Depth of the network; a Wide-ResNet has 6n + 4", {}, "", Use::network}, &Settings::depth, {1, 1000}),
+        integer({"width", "Network", "Width of the network", {}, "", Use::network}, &Settings::width, {1, 32}),
+        choice({"norm", "Network", "Normalisation", {}, "", Use::network}, &Settings::norm),
+        choice({"norm_statistics",
+                "Network",
+                "With several ranks: batch statistics of each rank's images, or of the whole job's",
+                {},
+                "",
+                Use::network},
+               &Settings::norm_statistics),
+        integer({"in_channels", "Network", "Channels of the images, 1 or 3", {}, "the data set's", Use::network}, &Settings::in_channels,
+                {1, 3}),
+        integer({"image_size", "Network", "Rows and columns of the images", {}, "the data set's", Use::network}, &Settings::image_size,
+                {8, 64}),
+        integer({"num_classes", "Network", "Classes", {}, "the data set's", Use::network}, &Settings::num_classes, {2, 10000}),
+
+        precision({"precision", "Arithmetic", "Arithmetic; tf32 on GPUs, f64 on the reference device", {}, "", Use::network}),
+        choice({"conv_algorithm", "Arithmetic", "auto: whatever is fastest, direct: the smallest error", {}, "step: direct", Use::network},
+               &Settings::conv_algorithm),
+
+        text({"data", "Data", "Data set", {}, "", Use::network}, &Settings::data, data_sets.c_str()),
+        text({"data_dir", "Data", "Folder of its files", {}, "where Debian's packages put them", Use::network}, &Settings::data_dir,
+             "a folder"),
+        integer({"n_valid", "Data", "Training images held out to choose the best checkpoint", {"--n_valid"}}, &Settings::n_valid,
+                {0, kMany}),
+        split_seed({"split_seed", "Data", "Seed that chooses the images held out", {}, "the run's --seed"}),
+        on_off({"recompute", "Arithmetic",
+                "Keep one activation a block instead of two: less memory, and each block's first convolution runs again before a backward "
+                "pass"},
+               &Settings::recompute),
+        on_off({"augment", "Data", "Crop and flip the labelled images"}, &Settings::augment),
+        on_off({"gen_augment", "Data", "Crop and flip the images of p(x)"}, &Settings::gen_augment),
+        number({"input_noise", "Data", "Deviation of the noise added to real images", {"--sigma"}}, &Settings::input_noise, {0, 10}),
+        choice({"input_noise_on", "Data", "Which real images get it: those of p(x) alone, or the labelled ones too"},
+               &Settings::input_noise_on),
+
+        integer({"epochs", "Training", "Epochs of the labelled set", {"--n_epochs"}}, &Settings::epochs, {0, kMany}),
+        integer({"iterations", "Training", "Iterations in all, in place of epochs", {}, "as many as the epochs have"},
+                &Settings::iterations, {-1, kMany, 0}),
+        integer({"batch_size", "Training", "Labelled images an iteration"}, &Settings::batch_size, {1, 65536}),
+        integer({"gen_batch_size", "Training", "Real images and samples an iteration"}, &Settings::gen_batch_size, {1, 65536}),
+        choice({"optimizer", "Training", "Optimizer"}, &Settings::optimizer),
+        number({"lr", "Training", "Learning rate", {}, "0.01 with --data cifar100"}, &Settings::lr, {0, 1000}),
+        number({"momentum", "Training", "Momentum of SGD"}, &Settings::momentum, {0, 1}),
+        number({"weight_decay", "Training", "Weight decay, on all parameters", {"--weight_decay"}}, &Settings::weight_decay, {0, 100}),
+        warmup({"warmup_iterations", "Training", "Iterations of linear warm-up; 0 or less: none", {"--warmup_iters"}}),
+        choice({"lr_schedule", "Training", "Learning rate over time"}, &Settings::lr_schedule),
+        milestones({"lr_milestones", "Training", "Epochs at which the step schedule decays", {"--decay_epochs"}}),
+        lr_decay({"lr_decay", "Training", "Factor at each milestone", {"--decay_rate"}}),
+        number({"ema", "Training", "Decay of the moving average of the weights, below 1; 0: none"}, &Settings::ema, {0, 1}),
+
+        integer({"sgld_steps", "Sampling", "K, SGLD steps an iteration", {"--n_steps"}, "", Use::sampling}, &Settings::sgld_steps,
+                {0, 100000}),
+        number({"sgld_step_size", "Sampling", "alpha", {"--sgld_lr"}, "", Use::sampling}, &Settings::sgld_step_size, {0, 1e6}),
+        number({"sgld_noise", "Sampling", "sigma of the noise added in each step", {"--sgld_std"}, "", Use::sampling},
+               &Settings::sgld_noise, {0, 100}),
+        number({"sgld_grad_clamp", "Sampling", "Limit of each gradient component; 0: none", {}, "", Use::sampling},
+               &Settings::sgld_grad_clamp, {0, 1e6}),
+        on_off({"sgld_pixel_clamp", "Sampling", "Keep x in [-1, 1]", {}, "", Use::sampling}, &Settings::sgld_pixel_clamp),
+        choice({"sampling_norm", "Sampling", "Statistics while sampling", {}, "", Use::sampling}, &Settings::sampling_norm),
+        integer({"buffer_size", "Sampling", "Images in the replay buffer", {"--buffer_size"}}, &Settings::buffer_size, {1, 1e7}),
+        number({"reinit_freq", "Sampling", "Probability of a fresh start, gamma", {"--reinit_freq"}}, &Settings::reinit_freq, {0, 1}),
+        choice({"init", "Sampling", "Where fresh chains start (gm and u: the authors' informative and uniform)", {}, "", Use::sampling},
+               &Settings::init, {{"gm", StartForm::informative}, {"u", StartForm::uniform}}),
+
+        choice({"sam", "Sharpness", "Sharpness-aware minimisation"}, &Settings::sam),
+        number({"rho", "Sharpness", "SAM's radius"}, &Settings::rho, {0, 1000}),
+        on_off({"sam_local", "Sharpness", "With several ranks: each perturbs along its own gradient, which saves a sum over ranks"},
+               &Settings::sam_local),
+        number({"p_x_weight", "Terms", "Weight of log p(x)", {"--px", "--p_x_weight"}}, &Settings::p_x_weight, {0, 1e6}),
+        number({"p_y_given_x_weight", "Terms", "Weight of log p(y|x)", {"--pyx", "--p_y_given_x_weight"}}, &Settings::p_y_given_x_weight,
+               {0, 1e6}),
+        number({"energy_l2", "Terms", "Weight of the squared energies", {"--l2", "--l2_coeff"}}, &Settings::energy_l2, {0, 1e6}),
+
+        integer({"checkpoint_interval", "Run", "Iterations between checkpoints, besides those of each epoch"},
+                &Settings::checkpoint_interval, {0, kMany}),
+        integer({"log_interval", "Run", "Iterations between log lines"}, &Settings::log_interval, {1, kMany}),
+        integer({"sample_interval", "Run", "Epochs between sample sheets; 0: at the end only"}, &Settings::sample_interval, {0, kMany}),
+    };
+}
+
+std::string as_flag_value(const Json& value) {
+    if (value.is_boolean()) return value.get<bool>() ? "on" : "off";
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_number_float()) return number_text(value.get<double>());
+    if (!value.is_array()) return value.dump();
+    std::string all;
+    for (const Json& element : value) all += (all.empty() ? "" : ",") + element.dump();
+    return all;
+}
+
+}  // namespace
+
+bool read_whole_number(const std::string& text, int64_t& value) { return read_whole(text, value); }
+bool read_whole_number(const std::string& text, uint64_t& value) { return read_whole(text, value); }
+
+std::string Setting::flag() const {
+    std::string name = "--" + key;
+    std::replace(name.begin(), name.end(), '_', '-');
+    return name;
+}
+
+std::string Setting::default_text() const {
+    const std::vector<std::string> names = recipe_names();
+    const Json first = get(recipe(names.front()));
+    // -1, 0, nothing: marks that stand for what the note says
+    const bool mark = !note.empty() && (first.is_null() || first == Json("") || first == Json(-1) || first == Json(0));
+    if (mark) return note;
+    std::string out = as_flag_value(first);
+    if (use != Use::command)
+        for (const std::string& name : names)
+            if (const Json other = get(recipe(name)); other != first) out += "; " + name + " " + as_flag_value(other);
+    return note.empty() ? out : out + (out.empty() ? "" : "; ") + note;
+}
+
+const std::vector<Setting>& settings_table() {
+    static const std::vector<Setting> table = make_table();
+    return table;
+}
+
+bool holds_settings(const nlohmann::json& json) {
+    return json.is_object() &&
+           std::any_of(settings_table().begin(), settings_table().end(), [&](const Setting& s) { return json.contains(s.key); });
+}
+
+void validate(const Settings& s) {
+    for (const Setting& setting : settings_table()) setting.check(s);
+    if (s.in_channels == 2) throw InputError("--in-channels is 2 (images have 1 or 3). Give one of these, or --data.");
+    if (s.ema == 1) throw InputError("--ema is 1 (the average would never move). Give a value below 1, such as 0.999.");
+    if (!s.samples() && !s.classifies())
+        throw InputError("--p-x-weight and --p-y-given-x-weight are both 0 (there is nothing to train). Make one of them positive.");
+}
+
+std::string settings_page() {
+    std::string page =
+        "# Settings\n\n"
+        "Every hyper-parameter: its flag, and its key in a run's config.json, which is the flag's name with underscores. A default is that "
+        "of "
+        "the recipe `sada-jem`; where another recipe differs it is named.\n"
+        "Order of precedence: recipe, then `--config`, then flags. Flags marked \"also\" are the names of the authors' scripts.\n\n"
+        "This page is written by `jem_engine info --settings`.\n";
+    std::vector<std::string> groups;
+    for (const Setting& s : settings_table())
+        if (std::find(groups.begin(), groups.end(), s.group) == groups.end()) groups.push_back(s.group);
+    const auto cell = [](std::string text) {
+        for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
+        return text;
+    };
+    for (const std::string& group : groups) {
+        page += "\n## " + group + "\n\n| flag | values | default | meaning |\n|---|---|---|---|\n";
+        for (const Setting& s : settings_table()) {
+            if (s.group != group) continue;
+            std::string also;
+            for (const std::string& alias : s.aliases) also += (also.empty() ? "; also `" : ", `") + alias + "`";
+            page += "| `" + s.flag() + "` | " + cell(s.values) + " | " + cell(s.default_text()) + " | " + cell(s.help) + also + " |\n";
+        }
+    }
+    return page;
+}
+
+}  // namespace jem

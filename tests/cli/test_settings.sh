@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Settings from outside: which of recipe, configuration and flags wins, what a value means, and what a run keeps for later.
+# Called by tools/test as `bash test_settings.sh PROGRAM` in an empty folder.
+set -uo pipefail
+export LC_ALL=C
+
+program=${1:-${JEM_ENGINE:?}}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+failures=0
+fail() {
+    failures=$((failures + 1))
+    printf 'FAILED: %s\n' "$1"
+    [[ ! -s ${2:-} ]] || sed 's/^/    /' "$2" | head -n 8
+}
+run() { # CODE ARGUMENTS...
+    local wanted=$1 code=0
+    shift
+    timeout 60 "$program" "$@" >out 2>err </dev/null || code=$?
+    [[ $code == "$wanted" ]] && return
+    fail "exit code $code in place of $wanted: jem_engine $*" err
+    return 1
+}
+refused() { # PATTERN ARGUMENTS...
+    local pattern=$1
+    shift
+    run 2 "$@" || return
+    [[ $(grep -c '^error: ' err) == 1 ]] || fail "not one error: jem_engine $*" err
+    grep -q -e "$pattern" err || fail "the error does not say \"$pattern\": jem_engine $*" err
+}
+says() { grep -q -e "$1" err || fail "nothing says \"$1\"" err; }
+silent() { ! grep -q -e "$1" err || fail "\"$1\" is said" err; }
+value() { sed -n "s/^  \"$2\": \(.*[^,]\),\{0,1\}$/\1/p" "$1/config.json"; } # FOLDER KEY
+has() {                                                                    # FOLDER KEY VALUE
+    [[ $(value "$1" "$2") == "$3" ]] || fail "$2 in $1 is $(value "$1" "$2"), not $3"
+}
+
+# --- the page of settings -----------------------------------------------------------------------------------------------------------
+run 0 info --settings
+cmp -s out "$root/docs/settings.md" || fail 'docs/settings.md is not what jem_engine info --settings writes'
+run 0 train --help
+grep -A1 -e '^ *--reinit-freq' out | tr -s ' \n' ' ' | grep -q '0 to 1; default: 0.05' || fail '--help shows no range and default' out
+run 0 --help
+
+# --- a small data set ---------------------------------------------------------------------------------------------------------------
+u32() { printf '%b' "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 >> 24)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255)))"; }
+mkdir data cifar100
+for set in train:64 t10k:32; do
+    n=${set#*:}
+    { u32 2051 && u32 "$n" && u32 28 && u32 28 && yes 'a chain of images' | head -c $((n * 784)); } >"data/${set%:*}-images-idx3-ubyte"
+    { u32 2049 && u32 "$n" && for ((i = 0; i < n; ++i)); do printf '%b' "\\x0$((i % 10))"; done; } >"data/${set%:*}-labels-idx1-ubyte"
+done
+for file in train test; do head -c $((32 * 3074)) /dev/zero >cifar100/$file.bin; done
+small=(--depth 10 --width 1 --batch-size 8 --gen-batch-size 8 --buffer-size 20 --threads 1 --quiet)
+mnist=(--data mnist --data-dir data "${small[@]}")
+begin() { run 0 train --recipe sada-jem "${mnist[@]}" --iterations 0 --out "$@"; } # FOLDER FLAGS...
+wrong() { refused "$1" train --recipe sada-jem "${mnist[@]}" --iterations 0 --out never "${@:2}"; }
+
+# --- an empty value is nothing, and a number is what it looks like -------------------------------------------------------------------
+for flag in lr sgld-steps rho n-valid iterations seed split-seed threads data data-dir lr-milestones precision n_steps; do
+    wrong "--$flag" "--$flag" ''
+    wrong "--$flag" "--$flag="
+done
+for flag in lr threads seed sgld-steps; do for text in 0x10 1,5 10x nan; do wrong "--$flag" "--$flag" $text; done; done
+wrong '--sgld-steps is "1e3"' --sgld-steps 1e3
+for empty in 'count' 'steps' 'class' 'sheet'; do refused "--$empty" sample --checkpoint none.safetensors "--$empty" ''; done
+refused '--count' sample --checkpoint none.safetensors --count 0x10
+refused '--repeat' bench --repeat ''
+[[ ! -e never ]] || fail 'a refused command made its folder'
+
+# --- recipe < --config < flags ------------------------------------------------------------------------------------------------------
+echo '{"recipe": "softmax", "data": "mnist", "lr": 0.3, "momentum": 0.5}' >softmax.json
+run 0 train --config softmax.json --data-dir data "${small[@]}" --iterations 0 --momentum 0.6 --out softmax
+for pair in 'recipe "softmax"' 'p_x_weight 0.0' 'sam "none"' 'sgld_steps 0' 'lr 0.3' 'momentum 0.6'; do has softmax "${pair% *}" "${pair#* }"; done
+refused '--recipe sada-jem beside --config' train --config softmax.json --recipe sada-jem --data-dir data "${small[@]}" --out never
+run 0 train --config softmax.json --recipe softmax --data-dir data "${small[@]}" --iterations 0 --out both
+echo '{"learning_rate": 1}' >unknown.json
+refused '"learning_rate" in unknown.json' train --config unknown.json --out never
+echo '{"lr": "1"}' >type.json
+refused '"lr" in type.json' train --config type.json --out never
+refused 'No such file' train --config missing.json --out never
+
+# --- what a run keeps -----------------------------------------------------------------------------------------------------------------
+begin run --n-valid 8 --seed 3
+has run split_seed 3
+has run input_noise_on '"generative"'
+[[ $(value run data_dir) == "\"$PWD/data\"" ]] || fail "data_dir is $(value run data_dir), not absolute"
+(mkdir -p elsewhere && cd elsewhere && timeout 60 "$program" train --resume --out ../run --threads 1 --quiet >/dev/null 2>../err) ||
+    fail 'a run does not go on from another folder' err
+refused '--lr is -1' train --recipe sada-jem "${mnist[@]}" --lr -1 --out run
+refused '--num-classes' train --recipe sada-jem "${mnist[@]}" --num-classes 5 --out run
+refused 'depth is 27' train --recipe sada-jem "${mnist[@]}" --depth 27 --out run
+refused 'already holds a run' train --recipe sada-jem "${mnist[@]}" --out run
+refused '--num-classes' plan --recipe sada-jem --data mnist --num-classes 5
+
+# --- resuming: the images held out stay, and no configuration is ignored ----------------------------------------------------------------
+run 0 train --resume --out run --seed 4 --threads 1 --quiet
+has run split_seed 3
+has run seed 4
+refused '--split-seed is 4' train --resume --out run --split-seed 4
+refused '--n-valid is 9' train --resume --out run --n-valid 9
+run 0 train --resume --out run --config run/config.json --threads 1 --quiet
+echo '{"lr": 0.3}' >lr.json
+refused 'beside --resume: its lr is 0.3' train --resume --out run --config lr.json
+sed '/"split_seed"/d; /"input_noise_on"/d' run/config.json >old.json && cp -r run old && cp old.json old/config.json
+run 0 train --resume --out old --threads 1 --seed 9 --quiet # a run of before these settings were there
+has old split_seed 4
+has old input_noise_on '"both"'
+
+nll() { run 0 evaluate --checkpoint "$1/checkpoints/last.safetensors" --split valid --metrics nll --threads 1 --quiet --json && grep -o '"nll":[^,]*' out; }
+begin split --n-valid 8 --seed 3 && first=$(nll split)
+begin other --n-valid 8 --seed 3 --split-seed 5
+[[ $(nll other) != "$first" ]] || fail 'another --split-seed holds out the same images'
+run 0 train --resume --out split --seed 4 --threads 1 --quiet
+[[ $(nll split) == "$first" ]] || fail 'after --resume --seed other images are held out'
+
+# --- the rate of CIFAR-100 ----------------------------------------------------------------------------------------------------------
+cifar=(train --recipe sada-jem --data cifar100 --data-dir cifar100 "${small[@]}" --init uniform --iterations 0)
+run 0 "${cifar[@]}" --out c100 && has c100 lr 0.01
+run 0 "${cifar[@]}" --lr 0.2 --out c100given && has c100given lr 0.2
+has run lr 0.1
+
+# --- the authors' names -------------------------------------------------------------------------------------------------------------
+begin theirs --n_steps 2 --sgld_lr 0.5 --sgld_std 0.01 --reinit_freq 0.1 --buffer_size 30 --warmup_iters -1 --n_epochs 3 --weight_decay 0.001 \
+    --decay_epochs 60 90 --decay_rate 0.3 0.3 --n_valid 8 --sigma 0.03 --init gm --sgld-step-size 0.6
+for pair in 'sgld_steps 2' 'sgld_step_size 0.6' 'sgld_noise 0.01' 'reinit_freq 0.1' 'buffer_size 30' 'warmup_iterations 0' 'epochs 3' \
+    'weight_decay 0.001' 'lr_decay 0.3' 'n_valid 8' 'input_noise 0.03' 'init "informative"'; do has theirs "${pair% *}" "${pair#* }"; done
+tr -d ' \n' <theirs/config.json | grep -q '"lr_milestones":\[60,90\]' || fail 'two epochs, not two milestones' theirs/config.json
+begin order --sgld-step-size 0.6 --sgld_lr 0.5 && has order sgld_step_size 0.5 # of two names the last counts
+begin commas --decay_epochs 60,90 && tr -d ' \n' <commas/config.json | grep -q '"lr_milestones":\[60,90\]' || fail 'commas do not part milestones'
+begin rho --rho 0.5 && says '--rho 0.5: .*ASAM'
+begin rho2 --rho 0.5 --sam sam && silent ASAM
+begin rho3 --rho 0.4 && silent ASAM
+begin px --px 0.5 --pyx 2 --l2_coeff 0.1 && says '--px 0.5: ' && says '--pyx 2: ' && says '--l2_coeff 0.1: '
+begin px1 --px 1 --pyx 1 --l2_coeff 0 && silent 'authors'
+begin own --p-x-weight 0.5 && silent 'authors'
+wrong '--gen-batch-size' --batch_size 64
+wrong '--decay_rate' --decay_rate 0.3 0.2
+wrong '--iterations' --iterations -1
+wrong '--in_steps' --in_steps 5
+
+((failures == 0)) || { echo "$failures failures" && exit 1; }
