@@ -19,6 +19,7 @@ public:
     // Its classes are those that have images, in their order: a class without any has no Gaussian to start a chain from.
     ResidentImages view();
 
+    size_t num_labels() const { return start_classes_.size(); }  // one where classes are merged; after upload
     // The number among view()'s classes of a label; -1 where no image has it. After upload.
     int32_t start_class(int64_t label) const { return start_classes_[static_cast<size_t>(merged_ ? 0 : label)]; }
 

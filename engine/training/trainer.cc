@@ -22,14 +22,12 @@ TrainingIteration::DataSource source_of(const ImageSet& images) {
 }
 
 // "class 9 (ankle boot)", "classes 3 (dress), 9 (ankle boot)"; empty where every class has images.
-std::string text_of_classes_without(const ImageSet& images) {
-    std::vector<int64_t> counts(static_cast<size_t>(images.num_classes));
-    for (const int32_t label : images.labels) ++counts[static_cast<size_t>(label)];
+std::string text_of_classes_without_images(const ImageStore& store, const std::vector<std::string>& names) {
     std::string text;
-    for (size_t c = 0; c < counts.size(); ++c) {
-        if (counts[c] > 0) continue;
+    for (size_t c = 0; c < store.num_labels(); ++c) {
+        if (store.start_class(static_cast<int64_t>(c)) >= 0) continue;
         text += (text.empty() ? "" : ", ") + std::to_string(c);
-        if (c < images.class_names.size()) text += " (" + images.class_names[c] + ")";
+        if (c < names.size()) text += " (" + names[c] + ")";
     }
     if (text.empty()) return text;
     return (text.find(", ") == std::string::npos ? "class " : "classes ") + text;
@@ -82,7 +80,6 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     parts_.memory.allocate();
     iteration_.images().upload(train);
-    classes_without_images_ = text_of_classes_without(train);
     iteration_.record();
 }
 
@@ -126,8 +123,9 @@ void Trainer::start_or_resume_alone(bool resume) {
                                      [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });
         }
     }
-    if (buffer && settings_.init == StartForm::informative && !classes_without_images_.empty())
-        observer_.message("No chain starts from " + classes_without_images_ + " (the training set has no image of it).");
+    const std::string without = text_of_classes_without_images(iteration_.images(), held_out_.class_names);
+    if (buffer && settings_.init == StartForm::informative && !without.empty())
+        observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     folder_.cut_metrics(progress_.iteration);
     folder_.write_config(settings_);
 }

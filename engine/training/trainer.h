@@ -87,7 +87,6 @@ private:
     TrainingObserver& observer_;
     TrainingParts parts_;
     TrainingIteration& iteration_ = parts_.iteration;
-    std::string classes_without_images_;  // for people
     int64_t iterations_per_epoch_ = 0, total_ = 0;
     Communicator& ranks_;
     RunProgress progress_;
