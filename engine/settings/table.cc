@@ -209,16 +209,6 @@ Setting split_seed(const Row& row) {
     return s;
 }
 
-std::vector<std::string> parts_of(const std::string& text) {
-    std::vector<std::string> parts;
-    for (size_t begin = 0; begin <= text.size();) {
-        const size_t end = std::min(text.find(',', begin), text.size());
-        parts.push_back(text.substr(begin, end - begin));
-        begin = end + 1;
-    }
-    return parts;
-}
-
 Setting milestones(const Row& row) {
     Setting s = named(row, "1 to 1000000000 each, by commas or spaces, or none");
     s.form = Setting::Form::list;
@@ -233,7 +223,7 @@ Setting milestones(const Row& row) {
     };
     s.parse = [check](Settings& of, const std::string& flag, const std::string& text) {
         of.lr_milestones.clear();
-        for (const std::string& part : text == "none" ? std::vector<std::string>{} : parts_of(text)) {
+        for (const std::string& part : text == "none" ? std::vector<std::string>{} : comma_parts(text)) {
             int64_t epoch = 0;
             if (!read_whole(part, epoch))
                 throw InputError(flag + " is \"" + text + "\" (whole numbers with commas between them are expected). Give 60,120,180.");
@@ -260,7 +250,7 @@ Setting lr_decay(const Row& row) {
     Setting s = number(row, &Settings::lr_decay, {0, 1});
     s.form = Setting::Form::list;
     s.parse = [](Settings& of, const std::string& flag, const std::string& text) {
-        const std::vector<std::string> parts = flag == "--decay_rate" ? parts_of(text) : std::vector<std::string>{text};
+        const std::vector<std::string> parts = flag == "--decay_rate" ? comma_parts(text) : std::vector<std::string>{text};
         of.lr_decay = real(flag, parts[0]);
         for (const std::string& part : parts)
             if (real(flag, part) != of.lr_decay)
@@ -369,6 +359,16 @@ std::string as_flag_value(const Json& value) {
 
 }  // namespace
 
+std::vector<std::string> comma_parts(const std::string& text) {
+    std::vector<std::string> parts;
+    for (size_t begin = 0; begin <= text.size();) {
+        const size_t end = std::min(text.find(',', begin), text.size());
+        parts.push_back(text.substr(begin, end - begin));
+        begin = end + 1;
+    }
+    return parts;
+}
+
 bool read_whole_number(const std::string& text, int64_t& value) { return read_whole(text, value); }
 bool read_whole_number(const std::string& text, uint64_t& value) { return read_whole(text, value); }
 
@@ -412,9 +412,8 @@ void validate(const Settings& s) {
 std::string settings_page() {
     std::string page =
         "# Settings\n\n"
-        "Every hyper-parameter: its flag, and its key in a run's config.json, which is the flag's name with underscores. A default is that "
-        "of "
-        "the recipe `sada-jem`; where another recipe differs it is named.\n"
+        "Every hyper-parameter: its flag, and its key in a run's config.json, which is the flag's name with underscores. "
+        "A default is that of the recipe `sada-jem`; where another recipe differs it is named.\n"
         "Order of precedence: recipe, then `--config`, then flags. Flags marked \"also\" are the names of the authors' scripts.\n\n"
         "This page is written by `jem_engine info --settings`.\n";
     std::vector<std::string> groups;

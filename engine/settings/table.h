@@ -46,6 +46,9 @@ bool holds_settings(const nlohmann::json& json);
 // The table as a page of Markdown.
 std::string settings_page();
 
+// What stands between the commas of a text; an empty text is one empty part.
+std::vector<std::string> comma_parts(const std::string& text);
+
 // The whole number that a text is, decimal digits alone; false for anything else.
 bool read_whole_number(const std::string& text, int64_t& value);
 bool read_whole_number(const std::string& text, uint64_t& value);

@@ -14,6 +14,7 @@
 #include "data/is_there.h"
 #include "engine/files/output_file.h"
 #include "engine/run/run_folder.h"
+#include "engine/settings/table.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
 
@@ -36,13 +37,10 @@ struct EvaluateOptions {
 std::set<std::string> chosen_metrics(const std::string& text) {
     static const std::set<std::string> available = {"accuracy", "nll", "ece"};
     std::set<std::string> chosen;
-    for (size_t begin = 0; begin <= text.size();) {
-        const size_t end = std::min(text.find(',', begin), text.size());
-        const std::string name = text.substr(begin, end - begin);
+    for (const std::string& name : comma_parts(text)) {
         if (!available.contains(name))
             throw InputError("There is no metric \"" + name + "\" in this build (available: accuracy, nll, ece). Choose among these.");
         chosen.insert(name);
-        begin = end + 1;
     }
     return chosen;
 }
@@ -53,7 +51,7 @@ std::filesystem::path folder_in_run(const Checkpoint& checkpoint) {
     if (checkpoint.bare || checkpoints.filename() != "checkpoints") return {};
     const RunFolder run{std::filesystem::path(checkpoint.path).parent_path() / ".."};
     if (!run.has_config()) return {};
-    return (std::filesystem::path(checkpoint.path).parent_path() / ".." / "evaluation" / file.stem()).lexically_normal();
+    return (run.root() / "evaluation" / file.stem()).lexically_normal();
 }
 
 // Where files go; empty: nowhere. A run's folder need not be writable unless it was asked for by --out.
