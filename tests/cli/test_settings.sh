@@ -42,13 +42,8 @@ grep -A1 -e '^ *--reinit-freq' out | tr -s ' \n' ' ' | grep -q '0 to 1; default:
 run 0 --help
 
 # --- a small data set ---------------------------------------------------------------------------------------------------------------
-u32() { printf '%b' "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 >> 24)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255)))"; }
-mkdir data cifar100
-for set in train:64 t10k:32; do
-    n=${set#*:}
-    { u32 2051 && u32 "$n" && u32 28 && u32 28 && yes 'a chain of images' | head -c $((n * 784)); } >"data/${set%:*}-images-idx3-ubyte"
-    { u32 2049 && u32 "$n" && for ((i = 0; i < n; ++i)); do printf '%b' "\\x0$((i % 10))"; done; } >"data/${set%:*}-labels-idx1-ubyte"
-done
+. "$root/tests/made_images.sh"
+mkdir cifar100
 for file in train test; do head -c $((32 * 3074)) /dev/zero >cifar100/$file.bin; done
 small=(--depth 10 --width 1 --batch-size 8 --gen-batch-size 8 --buffer-size 20 --threads 1 --quiet)
 mnist=(--data mnist --data-dir data "${small[@]}")
