@@ -2,7 +2,6 @@
 // Step k + 1 overwrites what step k needed; no weight gradient exists.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "engine/network/network.h"
@@ -37,44 +36,6 @@ private:
     Options options_;
     int pass_;
     Slot samples_, gradient_, lse_, noise_;
-};
-
-// The replay buffer (Du & Mordatch 2019) and where fresh chains start. Every rank has all of it: the draw is of the whole job's chains, of
-// which a rank continues its own, and what all of them yield is written everywhere.
-class ReplayBuffer {
-public:
-    struct Options {
-        int64_t size = 0, chains = 0, pixels = 0, classes = 0;  // chains: this rank's
-        double reinit_freq = 0;
-        StartForm form = StartForm::informative;
-        int64_t largest_class = 0;  // images of it; 0 with the uniform start
-        uint64_t seed = 0;
-    };
-
-    ReplayBuffer(Device& device, Memory& memory, const Options& options);
-
-    Array images();  // R [size, pixels]
-    // Chains that continue an image drawn from the buffer, or start afresh with probability reinit_freq.
-    void draw(Array chains, const ResidentImages& images, const IterationState* state);
-    // Writes them back where they were drawn.
-    void store(Array chains, const IterationState* state);
-    // Fills the buffer class by class, size / classes each, the first classes one more where it does not divide.
-    // Queues and waits, piece by piece; progress is told the number of images done. Not to be recorded.
-    void fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress);
-    // Fresh chains of the given classes, count(classes) <= chains, into x; first_chain numbers them among all draws.
-    void start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state);
-    Array index();  // i32 [chains of the job]
-    Array fresh();  // i32 [chains of the job]
-
-private:
-    Array weights(int64_t chains);
-
-    Device& device_;
-    Memory& memory_;
-    Options options_;
-    int64_t job_chains_;
-    Slot images_, index_, fresh_, weights_;
-    Slot all_chains_;  // with several ranks
 };
 
 }  // namespace jem

@@ -12,6 +12,7 @@
 
 #include "engine/network/parameters.h"
 #include "engine/sampling/image_store.h"
+#include "engine/sampling/replay_buffer.h"
 #include "engine/sampling/sampler.h"
 #include "engine/settings/settings.h"
 

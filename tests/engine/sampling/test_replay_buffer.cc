@@ -1,5 +1,5 @@
-// The sampler and the replay buffer: what is left alone, what is filled, drawn and stored, where fresh chains start.
-#include "engine/sampling/sampler.h"
+// The replay buffer and what chains leave alone: what is filled, drawn and stored, where fresh chains start.
+#include "engine/sampling/replay_buffer.h"
 
 #include <doctest/doctest.h>
 
