@@ -50,6 +50,21 @@ JEM_HD inline int64_t reflected(int64_t i, int64_t size) {
     return i >= size ? 2 * (size - 1) - i : i;
 }
 
+// A byte as the network sees it, in [-1, 1].
+template <class R>
+JEM_HD R pixel_value(uint8_t byte) {
+    return static_cast<R>(byte) / R(255) * R(2) - R(1);
+}
+
+// One item is one value: whole images, as they are.
+template <class R>
+struct PixelValues {
+    R* values;
+    const uint8_t* bytes;
+
+    JEM_HD void operator()(int64_t i) const { values[i] = pixel_value<R>(bytes[i]); }
+};
+
 // Item (n, y, x, c): the pixel, reflected where the crop leaves the image (which has more than 4 rows and columns), plus noise.
 template <class R>
 struct CropFlip {
@@ -73,7 +88,7 @@ struct CropFlip {
         // The crop comes first, then the flip.
         if (draw.flip != 0) from_column = reflected(width - 1 - column + draw.dx, width);
         const uint8_t byte = images[((static_cast<int64_t>(draw.index) * height + from_row) * width + from_column) * channels + c];
-        R value = static_cast<R>(byte) / R(255) * R(2) - R(1);
+        R value = pixel_value<R>(byte);
         if (noise > 0) {
             const Normal4 z =
                 normals_of(random4(seed, noise_stream, state->iteration, noise_salt, static_cast<uint64_t>((first + item) / 4)));

@@ -133,6 +133,8 @@ public:
     // draws is ImageDraw [batch] as bytes.
     virtual void draw_images(Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& draw) = 0;
     virtual void crop_flip(Array x, Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& draw) = 0;
+    // x R, in [-1, 1], of the same number of u8
+    virtual void pixel_values(Array x, Array bytes) = 0;
     virtual void gather_labels(Array labels, Array draws, const ResidentImages& images) = 0;
 
     // Parameters, flat R [P] ----------------------------------------------------------------------------------------------

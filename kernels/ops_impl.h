@@ -312,6 +312,9 @@ public:
                                    .noise_salt = d.noise_salt,
                                    .seed = d.seed});
     }
+    void pixel_values(Array x, Array bytes) override {
+        exec_.for_each("pixel_values", x.count, PixelValues<R>{x.as<R>(), bytes.as<uint8_t>()});
+    }
     void gather_labels(Array labels, Array draws, const ResidentImages& images) override {
         exec_.for_each("gather_labels", labels.count,
                        GatherLabels{labels.as<int32_t>(), images.labels.as<int32_t>(), static_cast<const ImageDraw*>(draws.data)});

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "data/input_error.h"
+#include "engine/evaluation/classification.h"
 #include "engine/settings/schedule.h"
 
 namespace jem {
@@ -52,10 +53,11 @@ const TrainingIteration::DataSource& checked(const Settings& s, const TrainingIt
 TrainingParts::TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train,
                              int64_t held_out)
     : memory(device),
-      evaluator(device, memory, network, {held_out}, train.shape),
+      predictor(device, memory, network, {.height = train.shape.height, .width = train.shape.width, .channels = train.shape.channels},
+                held_out),
       iteration(device, memory, network, settings, checked(settings, train)) {
     work = iteration.plan();
-    memory.plan([&] { evaluator.plan(evaluation_memory()); });
+    memory.plan([&] { predictor.plan(evaluation_memory()); });
     memory.pack();
 }
 
@@ -254,8 +256,9 @@ double Trainer::evaluate() {
         line_ = nullptr;
         return -1;
     }
-    const Predictions p = parts_.evaluator.predict(held_out_, parts_.evaluation_memory(),
-                                                   [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
+    Predictions p = parts_.predictor.predict(held_out_.count(), parts_.predictor.bytes(held_out_.pixels), parts_.evaluation_memory(),
+                                             [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
+    p.labels = held_out_.labels;
     const double value = accuracy(p);
     if (!line_.is_null()) {
         line_[held_out_name_ + "_accuracy"] = value;

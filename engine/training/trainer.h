@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "engine/evaluation/evaluation.h"
+#include "engine/network/predictor.h"
 #include "engine/run/run_folder.h"
 #include "engine/training/iteration.h"
 
@@ -36,7 +36,7 @@ struct TrainingParts {
     NetworkMemory evaluation_memory();
 
     Memory memory;
-    Evaluator evaluator;  // before the iteration, which builds the network
+    Predictor predictor;  // before the iteration, which builds the network
     TrainingIteration iteration;
     std::vector<std::pair<Phase, WorkReport>> work;  // of one iteration
 };

@@ -1,17 +1,14 @@
 // jem_engine evaluate
-#include "engine/evaluation/evaluation.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <iterator>
-#include <set>
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "engine/evaluation/metric.h"
 #include "engine/files/output_file.h"
 #include "engine/run/run_folder.h"
 #include "engine/settings/table.h"
@@ -21,12 +18,9 @@
 namespace jem {
 namespace {
 
-constexpr std::array kCalibrationBins = {15, 20};
 constexpr const char* kResultFile = "evaluation.json";
 // Results of one checkpoint that agree in these belong together.
 constexpr const char* kIdentity[] = {"iteration", "weights", "data", "split", "images"};
-
-std::string reliability_file(int bins) { return fmt::format("reliability_{}.csv", bins); }
 
 struct EvaluateOptions {
     CommonOptions common;
@@ -34,14 +28,9 @@ struct EvaluateOptions {
     std::string checkpoint, metrics = "accuracy,nll,ece", weights = "last", split = "auto", out;
 };
 
-std::set<std::string> chosen_metrics(const std::string& text) {
-    static const std::set<std::string> available = {"accuracy", "nll", "ece"};
-    std::set<std::string> chosen;
-    for (const std::string& name : comma_parts(text)) {
-        if (!available.contains(name))
-            throw InputError("There is no metric \"" + name + "\" in this build (available: accuracy, nll, ece). Choose among these.");
-        chosen.insert(name);
-    }
+std::vector<Metric> chosen_metrics(const std::string& text) {
+    std::vector<Metric> chosen;
+    for (const std::string& name : comma_parts(text)) chosen.push_back(metric(name));
     return chosen;
 }
 
@@ -67,7 +56,8 @@ std::filesystem::path output_folder(const EvaluateOptions& o, const Checkpoint& 
         return {};
     }
     std::vector<NamedPath> outputs = {{"--out", folder / kResultFile}};
-    for (const int bins : kCalibrationBins) outputs.push_back({"--out", folder / reliability_file(bins)});
+    for (const Metric& m : metrics())
+        for (const std::string& file : m.file_names) outputs.push_back({"--out", folder / file});
     check_outputs(outputs, {{"--checkpoint", o.checkpoint}});
     return folder;
 }
@@ -102,21 +92,10 @@ bool on_held_out(const EvaluateOptions& o, const Settings& s) {
     return o.split == "valid" || (o.split == "auto" && held_out);
 }
 
-std::string reliability_csv(const Predictions& p, int bins) {
-    std::string csv = "lower,upper,count,confidence,accuracy\n";
-    int index = 0;
-    for (const CalibrationBin& bin : calibration_bins(p, bins)) {
-        csv += fmt::format("{},{},{},", static_cast<double>(index) / bins, static_cast<double>(index + 1) / bins, bin.count);
-        csv += bin.count > 0 ? fmt::format("{},{}\n", bin.confidence, bin.accuracy) : ",\n";  // an empty bin has no means
-        ++index;
-    }
-    return csv;
-}
-
 int evaluate(const EvaluateOptions& o) {
     if (o.checkpoint.empty())
         throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
-    const std::set<std::string> metrics = chosen_metrics(o.metrics);
+    const std::vector<Metric> chosen = chosen_metrics(o.metrics);
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
     const bool valid = on_held_out(o, s);
@@ -130,18 +109,20 @@ int evaluate(const EvaluateOptions& o) {
 
     const auto network = make_network(s);
     Memory memory(*device);
-    Evaluator evaluator(*device, memory, *network, {images.count()}, known_shape(s.data));
+    Predictor predictor(*device, memory, *network, {.height = images.height, .width = images.width, .channels = images.channels},
+                        images.count());
     Parameters parameters(*device, memory, *network, {});
     network->build(*device, memory, s.conv_algorithm);
     const auto network_memory = [&] {
         return NetworkMemory{.weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics()};
     };
-    memory.plan([&] { evaluator.plan(network_memory()); });
+    memory.plan([&] { predictor.plan(network_memory()); });
     memory.allocate();
     load_weights(parameters, *network, checkpoint, o.weights);
     const auto start = std::chrono::steady_clock::now();
-    const Predictions p =
-        evaluator.predict(images, network_memory(), [&](int64_t done) { console.progress("Evaluating", done, images.count()); });
+    Predictions p = predictor.predict(images.count(), predictor.bytes(images.pixels), network_memory(),
+                                      [&](int64_t done) { console.progress("Evaluating", done, images.count()); });
+    p.labels = images.labels;
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const double logit : p.logits)
         if (!std::isfinite(logit))
@@ -154,20 +135,19 @@ int evaluate(const EvaluateOptions& o) {
                                    {"split", valid ? "valid" : "test"},
                                    {"images", images.count()}};
     if (const std::optional<int64_t> iteration = iteration_of(checkpoint.file)) json["iteration"] = *iteration;
-    if (metrics.contains("accuracy")) json["accuracy"] = accuracy(p);
-    if (metrics.contains("accuracy") || metrics.contains("nll")) json["nll"] = negative_log_likelihood(p);
-    if (metrics.contains("ece"))
-        for (const int bins : kCalibrationBins) json[fmt::format("ece_{}", bins)] = expected_calibration_error(p, bins);
-    if (!out.empty()) {
-        if (metrics.contains("ece"))
-            for (const int bins : kCalibrationBins) write_file(out / reliability_file(bins), reliability_csv(p, bins));
-        join_results(out / kResultFile, json, console);
+    nlohmann::ordered_json values;
+    for (const Metric& m : chosen) {
+        const MetricResult result = m.measure(p);
+        values.update(result.values);
+        for (const auto& [name, text] : result.files)
+            if (!out.empty()) write_file(out / name, text);
     }
+    json.update(values);
+    if (!out.empty()) join_results(out / kResultFile, json, console);
     if (!o.common.json) {
         fmt::print("checkpoint  {} ({} weights)\n", o.checkpoint, o.weights);
         fmt::print("data        {}, {} {}\n", s.data, images.count(), valid ? "images held out of the training set" : "test images");
-        for (const char* name : {"accuracy", "nll", "ece_15", "ece_20"})
-            if (json.contains(name)) fmt::print("{:<11} {:.4f}\n", name, json[name].get<double>());
+        for (const auto& [name, value] : values.items()) fmt::print("{:<11} {:.4f}\n", name, value.get<double>());
         if (!out.empty()) fmt::print("written     {}\n", out.string());
     }
     json["seconds"] = seconds;  // of the predictions; not in the file, which repeats byte for byte
@@ -181,9 +161,9 @@ Command add_evaluate(CLI::App& app) {
     auto o = std::make_shared<EvaluateOptions>();
     constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
     app.add_option("--checkpoint", o->checkpoint, "Weights and running statistics")->multi_option_policy(last);
-    app.add_option("--metrics", o->metrics, "What to measure: accuracy, nll, ece, joined by commas")
-        ->capture_default_str()
-        ->multi_option_policy(last);
+    std::string help = "What to measure, joined by commas";
+    for (const Metric& m : metrics()) help += (&m == &metrics().front() ? ": " : "; ") + m.name + " (" + m.help + ")";
+    app.add_option("--metrics", o->metrics, help)->capture_default_str()->multi_option_policy(last);
     app.add_option("--weights", o->weights, "The last ones, or their moving average")
         ->check(CLI::IsMember({"last", "ema"}))
         ->capture_default_str()

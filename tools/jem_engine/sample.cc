@@ -9,8 +9,8 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
-#include "engine/evaluation/evaluation.h"
 #include "engine/files/output_file.h"
+#include "engine/network/predictor.h"
 #include "engine/training/iteration.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
@@ -123,7 +123,7 @@ private:
     std::unique_ptr<Device> device_;
     std::unique_ptr<Network> network_;
     std::unique_ptr<Memory> memory_;
-    std::unique_ptr<Evaluator> evaluator_;
+    std::unique_ptr<Predictor> predictor_;
     std::unique_ptr<Sampler> sampler_;
     std::unique_ptr<ImageStore> images_;
     std::unique_ptr<ReplayBuffer> starts_;
@@ -162,10 +162,10 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     shape.channels = static_cast<int>(s_.in_channels);
     shape.height = shape.width = static_cast<int>(s_.image_size);
     shape.num_classes = static_cast<int>(s_.num_classes);
-    std::vector<int64_t> counts = {chains_};
     const bool choose_by_logits = buffer && (o_.label || o_.pick != "random");
-    if (choose_by_logits) counts.push_back(limit_);
-    evaluator_ = std::make_unique<Evaluator>(*device_, *memory_, *network_, counts, shape);
+    predictor_ = std::make_unique<Predictor>(
+        *device_, *memory_, *network_, Predictor::ImageSize{.height = s_.image_size, .width = s_.image_size, .channels = s_.in_channels},
+        choose_by_logits ? std::max(limit_, chains_) : chains_);
     sampler_ = std::make_unique<Sampler>(
         *device_, *network_, *memory_,
         Sampler::Options{.name = "sampling",
@@ -196,7 +196,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
         if (starts_) starts_->start(sampler_->samples(), starts_->fresh(), 0, images_->view(), state());
         if (steps_ > 0) sampler_->step(network_memory(), state());
     });
-    memory_->plan([&] { evaluator_->plan(network_memory()); });
+    memory_->plan([&] { predictor_->plan(network_memory()); });
     memory_->allocate();
     load_weights(*parameters_, *network_, checkpoint, o_.weights);
     if (train.count() > 0) images_->upload(train);
@@ -226,8 +226,8 @@ void SampleRun::choose_from_buffer() {
         return;
     }
     std::vector<std::pair<int64_t, double>> found;  // index, LSE
-    for (int64_t first = 0; first < n; first += Evaluator::kBatch) {
-        std::vector<int64_t> indices(static_cast<size_t>(std::min(Evaluator::kBatch, n - first)));
+    for (int64_t first = 0; first < n; first += predictor_->batch()) {
+        std::vector<int64_t> indices(static_cast<size_t>(std::min(predictor_->batch(), n - first)));
         std::iota(indices.begin(), indices.end(), first);
         const std::vector<Sample> samples = describe(from_buffer(indices));
         for (size_t i = 0; i < samples.size(); ++i)
@@ -263,7 +263,7 @@ void SampleRun::start(int64_t batch) {
 }
 
 std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
-    const Predictions p = evaluator_->predict(pixels, network_memory());
+    const Predictions p = predictor_->predict(static_cast<int64_t>(pixels.size()) / pixels_, predictor_->values(pixels), network_memory());
     std::vector<Sample> out;
     for (int64_t n = 0; n < p.count(); ++n) {
         out.push_back(described({pixels.begin() + n * pixels_, pixels.begin() + (n + 1) * pixels_},

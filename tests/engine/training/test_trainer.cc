@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/evaluation/classification.h"
 #include "engine/settings/schedule.h"
 #include "tests/check.h"
 #include "tests/engine/training/golden.h"
@@ -710,14 +711,7 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
             WideResNet network(network_settings(s));
             Memory memory(*device);
             const ImageSet held_out = images(130, 2);
-            Evaluator evaluator(*device, memory, network, {held_out.count()},
-                                {.channels = kChannels,
-                                 .height = kSide,
-                                 .width = kSide,
-                                 .num_classes = kClasses,
-                                 .num_train = 0,
-                                 .num_test = 0,
-                                 .flip = false});
+            Predictor predictor(*device, memory, network, {.height = kSide, .width = kSide, .channels = kChannels}, held_out.count());
             Parameters parameters(*device, memory, network, {});
             network.build(*device, memory, s.conv_algorithm);
             const auto view = [&] {
@@ -726,12 +720,14 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
             };
             memory.plan([&] {
                 network.prepare(parameters.weights());
-                evaluator.plan(view());
+                predictor.plan(view());
             });
             memory.allocate();
             parameters.load(SafetensorsFile::read(folder.path() / file), file, {"ema."});
             network.prepare(parameters.weights());
-            return accuracy(evaluator.predict(held_out, view(), nullptr));
+            Predictions p = predictor.predict(held_out.count(), predictor.bytes(held_out.pixels), view());
+            p.labels = held_out.labels;
+            return accuracy(p);
         };
         CHECK(evaluate(kFiles[1]) == run.result.accuracy);
         CHECK(evaluate(kFiles[2]) == run.result.best_accuracy);

@@ -1,15 +1,12 @@
 // Accuracy, likelihood and calibration against cases small enough to be worked out by hand.
-#include "engine/evaluation/evaluation.h"
+#include "engine/evaluation/classification.h"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <memory>
 #include <numeric>
 #include <vector>
 
-#include "engine/network/parameters.h"
-#include "models/wide_resnet.h"
 #include "tests/check.h"
 
 namespace jem {
@@ -127,56 +124,6 @@ TEST_CASE("a_diverged_network_is_still_counted") {
     int64_t count = 0;
     for (const CalibrationBin& bin : calibration_bins(p, 15)) count += bin.count;
     CHECK(count == 2);
-}
-
-TEST_CASE("evaluation_does_not_depend_on_how_a_set_falls_into_batches") {
-    // 203 images: two batches of 100 and one of 3; each image's logits are those it has alone.
-    constexpr int64_t kCount = 203;
-    const auto device = make_reference_device(DType::f64);
-    ImageSet images;
-    images.channels = 1;
-    images.height = images.width = 8;
-    images.num_classes = 4;
-    TestData data(8);
-    for (int64_t i = 0; i < kCount; ++i) images.labels.push_back(static_cast<int32_t>(i % 4));
-    for (int64_t i = 0; i < kCount * 64; ++i) images.pixels.push_back(static_cast<uint8_t>(data.index(256)));
-    const auto logits_of = [&](const ImageSet& set) {
-        WideResNet network({.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 4});
-        Memory memory(*device);
-        Parameters parameters(*device, memory, network, {});
-        Evaluator evaluator(*device, memory, network, {set.count()},
-                            {.channels = 1, .height = 8, .width = 8, .num_classes = 4, .num_train = 0, .num_test = 0, .flip = false});
-        network.build(*device, memory, ConvAlgorithm::direct);
-        const auto view = [&] {
-            return NetworkMemory{.weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics(), .state = nullptr};
-        };
-        memory.plan([&] {
-            network.prepare(parameters.weights());
-            evaluator.plan(view());
-        });
-        memory.allocate();
-        parameters.initialise(3);
-        network.prepare(parameters.weights());
-        int64_t told = 0;
-        Predictions p = evaluator.predict(set, view(), [&](int64_t done) { told = done; });
-        CHECK(told == set.count());
-        CHECK(p.labels == set.labels);
-        CHECK(p.classes == 4);
-        REQUIRE(static_cast<int64_t>(p.logits.size()) == 4 * set.count());
-        // Bytes and the values that they stand for are the same images.
-        std::vector<double> values;
-        for (const uint8_t byte : set.pixels) values.push_back(2.0 * (byte / 255.0) - 1.0);
-        check_equal("logits of values", evaluator.predict(values, view()).logits, p.logits);
-        return p.logits;
-    };
-    const Values all = logits_of(images);
-    for (const int64_t i : {int64_t{0}, int64_t{99}, int64_t{100}, int64_t{202}}) {
-        CAPTURE(i);
-        ImageSet one = images;
-        one.labels = {images.labels[static_cast<size_t>(i)]};
-        one.pixels.assign(images.pixels.begin() + i * 64, images.pixels.begin() + (i + 1) * 64);
-        check_close("logits", logits_of(one), Values(all.begin() + i * 4, all.begin() + (i + 1) * 4), {1e-13, 1e-13});
-    }
 }
 
 }  // namespace jem

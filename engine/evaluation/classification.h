@@ -1,0 +1,32 @@
+// p(y|x) of one image of a set, and what is known of a whole set by it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/network/predictor.h"
+
+namespace jem {
+
+struct Classified {
+    int64_t best = 0;           // the first of the largest logits
+    double confidence = 0;      // p(best|x)
+    double log_likelihood = 0;  // log p(label|x)
+
+    bool right(const Predictions& p, int64_t n) const { return best == p.labels[static_cast<size_t>(n)]; }
+};
+Classified classified(const Predictions& p, int64_t n);
+
+double accuracy(const Predictions& p);                 // in [0, 1]
+double negative_log_likelihood(const Predictions& p);  // mean, in nats
+
+struct CalibrationBin {
+    int64_t count = 0;
+    double confidence = 0, accuracy = 0;  // means within the bin
+};
+// Equal bins of the confidence max_y p(y|x); bin b holds (b/n, (b+1)/n] (Guo et al. 2017).
+std::vector<CalibrationBin> calibration_bins(const Predictions& p, int bins);
+// sum over bins of count / N * |accuracy - confidence|
+double expected_calibration_error(const Predictions& p, int bins);
+
+}  // namespace jem

@@ -1,0 +1,20 @@
+#include "data/input_error.h"
+#include "engine/evaluation/metric.h"
+
+namespace jem {
+
+const std::vector<Metric>& metrics() {
+    static const std::vector<Metric> all = {accuracy_metric(), likelihood_metric(), calibration_metric()};
+    return all;
+}
+
+const Metric& metric(const std::string& name) {
+    std::string known;
+    for (const Metric& m : metrics()) {
+        if (m.name == name) return m;
+        known += (known.empty() ? "" : ", ") + m.name;
+    }
+    throw InputError("There is no metric \"" + name + "\" in this build (available: " + known + "). Choose among these.");
+}
+
+}  // namespace jem

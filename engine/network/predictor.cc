@@ -1,0 +1,97 @@
+#include "engine/network/predictor.h"
+
+#include <algorithm>
+
+#include "engine/network/parameters.h"
+
+namespace jem {
+
+Predictor::Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, int64_t largest, Wants wants)
+    : device_(device), memory_(memory), network_(network), size_(size), batch_(std::min(kLargestBatch, largest)), wants_(wants) {
+    if (batch_ == 0) return;  // an empty set
+    const auto values = static_cast<size_t>(batch_ * size.pixels());
+    const size_t real = size_of(device.real_type());
+    const bool gradients = wants == Wants::gradients;
+    pass_ = network.add_pass({.name = "prediction of " + std::to_string(batch_),
+                              .batch = batch_,
+                              .norm = NormMode::running,
+                              .gradients = gradients ? Gradients::input : Gradients::none});
+    images_ = memory.transient("predicted images", values * real);
+    bytes_ = memory.transient("predicted images' bytes", values);
+    lse_ = memory.transient("predictions' lse", static_cast<size_t>(batch_) * real);
+    if (gradients) gradients_ = memory.transient("predicted images' gradient", values * real);
+}
+
+Tensor Predictor::images() {
+    return {memory_.at(images_), device_.real_type(), batch_, size_.channels, size_.height, size_.width, size_.channels};
+}
+
+void Predictor::plan(const NetworkMemory& memory) {
+    if (batch_ == 0) return;
+    const Tensor x = images();
+    device_.ops().pixel_values({x.data, x.type, x.count()}, {memory_.at(bytes_), DType::u8, x.count()});
+    queue(memory);
+}
+
+void Predictor::queue(const NetworkMemory& memory) {
+    Ops& ops = device_.ops();
+    const auto lse = [&] { return Array{memory_.at(lse_), device_.real_type(), batch_}; };
+    network_.forward(pass_, memory, images());
+    ops.log_sum_exp(lse(), network_.logits(pass_));
+    if (wants_ != Wants::gradients) return;
+    ops.energy_backward(network_.d_logits(pass_), network_.logits(pass_), lse(), memory.state, EnergyTerm::sampling, SamPass::at_weights, 1,
+                        0);
+    Tensor d_x = images();
+    d_x.data = memory_.at(gradients_);
+    network_.backward(pass_, memory, images(), &d_x);
+    network_.logits(pass_), lse();  // live until here
+}
+
+void Predictor::run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit) {
+    for (int64_t first = 0; first < count; first += batch_) {
+        const int64_t n = std::min(batch_, count - first);
+        const Array x{images().data, device_.real_type(), n * size_.pixels()};
+        source(x, first);
+        queue(memory);
+        device_.synchronize();
+        const Tensor logits = network_.logits(pass_);
+        Batch batch{.first = first,
+                    .count = n,
+                    .logits = {logits.data, logits.type, n * logits.c},
+                    .lse = {memory_.at(lse_), device_.real_type(), n},
+                    .gradients = {}};
+        if (wants_ == Wants::gradients) batch.gradients = {memory_.at(gradients_), device_.real_type(), x.count};
+        visit(batch);
+    }
+}
+
+Predictions Predictor::predict(int64_t count, const Source& source, const NetworkMemory& memory, const Progress& progress) {
+    Predictions out;
+    const auto append = [&](std::vector<double>& to, const Array& from) {
+        const std::vector<double> values = download_values(device_, from);
+        to.insert(to.end(), values.begin(), values.end());
+    };
+    run(count, source, memory, [&](const Batch& batch) {
+        out.classes = batch.logits.count / batch.count;
+        append(out.logits, batch.logits);
+        append(out.lse, batch.lse);
+        if (progress) progress(batch.first + batch.count);
+    });
+    return out;
+}
+
+Predictor::Source Predictor::bytes(std::span<const uint8_t> pixels) {
+    return [this, pixels](const Array& to, int64_t first) {
+        const Array staged{memory_.at(bytes_), DType::u8, to.count};
+        device_.upload(staged.data, pixels.data() + first * size_.pixels(), staged.bytes());
+        device_.ops().pixel_values(to, staged);
+    };
+}
+
+Predictor::Source Predictor::values(std::span<const double> pixels) {
+    return [this, pixels](const Array& to, int64_t first) {
+        upload_values(device_, to, pixels.subspan(static_cast<size_t>(first * size_.pixels()), static_cast<size_t>(to.count)));
+    };
+}
+
+}  // namespace jem

@@ -1,0 +1,79 @@
+// A network in use, with its running statistics: images in; logits, energies and the gradient at the images out. Evaluation, sampling and
+// every metric ask this.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "engine/network/network.h"
+
+namespace jem {
+
+// What the network says of a set of images, on the host.
+struct Predictions {
+    int64_t classes = 0;
+    std::vector<double> logits;   // [N, classes]
+    std::vector<double> lse;      // [N], LSE of the logits: minus the energy
+    std::vector<int32_t> labels;  // [N], the set's own; empty where nobody gave any
+
+    int64_t count() const { return classes > 0 ? static_cast<int64_t>(logits.size()) / classes : 0; }
+};
+
+class Predictor {
+public:
+    struct ImageSize {
+        int64_t height = 0, width = 0, channels = 0;
+        int64_t pixels() const { return height * width * channels; }
+    };
+    enum class Wants { logits, gradients };  // gradients: those of the images as well
+
+    // Of one batch, on the device, valid until the next one.
+    struct Batch {
+        int64_t first, count;  // numbers of its images
+        Array logits;          // R [count, classes]
+        Array lse;             // R [count]
+        Array gradients;       // R [count, H*W*C], d LSE / d x; empty unless wanted
+    };
+    // Puts images into `to`, R [count, H*W*C], the first being number `first` of the set.
+    using Source = std::function<void(const Array& to, int64_t first)>;
+    using Visit = std::function<void(const Batch&)>;
+    using Progress = std::function<void(int64_t done)>;
+
+    // Registers one pass for sets of up to `largest` images; the network must not have been built. A set that does not fill its last
+    // batch is padded with what the batch before left: with running statistics an image's result is its own.
+    Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, int64_t largest, Wants wants = Wants::logits);
+
+    // To be run inside Memory::plan.
+    void plan(const NetworkMemory& memory);
+
+    // The network must be prepared with memory.weights. The batches, one after the other.
+    void run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit);
+    // All of it on the host.
+    Predictions predict(int64_t count, const Source& source, const NetworkMemory& memory, const Progress& progress = nullptr);
+
+    // Sources of [N, H, W, C]: bytes, as image sets hold them, and values in [-1, 1]. They must outlive the source.
+    Source bytes(std::span<const uint8_t> pixels);
+    Source values(std::span<const double> pixels);
+
+    // Images of a batch.
+    int64_t batch() const { return batch_; }
+
+private:
+    static constexpr int64_t kLargestBatch = 100;
+
+    Tensor images();
+    void queue(const NetworkMemory& memory);
+
+    Device& device_;
+    Memory& memory_;
+    Network& network_;
+    ImageSize size_;
+    int64_t batch_;
+    Wants wants_;
+    int pass_ = -1;
+    Slot images_, bytes_, lse_, gradients_;
+};
+
+}  // namespace jem

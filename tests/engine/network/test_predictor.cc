@@ -1,0 +1,150 @@
+// The predictor: each image's results are its own, whatever batch it falls into and whatever form it comes in; its input gradients are
+// those of the LSE.
+#include "engine/network/predictor.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "engine/network/parameters.h"
+#include "models/wide_resnet.h"
+#include "tests/check.h"
+
+namespace jem {
+namespace {
+
+constexpr int64_t kSide = 8, kPixels = kSide * kSide, kClasses = 4;
+
+// A small network with a predictor for sets of up to `largest` images.
+class PredictorOnDevice {
+public:
+    PredictorOnDevice(int64_t largest, Predictor::Wants wants, std::unique_ptr<Device> device = make_reference_device(DType::f64))
+        : device_(std::move(device)),
+          network_({.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = kSide, .num_classes = kClasses}),
+          memory_(*device_),
+          parameters_(*device_, memory_, network_, {}),
+          predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1}, largest, wants) {
+        network_.build(*device_, memory_, ConvAlgorithm::direct);
+        memory_.plan([&] {
+            network_.prepare(parameters_.weights());
+            predictor_.plan(view());
+        });
+        memory_.allocate();
+        parameters_.initialise(3);
+        network_.prepare(parameters_.weights());
+    }
+
+    NetworkMemory view() {
+        return {.weights = parameters_.weights(), .gradient = {}, .statistics = parameters_.statistics(), .state = nullptr};
+    }
+    Predictor& predictor() { return predictor_; }
+    Predictions of_bytes(const std::vector<uint8_t>& bytes) {
+        return predictor_.predict(std::ssize(bytes) / kPixels, predictor_.bytes(bytes), view());
+    }
+    Predictions of_values(const Values& values) {
+        return predictor_.predict(std::ssize(values) / kPixels, predictor_.values(values), view());
+    }
+    // [N, pixels]
+    Values gradients(const Values& values) {
+        Values out;
+        predictor_.run(std::ssize(values) / kPixels, predictor_.values(values), view(), [&](const Predictor::Batch& b) {
+            const Values some = download_values(*device_, b.gradients);
+            out.insert(out.end(), some.begin(), some.end());
+        });
+        return out;
+    }
+
+private:
+    std::unique_ptr<Device> device_;
+    WideResNet network_;
+    Memory memory_;
+    Parameters parameters_;
+    Predictor predictor_;
+};
+
+std::vector<uint8_t> random_bytes(int64_t images) {
+    TestData data(8);
+    std::vector<uint8_t> bytes;
+    for (int64_t i = 0; i < images * kPixels; ++i) bytes.push_back(static_cast<uint8_t>(data.index(256)));
+    return bytes;
+}
+
+template <class T>
+std::vector<T> image_of(const std::vector<T>& all, int64_t i, int64_t size) {
+    return {all.begin() + i * size, all.begin() + (i + 1) * size};
+}
+
+}  // namespace
+
+TEST_CASE("predictions_do_not_depend_on_how_a_set_falls_into_batches") {
+    // 203 images: two batches of 100 and one of 3, padded; each image's results are those it has alone.
+    constexpr int64_t kCount = 203;
+    const std::vector<uint8_t> bytes = random_bytes(kCount);
+    PredictorOnDevice on(kCount, Predictor::Wants::logits), alone(1, Predictor::Wants::logits);
+    int64_t told = 0;
+    const Predictions all = on.predictor().predict(kCount, on.predictor().bytes(bytes), on.view(), [&](int64_t done) { told = done; });
+    CHECK(told == kCount);
+    CHECK(all.classes == kClasses);
+    CHECK(all.count() == kCount);
+    REQUIRE(std::ssize(all.lse) == kCount);
+    for (const int64_t i : {int64_t{0}, int64_t{99}, int64_t{100}, int64_t{202}}) {
+        CAPTURE(i);
+        const Predictions one = alone.of_bytes(image_of(bytes, i, kPixels));
+        check_close("logits", one.logits, image_of(all.logits, i, kClasses), {1e-13, 1e-13});
+        check_close("lse", one.lse, image_of(all.lse, i, 1), {1e-13, 1e-13});
+        double sum = 0;
+        for (const double logit : one.logits) sum += std::exp(logit);
+        CHECK(one.lse.front() == doctest::Approx(std::log(sum)).epsilon(1e-12));
+    }
+}
+
+TEST_CASE("what_padded_a_batch_before_changes_nothing") {
+    const std::vector<uint8_t> bytes = random_bytes(150);
+    PredictorOnDevice on(150, Predictor::Wants::logits);
+    const Predictions all = on.of_bytes(bytes), once_more = on.of_bytes(bytes);
+    check_equal("logits", once_more.logits, all.logits);
+    const Predictions few = on.of_bytes(image_of(bytes, 0, 7 * kPixels));
+    check_equal("logits of the first seven", few.logits, Values(all.logits.begin(), all.logits.begin() + 7 * kClasses));
+}
+
+TEST_CASE("bytes_and_the_values_that_they_stand_for_are_the_same_images") {
+    const std::vector<uint8_t> bytes = random_bytes(5);
+    Values values;
+    for (const uint8_t byte : bytes) values.push_back(byte / 255.0 * 2 - 1);
+    PredictorOnDevice on(5, Predictor::Wants::logits);
+    check_equal("logits", on.of_values(values).logits, on.of_bytes(bytes).logits);
+}
+
+TEST_CASE("an_empty_set_has_no_predictions") {
+    PredictorOnDevice on(0, Predictor::Wants::logits);
+    CHECK(on.of_bytes({}).count() == 0);
+}
+
+TEST_CASE("input_gradients_are_those_of_the_lse") {
+    // Central differences in f64 err by some 1e-15 / h where no kink lies within h.
+    constexpr double kStep = 1e-7, kError = 1e-7;
+    constexpr int64_t kCount = 3;
+    PredictorOnDevice on(kCount, Predictor::Wants::gradients);
+    TestData data(4);
+    const Values x = data.uniforms(kCount * kPixels, -1, 1), g = on.gradients(x);
+    REQUIRE(g.size() == x.size());
+    for (int64_t n = 0; n < kCount; ++n) {
+        CAPTURE(n);
+        const Values direction = data.normals(kPixels);
+        Values above = x, below = x;
+        double want = 0;
+        for (int64_t i = 0; i < kPixels; ++i) {
+            const auto at = static_cast<size_t>(n * kPixels + i);
+            above[at] += kStep * direction[static_cast<size_t>(i)];
+            below[at] -= kStep * direction[static_cast<size_t>(i)];
+            want += g[at] * direction[static_cast<size_t>(i)];
+        }
+        const auto lse = [&](const Values& images) { return on.of_values(images).lse[static_cast<size_t>(n)]; };
+        CHECK((lse(above) - lse(below)) / (2 * kStep) == doctest::Approx(want).epsilon(kError));
+    }
+}
+
+}  // namespace jem
