@@ -36,6 +36,12 @@ enum class EnergyTerm : int {
     negative,  // px * (+fq + l2 * fq^2), fq the same over samples
 };
 
+// Which scalars of the state the two energy terms share: means of LSE = -E over real images and over samples, and what they make
+// together, L_gen = f_neg - f_pos + l2 * (f_pos^2 + f_neg^2).
+struct EnergyScalars {
+    int f_pos = 0, f_neg = 0, loss = 0;
+};
+
 // One item: f = mean(lse) into the state; with the negative term also L_gen and the divergence check.
 template <class R>
 struct EnergySummary {
@@ -43,6 +49,7 @@ struct EnergySummary {
     const R* lse;  // [N]
     int64_t count;
     EnergyTerm term;
+    EnergyScalars scalars;
     int pass;
     double l2;
 
@@ -50,12 +57,12 @@ struct EnergySummary {
         double sum = 0;
         for (int64_t n = 0; n < count; ++n) sum += static_cast<double>(lse[n]);
         const double f = sum / static_cast<double>(count);
-        (term == EnergyTerm::positive ? state->f_pos : state->f_neg)[pass] = f;
+        state->scalars[term == EnergyTerm::positive ? scalars.f_pos : scalars.f_neg][pass] = f;
         if (!(f - f == 0)) state->diverged = 1;
         if (term != EnergyTerm::negative) return;
-        const double fp = state->f_pos[pass];
+        const double fp = state->scalars[scalars.f_pos][pass];
         const double loss = f - fp + l2 * (fp * fp + f * f);
-        state->loss_gen[pass] = loss;
+        state->scalars[scalars.loss][pass] = loss;
         if (!(loss <= kDivergedLoss && loss >= -kDivergedLoss)) state->diverged = 1;
     }
 };
@@ -69,13 +76,16 @@ struct EnergyBackward {
     const IterationState* state;
     int64_t count, classes;
     EnergyTerm term;
+    EnergyScalars scalars;
     int pass;
     double weight, l2;  // px and the energy L2
 
     JEM_HD void operator()(int64_t n) const {
         double coefficient = 1;
-        if (term == EnergyTerm::positive) coefficient = weight * (-1 + 2 * l2 * state->f_pos[pass]) / static_cast<double>(count);
-        if (term == EnergyTerm::negative) coefficient = weight * (1 + 2 * l2 * state->f_neg[pass]) / static_cast<double>(count);
+        if (term == EnergyTerm::positive)
+            coefficient = weight * (-1 + 2 * l2 * state->scalars[scalars.f_pos][pass]) / static_cast<double>(count);
+        if (term == EnergyTerm::negative)
+            coefficient = weight * (1 + 2 * l2 * state->scalars[scalars.f_neg][pass]) / static_cast<double>(count);
         const R factor = static_cast<R>(coefficient);
         for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = factor * std::exp(logits[n * classes + c] - lse[n]);
     }
@@ -105,12 +115,17 @@ struct CrossEntropy {
     }
 };
 
+struct ClassificationScalars {
+    int loss = 0, accuracy = 0;  // the second in the first pass alone
+};
+
 // One item: means of loss and hits into the state.
 template <class R>
 struct ClassificationSummary {
     IterationState* state;
     const R *loss, *hit;
     int64_t count;
+    ClassificationScalars scalars;
     int pass;
 
     JEM_HD void operator()(int64_t) const {
@@ -120,8 +135,8 @@ struct ClassificationSummary {
             hits += static_cast<double>(hit[n]);
         }
         const double mean = sum / static_cast<double>(count);
-        state->loss_clf[pass] = mean;
-        if (pass == static_cast<int>(SamPass::at_weights)) state->accuracy = hits / static_cast<double>(count);
+        state->scalars[scalars.loss][pass] = mean;
+        if (pass == static_cast<int>(SamPass::at_weights)) state->scalars[scalars.accuracy][0] = hits / static_cast<double>(count);
         if (!(mean - mean == 0)) state->diverged = 1;
     }
 };
@@ -138,18 +153,19 @@ struct AgreeOnState {
     const IterationState* states;  // [ranks]
     int64_t ranks;
     Agreement when;
+    int chain_norm;  // the scalar that a chain's gradient norm is; of after_sampling
 
     JEM_HD void operator()(int64_t) const {
         double squares = 0, gradient_squares = 0;
         int32_t diverged = 0;
         for (int64_t r = 0; r < ranks; ++r) {
-            squares += states[r].sgld_grad_norm * states[r].sgld_grad_norm;
+            squares += states[r].scalars[chain_norm][0] * states[r].scalars[chain_norm][0];
             gradient_squares += states[r].grad_norm * states[r].grad_norm;
             diverged |= states[r].diverged;
         }
         state->diverged = diverged;
         const double n = static_cast<double>(ranks);
-        if (when == Agreement::after_sampling) state->sgld_grad_norm = std::sqrt(squares / n);
+        if (when == Agreement::after_sampling) state->scalars[chain_norm][0] = std::sqrt(squares / n);
         // Each rank's gradient carries a weight of 1 / ranks, so that the sum is the mean: taken out again.
         if (when == Agreement::after_own_norms) state->grad_norm = std::sqrt(gradient_squares * n);
     }

@@ -113,15 +113,21 @@ public:
 
     // Losses; logits are R [N, classes, 1, 1] ---------------------------------------------------------------------------
     virtual void log_sum_exp(Array lse, const Tensor& logits) = 0;
-    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, SamPass pass, double l2) = 0;
+    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2) = 0;
     virtual void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
-                                 SamPass pass, double weight, double l2) = 0;
+                                 EnergyScalars scalars, SamPass pass, double weight, double l2) = 0;
+    // The same of EnergyTerm::sampling: the gradient of the sum of LSE. No scalar is read.
+    void lse_backward(const Tensor& d_logits, const Tensor& logits, Array lse) {
+        energy_backward(d_logits, logits, lse, nullptr, EnergyTerm::sampling, {}, SamPass::at_weights, 1, 0);
+    }
     virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) = 0;
-    virtual void classification_summary(IterationState* state, Array loss, Array hit, SamPass pass) = 0;
+    virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
     virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
-    virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images) = 0;
+    // x += step_size * sign(gradient), kept within radius of start and in [-1, 1]
+    virtual void sign_step(Array x, Array gradient, Array start, double step_size, double radius) = 0;
+    virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) = 0;
     virtual void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes,
                              double reinit_freq, uint64_t seed) = 0;
     // weights is scratch, R [chains, largest_class] (empty for the uniform start).
@@ -156,7 +162,7 @@ public:
                                  double adam_correction2) = 0;
     virtual void advance_step(IterationState* state) = 0;
     // states: IterationState [ranks] as bytes, one of each rank of the job.
-    virtual void agree_on_state(IterationState* state, Array states, Agreement when) = 0;
+    virtual void agree_on_state(IterationState* state, Array states, Agreement when, int chain_norm) = 0;
 };
 
 }  // namespace jem

@@ -207,11 +207,11 @@ public:
     void log_sum_exp(Array lse, const Tensor& logits) override {
         exec_.for_each("log_sum_exp", logits.n, LogSumExp<R>{lse.as<R>(), logits.as<R>(), logits.c});
     }
-    void energy_summary(IterationState* state, Array lse, EnergyTerm term, SamPass pass, double l2) override {
-        exec_.for_each("energy_summary", 1, EnergySummary<R>{state, lse.as<R>(), lse.count, term, static_cast<int>(pass), l2});
+    void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2) override {
+        exec_.for_each("energy_summary", 1, EnergySummary<R>{state, lse.as<R>(), lse.count, term, scalars, static_cast<int>(pass), l2});
     }
     void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
-                         SamPass pass, double weight, double l2) override {
+                         EnergyScalars scalars, SamPass pass, double weight, double l2) override {
         exec_.for_each("energy_backward", logits.n,
                        EnergyBackward<R>{.d_logits = d_logits.as<R>(),
                                          .logits = logits.as<R>(),
@@ -220,6 +220,7 @@ public:
                                          .count = logits.n,
                                          .classes = logits.c,
                                          .term = term,
+                                         .scalars = scalars,
                                          .pass = static_cast<int>(pass),
                                          .weight = weight,
                                          .l2 = l2});
@@ -229,9 +230,9 @@ public:
             "cross_entropy", logits.n,
             CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n, logits.c, weight});
     }
-    void classification_summary(IterationState* state, Array loss, Array hit, SamPass pass) override {
+    void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) override {
         exec_.for_each("classification_summary", 1,
-                       ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, static_cast<int>(pass)});
+                       ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, scalars, static_cast<int>(pass)});
     }
 
     void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& s) override {
@@ -248,8 +249,11 @@ public:
                                .seed = s.seed};
         exec_.for_each("sgld_step", step.items(), step);
     }
-    void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images) override {
-        exec_.reduce("sgld_gradient_norm", gradient.count, SgldGradientNorm<R>{state, static_cast<double>(images)},
+    void sign_step(Array x, Array gradient, Array start, double step_size, double radius) override {
+        exec_.for_each("sign_step", x.count, SignStep<R>{x.as<R>(), gradient.as<R>(), start.as<R>(), step_size, radius});
+    }
+    void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) override {
+        exec_.reduce("sgld_gradient_norm", gradient.count, SgldGradientNorm<R>{state, static_cast<double>(images), scalar},
                      In<R>{gradient.as<R>()});
     }
     void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes, double reinit_freq,
@@ -367,9 +371,9 @@ public:
         exec_.for_each("begin_iteration", 1, BeginIteration{state, iteration, learning_rate, adam_correction1, adam_correction2});
     }
     void advance_step(IterationState* state) override { exec_.for_each("advance_step", 1, AdvanceStep{state}); }
-    void agree_on_state(IterationState* state, Array states, Agreement when) override {
+    void agree_on_state(IterationState* state, Array states, Agreement when, int chain_norm) override {
         const int64_t ranks = states.count / static_cast<int64_t>(sizeof(IterationState));
-        exec_.for_each("agree_on_state", 1, AgreeOnState{state, static_cast<const IterationState*>(states.data), ranks, when});
+        exec_.for_each("agree_on_state", 1, AgreeOnState{state, static_cast<const IterationState*>(states.data), ranks, when, chain_norm});
     }
 
 private:

@@ -62,11 +62,29 @@ struct SgldGradientNorm {
     static constexpr int kSums = 1;
     IterationState* state;
     double images;
+    int norm;  // the scalar: root mean square over the batch of |d f / d x|
 
     JEM_HD void map(double (&sums)[kSums], R g) const { sums[0] = static_cast<double>(g) * static_cast<double>(g); }
     JEM_HD void finish(const double (&sums)[kSums]) const {
-        state->sgld_grad_norm = std::sqrt(sums[0] / images);
+        state->scalars[norm][0] = std::sqrt(sums[0] / images);
         if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
+    }
+};
+
+// One item is one value: x + alpha * sign(g), kept within radius of the start and in [-1, 1] (Madry et al. 2018; L-infinity). sign(0) = 0.
+template <class R>
+struct SignStep {
+    R* x;            // updated
+    const R* g;      // d objective / d x
+    const R* start;  // where the chain began
+    double step_size, radius;
+
+    JEM_HD void operator()(int64_t i) const {
+        const R sign = g[i] > R(0) ? R(1) : g[i] < R(0) ? R(-1) : g[i];  // comparisons keep a NaN
+        const R low = start[i] - static_cast<R>(radius), high = start[i] + static_cast<R>(radius);
+        R value = x[i] + static_cast<R>(step_size) * sign;
+        value = value < low ? low : value > high ? high : value;
+        x[i] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
     }
 };
 

@@ -7,6 +7,7 @@ namespace jem {
 
 enum class SamPass : int { at_weights = 0, at_perturbed = 1 };  // SAM's two gradients; without SAM only the first
 inline constexpr int kNumPasses = 2;
+inline constexpr int kNumScalars = 16;
 
 // |L_gen| beyond this counts as divergence (the authors' scripts).
 inline constexpr double kDivergedLoss = 1e5;
@@ -20,13 +21,11 @@ struct IterationState {
     // Adam's bias corrections, once for all parameters: learning_rate / (1 - beta1^t) and sqrt(1 - beta2^t), t counted from 1
     double adam_rate = 0, adam_root = 1;
 
-    // Results; f_* are means of LSE = -E over a batch, in the pass that the index names.
-    double f_pos[kNumPasses] = {}, f_neg[kNumPasses] = {};
-    double loss_gen[kNumPasses] = {}, loss_clf[kNumPasses] = {};
-    double accuracy = 0;        // of the labelled batch, at the weights
-    double grad_norm = 0;       // plain L2 norm of the gradient at the weights
-    double perturb_scale = 0;   // rho / (norm + 1e-12)
-    double sgld_grad_norm = 0;  // root mean square over the batch of |d LSE / d x|, at the last SGLD step
+    // Results of the method's terms and chains, in the pass that the second index names; those of one pass alone are in the first.
+    // Which is which, whoever builds an iteration decides and names (engine/network/scalars.h).
+    double scalars[kNumScalars][kNumPasses] = {};
+    double grad_norm = 0;      // plain L2 norm of the gradient at the weights
+    double perturb_scale = 0;  // rho / (norm + 1e-12)
 
     // Sticky: raised by anything non-finite or exploding. Parameters, momentum, averages, running statistics and the
     // replay buffer do not change while it is up.

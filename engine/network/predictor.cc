@@ -39,8 +39,7 @@ void Predictor::queue(const NetworkMemory& memory) {
     network_.forward(pass_, memory, images());
     ops.log_sum_exp(lse(), network_.logits(pass_));
     if (wants_ != Wants::gradients) return;
-    ops.energy_backward(network_.d_logits(pass_), network_.logits(pass_), lse(), memory.state, EnergyTerm::sampling, SamPass::at_weights, 1,
-                        0);
+    ops.lse_backward(network_.d_logits(pass_), network_.logits(pass_), lse());
     Tensor d_x = images();
     d_x.data = memory_.at(gradients_);
     network_.backward(pass_, memory, images(), &d_x);

@@ -1,7 +1,7 @@
 #include "engine/settings/settings.h"
 
 #include "data/input_error.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/settings/table.h"
 
 namespace jem {

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "data/input_error.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 
 namespace jem {
 namespace {

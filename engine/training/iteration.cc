@@ -3,10 +3,14 @@
 #include <cmath>
 
 #include "data/input_error.h"
+#include "engine/settings/recipes/recipes.h"
+#include "engine/training/terms/terms.h"
 
 namespace jem {
 
 namespace {
+
+constexpr const char* kChainNorm = "sgld_grad_norm";  // root mean square over the batch of |d LSE / d x|, at the last step
 
 // A rank's share of a batch of the whole job.
 int64_t share(const char* flag, int64_t batch, int64_t ranks) {
@@ -18,34 +22,10 @@ int64_t share(const char* flag, int64_t batch, int64_t ranks) {
 
 }  // namespace
 
-const char* phase_name(Phase phase) {
-    switch (phase) {
-        case Phase::draw:
-            return "draw";
-        case Phase::positive:
-            return "positive";
-        case Phase::sample:
-            return "sample";
-        case Phase::negative:
-            return "negative";
-        case Phase::store:
-            return "store";
-        case Phase::labelled:
-            return "labelled";
-        case Phase::perturb:
-            return "perturb";
-        case Phase::second:
-            return "second";
-        case Phase::update:
-            return "update";
-    }
-    return "?";
-}
-
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data)
     : device_(device), memory_(memory), network_(network), settings_(settings), data_(data), ranks_(device.communicator()) {
-    images_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
-    if (settings.init == StartForm::gaussian) images_->merge_classes();
+    store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
+    if (settings.init == StartForm::gaussian) store_->merge_classes();
     if (settings.samples()) {
         const bool gaussian = settings.init == StartForm::gaussian;
         buffer_ = std::make_unique<ReplayBuffer>(
@@ -56,12 +36,10 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
                                   .classes = gaussian ? 1 : data.shape.num_classes,
                                   .reinit_freq = settings.reinit_freq,
                                   .form = settings.init,
-                                  .largest_class = settings.init == StartForm::uniform ? 0 : images_->largest_class(),
+                                  .largest_class = settings.init == StartForm::uniform ? 0 : store_->largest_class(),
                                   .seed = settings.seed});
     }
     build({.positive = settings.gen_batch_size, .negative = settings.gen_batch_size, .labelled = settings.batch_size});
-    positive_draws_ = memory.keep("samples", "positive draws", static_cast<size_t>(num_positive_) * sizeof(ImageDraw));
-    labelled_draws_ = memory.keep("samples", "labelled draws", static_cast<size_t>(num_labelled_) * sizeof(ImageDraw));
 }
 
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given)
@@ -70,98 +48,129 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
 }
 
 void TrainingIteration::build(const GivenBatches& job) {
-    const auto ranks = static_cast<size_t>(ranks_.size());
-    const int64_t positive = settings_.samples() ? share("--gen-batch-size", job.positive, ranks_.size()) : 0;
-    const int64_t negative = settings_.samples() ? share("--gen-batch-size", job.negative, ranks_.size()) : 0;
-    const int64_t labelled = settings_.classifies() ? share("--batch-size", job.labelled, ranks_.size()) : 0;
-    num_positive_ = positive;
-    num_labelled_ = labelled;
-    const bool sam = settings_.sam != SamForm::none;
+    const int64_t ranks = ranks_.size();
+    const Method method = method_of(settings_);
     parameters_ = std::make_unique<Parameters>(device_, memory_, network_,
                                                Parameters::Options{.gradient = true,
                                                                    .optimizer_arrays = settings_.optimizer == Optimizer::adam ? 2 : 1,
-                                                                   .perturbed = sam,
+                                                                   .perturbed = settings_.sam != SamForm::none,
                                                                    .average = settings_.ema > 0});
-    const size_t real = size_of(device_.real_type());
     state_ = memory_.keep("scalars", "iteration state", sizeof(IterationState));
-    if (ranks > 1) states_ = memory_.keep("scalars", "states of all ranks", ranks * sizeof(IterationState));
-    const auto images_of = [&](const char* name, int64_t n) {
-        return memory_.keep("samples", name,
-                            static_cast<size_t>(n * settings_.in_channels * settings_.image_size * settings_.image_size) * real);
-    };
-    const auto loss_pass = [&](const std::string& name, int64_t n, int pass) {
-        const NormMode mode = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
-        LossPass p;
-        p.pass = network_.add_pass({name, n, mode, Gradients::weights});
-        p.lse = memory_.transient(name + "/lse", ranks * static_cast<size_t>(n) * real);
-        p.hit = memory_.transient(name + "/hit", ranks * static_cast<size_t>(n) * real);
-        return p;
-    };
-    if (settings_.samples()) {
-        positive_images_ = images_of("positive images", positive);
-        sampler_ = std::make_unique<Sampler>(
-            device_, network_, memory_,
-            Sampler::Options{.name = "sampling",
-                             .chains = negative,
-                             .height = settings_.image_size,
-                             .width = settings_.image_size,
-                             .channels = settings_.in_channels,
-                             .sgld = settings_.sgld(),
-                             .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
-                             .given_noise_steps = job.noise ? settings_.sgld_steps : 0});
-    }
-    if (settings_.classifies()) {
-        labelled_images_ = images_of("labelled images", labelled);
-        labels_ = memory_.keep("samples", "labels", static_cast<size_t>(labelled) * sizeof(int32_t));
-        kept_logits_ = memory_.keep("scalars", "labelled logits", static_cast<size_t>(labelled * settings_.num_classes) * real);
-    }
-    for (int pass = 0; pass < (sam ? kNumPasses : 1); ++pass) {
-        const std::string again = pass == 0 ? "" : " again";
-        const auto i = static_cast<size_t>(pass);
-        if (settings_.samples()) {
-            positive_[i] = loss_pass("positive" + again, positive, pass);
-            negative_[i] = loss_pass("negative" + again, negative, pass);
+    if (ranks > 1) states_ = memory_.keep("scalars", "states of all ranks", static_cast<size_t>(ranks) * sizeof(IterationState));
+    for (const auto& step : method.steps)
+        if (const auto* term = std::get_if<TermSpec>(&step)) {
+            if (term->batch == BatchOf::real && !real_) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
+            if (term->batch == BatchOf::labelled && !labelled_)
+                labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
+        } else {
+            add_chain(job);
         }
-        if (settings_.classifies()) labelled_[i] = loss_pass("labelled" + again, labelled, pass);
-    }
+    if (labelled_)
+        kept_logits_ = memory_.keep("scalars", "labelled logits",
+                                    static_cast<size_t>(labelled_->count() * settings_.num_classes) * size_of(device_.real_type()));
+    for (const auto& step : method.steps)
+        if (const auto* term = std::get_if<TermSpec>(&step)) add_term(*term);
     network_.build(device_, memory_, settings_.conv_algorithm);
+    add_phases(method);
 }
 
-int64_t TrainingIteration::repeats(Phase phase) const {
-    switch (phase) {
-        case Phase::draw:
-            return data_ ? 1 : 0;
-        case Phase::positive:
-        case Phase::negative:
-            return settings_.samples() ? 1 : 0;
-        case Phase::sample:
-            return settings_.samples() ? settings_.sgld_steps : 0;
-        case Phase::store:
-            return settings_.samples() && data_ ? 1 : 0;
-        case Phase::labelled:
-            return settings_.classifies() ? 1 : 0;
-        case Phase::perturb:
-            return 1;  // without SAM: the gradient's norm alone
-        case Phase::second:
-            return settings_.sam != SamForm::none ? 1 : 0;
-        case Phase::update:
-            return 1;
+std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t count) const {
+    const bool labelled = which == BatchOf::labelled;
+    Batch::Options options{.name = labelled ? "labelled" : "positive",
+                           .count = count,
+                           .height = settings_.image_size,
+                           .width = settings_.image_size,
+                           .channels = settings_.in_channels,
+                           .with_labels = labelled,
+                           .drawn = data_.has_value()};
+    if (data_) {
+        const bool augment = labelled ? settings_.augment : settings_.gen_augment;
+        options.how = {.order = labelled ? RandomStream::labelled_order : RandomStream::generative_order,
+                       .augment = labelled ? RandomStream::labelled_augment : RandomStream::generative_augment,
+                       .crop = augment,
+                       .flip = augment && data_->shape.flip,
+                       .noise = !labelled || settings_.input_noise_on == InputNoiseOn::both ? settings_.input_noise : 0,
+                       .noise_salt = labelled ? 0u : 1u,
+                       .seed = settings_.seed,
+                       .first = ranks_.rank() * count,
+                       .batch = labelled ? settings_.batch_size : settings_.gen_batch_size};
     }
+    return std::make_unique<Batch>(device_, memory_, options);
+}
+
+void TrainingIteration::add_chain(const GivenBatches& job) {
+    chain_ = std::make_unique<InputChain>(
+        device_, network_, memory_,
+        InputChain::Options{.name = "sampling",
+                            .count = share("--gen-batch-size", job.negative, ranks_.size()),
+                            .height = settings_.image_size,
+                            .width = settings_.image_size,
+                            .channels = settings_.in_channels,
+                            .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
+                            .given_noise_steps = job.noise ? settings_.sgld_steps : 0},
+        sgld_stepper(settings_.sgld(), scalars_, kChainNorm));
+}
+
+void TrainingIteration::add_term(const TermSpec& spec) {
+    auto term = std::make_unique<Term>(Term{.spec = spec, .passes = {}});
+    const int64_t count = count_of(spec.batch);
+    for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
+        const std::string name = spec.name + (pass == 0 ? "" : " again");
+        const NormMode norm = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
+        const int number = network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights});
+        term->passes.push_back({number, make_objective(spec.objective, {.device = device_,
+                                                                        .memory = memory_,
+                                                                        .scalars = scalars_,
+                                                                        .settings = settings_,
+                                                                        .name = name,
+                                                                        .count = count,
+                                                                        .weight = spec.weight})});
+    }
+    terms_.push_back(std::move(term));
+}
+
+void TrainingIteration::add_phases(const Method& method) {
+    const auto add = [&](const std::string& name, std::function<void()> queue, int64_t repeats = 1) {
+        if (repeats > 0) phases_.push_back({.name = name, .repeats = repeats, .queue = std::move(queue)});
+    };
+    if (data_) add("draw", [this] { queue_draw(); });
+    size_t next = 0;
+    bool stored = false;
+    for (const auto& step : method.steps) {
+        if (const auto* chain = std::get_if<ChainSpec>(&step)) {
+            add(
+                chain->name, [this] { chain_->step(memory_of(SamPass::at_weights), state()); }, settings_.sgld_steps);
+            continue;
+        }
+        const Term& term = *terms_[next];
+        const bool first = next++ == 0, of_chain = term.spec.batch == BatchOf::chain;
+        add(term.spec.name, [this, &term, first, of_chain] {
+            if (first) device_.ops().fill_zero(parameters_->gradient());
+            if (of_chain) queue_agreement(Agreement::after_sampling);
+            queue_term(term, SamPass::at_weights);
+        });
+        // Behind the term, whose look at the energies keeps what has diverged out of the buffer.
+        if (of_chain && data_ && !std::exchange(stored, true)) add("store", [this] { buffer_->store(chain_->images(), state()); });
+    }
+    add("perturb", [this] { queue_perturb(); });  // without SAM: the gradient's norm alone
+    if (settings_.sam != SamForm::none) add("second", [this] { queue_second(); });
+    add("update", [this] { queue_update(); });
+}
+
+int64_t TrainingIteration::repeats(const std::string& phase) const {
+    for (const Phase& p : phases_)
+        if (p.name == phase) return p.repeats;
     return 0;
 }
 
-std::vector<std::pair<Phase, WorkReport>> TrainingIteration::plan() {
-    std::vector<std::pair<Phase, WorkReport>> out;
-    for (const Phase phase : kPhases) {
-        if (repeats(phase) == 0) continue;
-        out.emplace_back(phase, memory_.plan([&] { queue(phase); }));
-    }
+std::vector<std::pair<std::string, WorkReport>> TrainingIteration::plan() {
+    std::vector<std::pair<std::string, WorkReport>> out;
+    for (const Phase& phase : phases_) out.emplace_back(phase.name, memory_.plan(phase.queue));
     return out;
 }
 
 void TrainingIteration::record() {
-    for (size_t i = 0; i < kPhases.size(); ++i)
-        if (repeats(kPhases[i]) > 0) graphs_[i] = capture(device_, [&] { queue(kPhases[i]); });
+    for (const Phase& phase : phases_) graphs_.push_back(capture(device_, phase.queue));
 }
 
 void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_step) {
@@ -170,18 +179,23 @@ void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_st
                                   1 - std::pow(AdamUpdate<double>::kBeta2, t));
 }
 
-void TrainingIteration::run(Phase phase) {
-    if (repeats(phase) == 0) return;
-    const Range range(device_, phase_name(phase));
-    if (StepGraph* graph = graphs_[static_cast<size_t>(phase)].get())
-        graph->replay();
+void TrainingIteration::run(const Phase& phase) {
+    const Range range(device_, phase.name.c_str());
+    const auto number = static_cast<size_t>(&phase - phases_.data());
+    if (number < graphs_.size())
+        graphs_[number]->replay();
     else
-        queue(phase);
+        phase.queue();
+}
+
+void TrainingIteration::run(const std::string& phase) {
+    for (const Phase& p : phases_)
+        if (p.name == phase) return run(p);
 }
 
 void TrainingIteration::run_all() {
-    for (const Phase phase : kPhases)
-        for (int64_t i = 0; i < repeats(phase); ++i) run(phase);
+    for (const Phase& phase : phases_)
+        for (int64_t i = 0; i < phase.repeats; ++i) run(phase);
 }
 
 void TrainingIteration::prepare_weights() { network_.prepare(parameters_->weights()); }
@@ -194,23 +208,28 @@ IterationState TrainingIteration::take_state(int64_t ticket) {
     return state;
 }
 
+double TrainingIteration::loss(const IterationState& state) const {
+    double sum = 0;
+    for (const auto& term : terms_)
+        if (const auto value = term->passes.front().objective->value()) sum += term->spec.weight * scalars_.value(state, *value);
+    return sum;
+}
+
 IterationState* TrainingIteration::state() { return reinterpret_cast<IterationState*>(memory_.at(state_)); }
 
-Tensor TrainingIteration::image_tensor(Slot slot, int64_t n) {
-    return {memory_.at(slot),     device_.real_type(),  n, settings_.in_channels, settings_.image_size,
-            settings_.image_size, settings_.in_channels};
+Array TrainingIteration::kept_logits() {
+    return {memory_.at(kept_logits_), device_.real_type(), labelled_->count() * settings_.num_classes};
 }
 
-Array TrainingIteration::positive_images() {
-    const Tensor t = image_tensor(positive_images_, num_positive_);
-    return {t.data, t.type, t.count()};
+Tensor TrainingIteration::images_of(BatchOf which) {
+    if (which == BatchOf::chain) return chain_->tensor();
+    return which == BatchOf::real ? real_->tensor() : labelled_->tensor();
 }
-Array TrainingIteration::labelled_images() {
-    const Tensor t = image_tensor(labelled_images_, num_labelled_);
-    return {t.data, t.type, t.count()};
+
+int64_t TrainingIteration::count_of(BatchOf which) {
+    if (which == BatchOf::chain) return chain_->count();
+    return which == BatchOf::real ? real_->count() : labelled_->count();
 }
-Array TrainingIteration::labels() { return {memory_.at(labels_), DType::i32, num_labelled_}; }
-Array TrainingIteration::kept_logits() { return {memory_.at(kept_logits_), device_.real_type(), num_labelled_ * settings_.num_classes}; }
 
 NetworkMemory TrainingIteration::memory_of(SamPass pass) {
     return {.weights = pass == SamPass::at_weights ? parameters_->weights() : parameters_->perturbed(),
@@ -219,32 +238,24 @@ NetworkMemory TrainingIteration::memory_of(SamPass pass) {
             .state = state()};
 }
 
-void TrainingIteration::queue_energy(const LossPass& p, EnergyTerm term, SamPass pass, const Tensor& images) {
-    Ops& ops = device_.ops();
-    const auto lse = [&] { return Array{memory_.at(p.lse), device_.real_type(), ranks_.size() * images.n}; };  // of the whole job
-    network_.forward(p.pass, memory_of(pass), images);
-    ops.log_sum_exp(ranks_.own(lse()), network_.logits(p.pass));
-    ranks_.all_gather(lse());
-    ops.energy_summary(state(), lse(), term, pass, settings_.energy_l2);
-    // The mean over the job's batch: a rank's share of it weighs less.
-    ops.energy_backward(network_.d_logits(p.pass), network_.logits(p.pass), ranks_.own(lse()), state(), term, pass,
-                        settings_.p_x_weight / ranks_.size(), settings_.energy_l2);
-    network_.backward(p.pass, memory_of(pass), images, nullptr);
+void TrainingIteration::queue_draw() {
+    const ResidentImages resident = store_->view();
+    if (labelled_) labelled_->draw(resident, state());
+    if (real_) real_->draw(resident, state());
+    if (chain_) buffer_->draw(chain_->images(), resident, state());
+    if (chain_) chain_->begin();
 }
 
-void TrainingIteration::queue_labelled(const LossPass& p, SamPass pass) {
-    Ops& ops = device_.ops();
-    const Tensor images = image_tensor(labelled_images_, num_labelled_);
-    const auto loss = [&] { return Array{memory_.at(p.lse), device_.real_type(), ranks_.size() * num_labelled_}; };
-    const auto hit = [&] { return Array{memory_.at(p.hit), device_.real_type(), ranks_.size() * num_labelled_}; };
-    network_.forward(p.pass, memory_of(pass), images);
-    if (keep_logits_ && pass == SamPass::at_weights) device_.copy(kept_logits().data, network_.logits(p.pass).data, kept_logits().bytes());
-    ops.cross_entropy(ranks_.own(loss()), ranks_.own(hit()), network_.d_logits(p.pass), network_.logits(p.pass), labels(),
-                      settings_.p_y_given_x_weight / ranks_.size());
-    ranks_.all_gather(loss());
-    ranks_.all_gather(hit());
-    ops.classification_summary(state(), loss(), hit(), pass);
-    network_.backward(p.pass, memory_of(pass), images, nullptr);
+void TrainingIteration::queue_term(const Term& term, SamPass pass) {
+    const auto& [number, objective] = term.passes[static_cast<size_t>(pass)];
+    const bool labelled = term.spec.batch == BatchOf::labelled;
+    const Tensor images = images_of(term.spec.batch);
+    network_.forward(number, memory_of(pass), images);
+    if (keep_logits_ && labelled && pass == SamPass::at_weights)
+        device_.copy(kept_logits().data, network_.logits(number).data, kept_logits().bytes());
+    objective->queue(
+        {.network = network_, .pass = number, .labels = labelled ? labelled_->labels() : Array{}, .state = state(), .sam = pass});
+    network_.backward(number, memory_of(pass), images, nullptr);
 }
 
 // The rank's own results become the job's; alone they are that already.
@@ -253,89 +264,43 @@ void TrainingIteration::queue_agreement(Agreement when) {
     const auto states = [&] { return Array{memory_.at(states_), DType::u8, static_cast<int64_t>(memory_.bytes(states_))}; };
     device_.copy(ranks_.own(states()).data, state(), sizeof(IterationState));
     ranks_.all_gather(states());
-    device_.ops().agree_on_state(state(), states(), when);
+    device_.ops().agree_on_state(state(), states(), when, scalars_.has(kChainNorm) ? scalars_.number(kChainNorm) : 0);
 }
 
-void TrainingIteration::queue(Phase phase) {
+void TrainingIteration::queue_perturb() {
     Ops& ops = device_.ops();
     Parameters& w = *parameters_;
-    switch (phase) {
-        case Phase::draw: {
-            const ResidentImages resident = images_->view();
-            if (settings_.classifies()) {
-                const BatchDraw draw{.order = RandomStream::labelled_order,
-                                     .augment = RandomStream::labelled_augment,
-                                     .crop = settings_.augment,
-                                     .flip = settings_.augment && data_->shape.flip,
-                                     .noise = settings_.input_noise_on == InputNoiseOn::both ? settings_.input_noise : 0,
-                                     .noise_salt = 0,
-                                     .seed = settings_.seed,
-                                     .first = ranks_.rank() * num_labelled_,
-                                     .batch = settings_.batch_size};
-                const Array draws{memory_.at(labelled_draws_), DType::u8, static_cast<int64_t>(memory_.bytes(labelled_draws_))};
-                ops.draw_images(draws, resident, state(), draw);
-                ops.crop_flip(labelled_images(), draws, resident, state(), draw);
-                ops.gather_labels(labels(), draws, resident);
-            }
-            if (settings_.samples()) {
-                const BatchDraw draw{.order = RandomStream::generative_order,
-                                     .augment = RandomStream::generative_augment,
-                                     .crop = settings_.gen_augment,
-                                     .flip = settings_.gen_augment && data_->shape.flip,
-                                     .noise = settings_.input_noise,
-                                     .noise_salt = 1,
-                                     .seed = settings_.seed,
-                                     .first = ranks_.rank() * num_positive_,
-                                     .batch = settings_.gen_batch_size};
-                const Array draws{memory_.at(positive_draws_), DType::u8, static_cast<int64_t>(memory_.bytes(positive_draws_))};
-                ops.draw_images(draws, resident, state(), draw);
-                ops.crop_flip(positive_images(), draws, resident, state(), draw);
-                buffer_->draw(sampler_->samples(), resident, state());
-            }
-            return;
-        }
-        case Phase::positive:
-            ops.fill_zero(w.gradient());
-            return queue_energy(positive_[0], EnergyTerm::positive, SamPass::at_weights, image_tensor(positive_images_, num_positive_));
-        case Phase::sample:
-            return sampler_->step(memory_of(SamPass::at_weights), state());
-        case Phase::negative:
-            queue_agreement(Agreement::after_sampling);
-            return queue_energy(negative_[0], EnergyTerm::negative, SamPass::at_weights, sampler_->sample_images());
-        case Phase::store:
-            return buffer_->store(sampler_->samples(), state());
-        case Phase::labelled:
-            if (!settings_.samples()) ops.fill_zero(w.gradient());
-            return queue_labelled(labelled_[0], SamPass::at_weights);
-        case Phase::perturb: {
-            const bool own = settings_.sam_local && settings_.sam != SamForm::none;
-            if (!own) ranks_.all_reduce_sum(w.gradient());
-            ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_weights);
-            if (own) queue_agreement(Agreement::after_own_norms);
-            if (settings_.sam == SamForm::none) return;
-            ops.sam_perturb(w.perturbed(), w.weights(), w.gradient(), state(), settings_.sam);
-            return network_.prepare(w.perturbed());
-        }
-        case Phase::second:
-            ops.fill_zero(w.gradient());
-            if (settings_.samples()) {
-                queue_energy(positive_[1], EnergyTerm::positive, SamPass::at_perturbed, image_tensor(positive_images_, num_positive_));
-                queue_energy(negative_[1], EnergyTerm::negative, SamPass::at_perturbed, sampler_->sample_images());
-            }
-            if (settings_.classifies()) queue_labelled(labelled_[1], SamPass::at_perturbed);
-            ranks_.all_reduce_sum(w.gradient());
-            return ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_perturbed);
-        case Phase::update:
-            if (settings_.optimizer == Optimizer::adam)
-                ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(), settings_.weight_decay);
-            else
-                ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay);
-            if (settings_.ema > 0) ops.ema_update(w.average(), w.weights(), state(), settings_.ema);
-            // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same
-            // whatever reads them, and a checkpoint says it all. Of the whole job they are the same already.
-            if (settings_.norm == NormKind::batch && settings_.norm_statistics == NormStatistics::rank) ranks_.broadcast(w.statistics());
-            return network_.prepare(w.weights());
-    }
+    const bool own = settings_.sam_local && settings_.sam != SamForm::none;
+    if (!own) ranks_.all_reduce_sum(w.gradient());
+    ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_weights);
+    if (own) queue_agreement(Agreement::after_own_norms);
+    if (settings_.sam == SamForm::none) return;
+    ops.sam_perturb(w.perturbed(), w.weights(), w.gradient(), state(), settings_.sam);
+    network_.prepare(w.perturbed());
+}
+
+// The terms once more at w + e, running statistics left alone.
+void TrainingIteration::queue_second() {
+    Parameters& w = *parameters_;
+    device_.ops().fill_zero(w.gradient());
+    for (const auto& term : terms_) queue_term(*term, SamPass::at_perturbed);
+    ranks_.all_reduce_sum(w.gradient());
+    device_.ops().gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_perturbed);
+}
+
+// The optimizer at w with the last gradient.
+void TrainingIteration::queue_update() {
+    Ops& ops = device_.ops();
+    Parameters& w = *parameters_;
+    if (settings_.optimizer == Optimizer::adam)
+        ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(), settings_.weight_decay);
+    else
+        ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay);
+    if (settings_.ema > 0) ops.ema_update(w.average(), w.weights(), state(), settings_.ema);
+    // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same
+    // whatever reads them, and a checkpoint says it all. Of the whole job they are the same already.
+    if (settings_.norm == NormKind::batch && settings_.norm_statistics == NormStatistics::rank) ranks_.broadcast(w.statistics());
+    network_.prepare(w.weights());
 }
 
 }  // namespace jem

@@ -1,9 +1,9 @@
-// One training iteration (SADA-JEM, Algorithm 1) as phases, each recorded once and replayed. The three batches have independent loss
-// terms, so each runs forward and backward before the next begins, adding into the gradient: the memory of an
-// iteration is that of its largest batch.
+// One training iteration as phases, each recorded once and replayed: what a method's terms and chains ask for (SADA-JEM, Algorithm 1:
+// draw, positive, sample K times, negative, store, labelled, perturb, second, update). Terms are independent, so each runs forward and
+// backward before the next begins, adding into the gradient: the memory of an iteration is that of its largest batch.
 #pragma once
 
-#include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,27 +11,15 @@
 #include <vector>
 
 #include "engine/network/parameters.h"
+#include "engine/network/scalars.h"
 #include "engine/sampling/image_store.h"
+#include "engine/sampling/input_chain.h"
 #include "engine/sampling/replay_buffer.h"
-#include "engine/sampling/sampler.h"
+#include "engine/settings/method.h"
 #include "engine/settings/settings.h"
+#include "engine/training/batch.h"
 
 namespace jem {
-
-enum class Phase {
-    draw,      // batches, chains
-    positive,  // x+: forward, backward of px * (-fp + l2 fp^2)
-    sample,    // x-: one SGLD step; run K times
-    negative,  // x-: forward, backward of px * (fq + l2 fq^2)
-    store,     // x- into the buffer
-    labelled,  // x: forward, cross-entropy, backward
-    perturb,   // gradient's norm, w + e
-    second,    // the three again at w + e, running statistics left alone
-    update,    // optimizer at w with the last gradient
-};
-inline constexpr std::array kPhases = {Phase::draw,     Phase::positive, Phase::sample, Phase::negative, Phase::store,
-                                       Phase::labelled, Phase::perturb,  Phase::second, Phase::update};
-const char* phase_name(Phase phase);
 
 class TrainingIteration {
 public:
@@ -49,17 +37,28 @@ public:
     // whole job's: InputError where they do not divide by its ranks.
     TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data);
     TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given);
+    TrainingIteration(const TrainingIteration&) = delete;  // the phases refer to it
+    TrainingIteration& operator=(const TrainingIteration&) = delete;
 
-    // Runs every phase dry (inside Memory::plan) and returns the work of one iteration by phase.
-    std::vector<std::pair<Phase, WorkReport>> plan();
+    struct Phase {
+        std::string name;
+        int64_t repeats = 1;          // in an iteration: K of a chain's
+        std::function<void()> queue;  // once
+    };
+    // In the order in which they run.
+    const std::vector<Phase>& phases() const { return phases_; }
+    // 0 for a phase that the settings leave out.
+    int64_t repeats(const std::string& phase) const;
+
+    // Runs every phase dry (inside Memory::plan) and returns the work of one of each.
+    std::vector<std::pair<std::string, WorkReport>> plan();
     // Records the phases. After Memory::allocate.
     void record();
 
     void begin(int64_t iteration, double lr, int64_t optimizer_step);
-    void run(Phase phase);  // replays, or queues where record() has not been called; sample: one step
-    void run_all();         // in order, sample K times
-    // How often a phase runs in an iteration: 0 for those that the settings leave out.
-    int64_t repeats(Phase phase) const;
+    void run(const Phase& phase);  // once: replays, or queues where record() has not been called
+    void run(const std::string& phase);
+    void run_all();  // in order, each as often as it repeats
 
     // The weights into the form that convolutions read: after loading or initialising them.
     void prepare_weights();
@@ -67,32 +66,46 @@ public:
     int64_t queue_state();
     IterationState take_state(int64_t ticket);
     void read_state(IterationState& to) { to = take_state(queue_state()); }
+    // What the scalars of a state are.
+    const Scalars& scalars() const { return scalars_; }
+    // The weighted sum of the terms' values at the weights.
+    double loss(const IterationState& state) const;
 
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }
-    ImageStore& images() { return *images_; }
-    Sampler& sampler() { return *sampler_; }
+    ImageStore& store() { return *store_; }
+    InputChain& chain() { return *chain_; }
     IterationState* state();
-    Array positive_images();
-    Array labelled_images();
-    Array labels();
-    // Whether the labelled phase leaves its logits in kept_logits(), R [N, classes]; to be set before plan().
+    Batch& real() { return *real_; }          // x+
+    Batch& labelled() { return *labelled_; }  // x_lab
+    // Whether the labelled term leaves its logits in kept_logits(), R [N, classes]; to be set before plan().
     void keep_logits(bool on) { keep_logits_ = on; }
     Array kept_logits();
 
 private:
-    struct LossPass {
-        int pass = -1;
-        Slot lse, hit;
+    struct Term {
+        TermSpec spec;
+        struct Pass {
+            int pass = -1;
+            std::unique_ptr<Objective> objective;
+        };
+        std::vector<Pass> passes;  // of SAM
     };
 
     void build(const GivenBatches& job);
-    void queue(Phase phase);
+    void add_chain(const GivenBatches& job);
+    void add_term(const TermSpec& spec);
+    void add_phases(const Method& method);
+    std::unique_ptr<Batch> make_batch(BatchOf which, int64_t count) const;
+    Tensor images_of(BatchOf which);
+    int64_t count_of(BatchOf which);
+    void queue_draw();
     void queue_agreement(Agreement when);
-    void queue_energy(const LossPass& p, EnergyTerm term, SamPass pass, const Tensor& images);
-    void queue_labelled(const LossPass& p, SamPass pass);
+    void queue_term(const Term& term, SamPass pass);
+    void queue_perturb();
+    void queue_second();
+    void queue_update();
     NetworkMemory memory_of(SamPass pass);
-    Tensor image_tensor(Slot slot, int64_t n);
 
     Device& device_;
     Memory& memory_;
@@ -100,17 +113,19 @@ private:
     Settings settings_;
     std::optional<DataSource> data_;
     Communicator& ranks_;
-    int64_t num_positive_ = 0, num_labelled_ = 0;  // of this rank
     bool keep_logits_ = false;
 
+    Scalars scalars_;
     std::unique_ptr<Parameters> parameters_;
-    std::unique_ptr<ImageStore> images_;
+    std::unique_ptr<ImageStore> store_;
     std::unique_ptr<ReplayBuffer> buffer_;
-    std::unique_ptr<Sampler> sampler_;
-    std::array<LossPass, kNumPasses> positive_, negative_, labelled_;
-    Slot state_, positive_images_, labelled_images_, labels_, positive_draws_, labelled_draws_, kept_logits_;
+    std::unique_ptr<InputChain> chain_;
+    std::unique_ptr<Batch> real_, labelled_;
+    std::vector<std::unique_ptr<Term>> terms_;  // in the method's order
+    Slot state_, kept_logits_;
     Slot states_;  // of all ranks
-    std::array<std::unique_ptr<StepGraph>, kPhases.size()> graphs_;
+    std::vector<Phase> phases_;
+    std::vector<std::unique_ptr<StepGraph>> graphs_;  // of the phases, once recorded
 };
 
 }  // namespace jem

@@ -63,11 +63,11 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         upload_values(device, to, to_channels_last(input.batch.doubles(name), n, s.in_channels, pixels));
     };
     if (s.samples()) {
-        upload_images(iteration.positive_images(), "x_pos", given.positive);
-        if (given.noise) upload_images(iteration.sampler().noise(), "noise", s.sgld_steps * given.negative);
+        upload_images(iteration.real().images(), "x_pos", given.positive);
+        if (given.noise) upload_images(iteration.chain().noise(), "noise", s.sgld_steps * given.negative);
     }
     if (s.classifies()) {
-        upload_images(iteration.labelled_images(), "x_lab", given.labelled);
+        upload_images(iteration.labelled().images(), "x_lab", given.labelled);
         if (!input.batch.has("y")) throw InputError(input.batch_path + " has no tensor y (the labels of x_lab). Add it as int64 [N].");
         const std::vector<int64_t> y = input.batch.ints("y");
         if (static_cast<int64_t>(y.size()) != given.labelled)
@@ -78,7 +78,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
                 throw InputError("Tensor y of " + input.batch_path + " has label " + std::to_string(label) + " (0 to " +
                                  std::to_string(s.num_classes - 1) + " are allowed). Give --num-classes.");
         const std::vector<int32_t> labels(y.begin(), y.end());
-        device.upload(iteration.labels().data, labels.data(), labels.size() * sizeof(int32_t));
+        device.upload(iteration.labelled().labels().data, labels.data(), labels.size() * sizeof(int32_t));
     }
 
     iteration.record();
@@ -94,31 +94,27 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     std::map<std::string, std::vector<double>> curves;
     IterationState state;
     for (int64_t i = 0; i < input.iterations; ++i) {
-        if (s.samples()) upload_images(iteration.sampler().samples(), "x_neg_start", given.negative);
+        if (s.samples()) upload_images(iteration.chain().images(), "x_neg_start", given.negative);
         iteration.begin(i, s.lr, input.optimizer_step + i);
-        for (const Phase phase : kPhases) {
-            for (int64_t k = 0; k < iteration.repeats(phase); ++k) iteration.run(phase);
-            if (phase == Phase::perturb) dump_gradient("grad1.");
-            if (phase == Phase::second && iteration.repeats(phase) > 0) dump_gradient("grad2.");
+        for (const TrainingIteration::Phase& phase : iteration.phases()) {
+            for (int64_t k = 0; k < phase.repeats; ++k) iteration.run(phase);
+            if (phase.name == "perturb") dump_gradient("grad1.");
+            if (phase.name == "second") dump_gradient("grad2.");
         }
         iteration.read_state(state);
-        curves["f_pos_curve"].push_back(state.f_pos[0]);
-        curves["f_neg_curve"].push_back(state.f_neg[0]);
-        curves["loss_gen_curve"].push_back(state.loss_gen[0]);
-        curves["loss_clf_curve"].push_back(state.loss_clf[0]);
+        for (const char* name : {"f_pos", "f_neg", "loss_gen", "loss_clf"})
+            curves[name + std::string("_curve")].push_back(iteration.scalars().value(state, name));
         curves["grad_norm_curve"].push_back(state.grad_norm);
     }
 
     if (s.samples()) {
-        const std::vector<double> x = download_values(device, iteration.sampler().samples());
+        const std::vector<double> x = download_values(device, iteration.chain().images());
         dump.tensors["x_neg"] = vector_tensor(to_channels_first(x, given.negative, s.in_channels, pixels), type,
                                               {given.negative, s.in_channels, s.image_size, s.image_size});
-        scalar("f_pos", state.f_pos[0]);
-        scalar("f_neg", state.f_neg[0]);
-        scalar("loss_gen", state.loss_gen[0]);
+        for (const char* name : {"f_pos", "f_neg", "loss_gen"}) scalar(name, iteration.scalars().value(state, name));
     }
     if (s.classifies()) {
-        scalar("loss_clf", state.loss_clf[0]);
+        scalar("loss_clf", iteration.scalars().value(state, "loss_clf"));
         dump.tensors["logits_lab"] = vector_tensor(download_values(device, iteration.kept_logits()), type, {given.labelled, s.num_classes});
     }
     scalar("grad_norm", state.grad_norm);

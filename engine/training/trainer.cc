@@ -81,7 +81,7 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     parts_.memory.allocate();
-    iteration_.images().upload(train);
+    iteration_.store().upload(train);
     iteration_.record();
 }
 
@@ -121,11 +121,11 @@ void Trainer::start_or_resume_alone(bool resume) {
         iteration_.prepare_weights();
         if (buffer) {
             iteration_.begin(0, 0, 0);
-            iteration_.buffer().fill(iteration_.images().view(), iteration_.state(),
+            iteration_.buffer().fill(iteration_.store().view(), iteration_.state(),
                                      [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });
         }
     }
-    const std::string without = text_of_classes_without_images(iteration_.images(), held_out_.class_names);
+    const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
     if (buffer && settings_.init == StartForm::informative && !without.empty())
         observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     folder_.cut_metrics(progress_.iteration);
@@ -217,25 +217,17 @@ void Trainer::report(const IterationState& state, int64_t done) {
     const double images =
         static_cast<double>((done - rate_from_) * (settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size));
     const double images_per_s = images / std::max(1e-9, std::chrono::duration<double>(now - rate_since_).count());
-    const double loss = settings_.p_x_weight * state.loss_gen[0] + settings_.p_y_given_x_weight * state.loss_clf[0];
+    const double loss = iteration_.loss(state);
+    const Scalars& scalars = iteration_.scalars();
     const int64_t epoch = (done - 1) / iterations_per_epoch_;
-    observer_.iteration(
-        {done, total_, epoch, images_per_s, loss, state.loss_gen[0], state.loss_clf[0], state.accuracy, state.learning_rate});
+    observer_.iteration({done, total_, epoch, images_per_s, loss, scalars.value(state, "loss_gen"), scalars.value(state, "loss_clf"),
+                         scalars.value(state, "accuracy"), state.learning_rate});
     if (done % settings_.log_interval != 0 && done != total_ && done % iterations_per_epoch_ != 0) return;
     restart_rate(done);
     nlohmann::ordered_json line = {{"iteration", done},           {"epoch", epoch},
                                    {"time_s", progress_.seconds}, {"images_per_s", images_per_s},
                                    {"lr", state.learning_rate},   {"loss", loss}};
-    if (settings_.samples()) {
-        line["loss_gen"] = state.loss_gen[0];
-        line["f_pos"] = state.f_pos[0];
-        line["f_neg"] = state.f_neg[0];
-        line["sgld_grad_norm"] = state.sgld_grad_norm;
-    }
-    if (settings_.classifies()) {
-        line["loss_clf"] = state.loss_clf[0];
-        line["accuracy"] = state.accuracy;
-    }
+    for (const std::string& name : scalars.names()) line[name] = scalars.value(state, name);
     line["grad_norm"] = state.grad_norm;
     if (!ranks_.first()) return;
     // The last line of an epoch waits for the evaluation.

@@ -38,7 +38,7 @@ struct TrainingParts {
     Memory memory;
     Predictor predictor;  // before the iteration, which builds the network
     TrainingIteration iteration;
-    std::vector<std::pair<Phase, WorkReport>> work;  // of one iteration
+    std::vector<std::pair<std::string, WorkReport>> work;  // of one iteration
 };
 
 enum class TrainingEnd { finished, interrupted, diverged };

@@ -6,6 +6,7 @@
 
 #include "tests/check.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -166,8 +167,8 @@ TEST_CASE("gradient_of_cross_entropy") {
     check_gradient("d_logits", m.read(out), logits, [&](const Values& at) {
         m.write(in, at);
         m.ops().cross_entropy(loss, hit, out, in, labels, kWeight);
-        m.ops().classification_summary(state, loss, hit, SamPass::at_perturbed);
-        return kWeight * m.read(state).loss_clf[1];
+        m.ops().classification_summary(state, loss, hit, kClassification, SamPass::at_perturbed);
+        return kWeight * m.read(state).scalars[kClassification.loss][1];
     });
 }
 
@@ -182,21 +183,23 @@ TEST_CASE("gradient_of_the_energy_terms") {
         const Tensor in = m.tensor(e, logits), out = m.unwritten(e);
         const Array lse = m.unwritten(4);
         IterationState start;
-        start.f_pos[0] = 0.7;
+        start.scalars[kEnergy.f_pos][0] = 0.7;
         // The loss of the term, by the engine's own summary: L_gen holds +fq + l2 fq^2 and a constant.
         const auto loss = [&](const Values& at) {
             IterationState* state = m.state(start);
             m.write(in, at);
             m.ops().log_sum_exp(lse, in);
             if (term == EnergyTerm::sampling) return project(Values(4, 1.0), m.read(lse));
-            m.ops().energy_summary(state, lse, term, SamPass::at_weights, kL2);
+            m.ops().energy_summary(state, lse, term, kEnergy, SamPass::at_weights, kL2);
             const IterationState s = m.read(state);
-            return kWeight * (term == EnergyTerm::positive ? -s.f_pos[0] + kL2 * s.f_pos[0] * s.f_pos[0] : s.loss_gen[0]);
+            return kWeight * (term == EnergyTerm::positive
+                                  ? -s.scalars[kEnergy.f_pos][0] + kL2 * s.scalars[kEnergy.f_pos][0] * s.scalars[kEnergy.f_pos][0]
+                                  : s.scalars[kEnergy.loss][0]);
         };
         loss(logits);
         IterationState* state = m.state(start);
-        if (term != EnergyTerm::sampling) m.ops().energy_summary(state, lse, term, SamPass::at_weights, kL2);
-        m.ops().energy_backward(out, in, lse, state, term, SamPass::at_weights, kWeight, kL2);
+        if (term != EnergyTerm::sampling) m.ops().energy_summary(state, lse, term, kEnergy, SamPass::at_weights, kL2);
+        m.ops().energy_backward(out, in, lse, state, term, kEnergy, SamPass::at_weights, kWeight, kL2);
         check_gradient("d_logits", m.read(out), logits, loss);
     }
 }

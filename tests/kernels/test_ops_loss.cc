@@ -6,6 +6,7 @@
 
 #include "tests/check.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -86,17 +87,24 @@ TEST_CASE("energy_summary_writes_the_mean_and_with_the_negative_term_the_loss") 
                     for (const double v : positive) fp += v / static_cast<double>(count);
                     for (const double v : negative) fq += v / static_cast<double>(count);
                     IterationState start;
-                    start.f_pos[0] = start.f_pos[1] = start.f_neg[0] = start.f_neg[1] = start.loss_gen[0] = start.loss_gen[1] = 99;
+                    start.scalars[kEnergy.f_pos][0] = start.scalars[kEnergy.f_pos][1] = start.scalars[kEnergy.f_neg][0] =
+                        start.scalars[kEnergy.f_neg][1] = start.scalars[kEnergy.loss][0] = start.scalars[kEnergy.loss][1] = 99;
                     IterationState* state = m.state(start);
-                    m.ops().energy_summary(state, m.real(positive), EnergyTerm::positive, pass, l2);
+                    m.ops().energy_summary(state, m.real(positive), EnergyTerm::positive, kEnergy, pass, l2);
                     IterationState got = m.read(state);
-                    check_close("f_pos", {got.f_pos[p], got.f_pos[1 - p]}, {fp, 99}, {.relative = kDouble});
-                    check_equal("the rest is untouched", {got.f_neg[0], got.f_neg[1], got.loss_gen[0], got.loss_gen[1]}, {99, 99, 99, 99});
-                    m.ops().energy_summary(state, m.real(negative), EnergyTerm::negative, pass, l2);
+                    check_close("f_pos", {got.scalars[kEnergy.f_pos][p], got.scalars[kEnergy.f_pos][1 - p]}, {fp, 99},
+                                {.relative = kDouble});
+                    check_equal("the rest is untouched",
+                                {got.scalars[kEnergy.f_neg][0], got.scalars[kEnergy.f_neg][1], got.scalars[kEnergy.loss][0],
+                                 got.scalars[kEnergy.loss][1]},
+                                {99, 99, 99, 99});
+                    m.ops().energy_summary(state, m.real(negative), EnergyTerm::negative, kEnergy, pass, l2);
                     got = m.read(state);
-                    check_close("f_pos, f_neg", {got.f_pos[p], got.f_neg[p], got.f_neg[1 - p]}, {fp, fq, 99}, {.relative = kDouble});
-                    check_close("loss_gen", {got.loss_gen[p], got.loss_gen[1 - p]}, {fq - fp + l2 * (fp * fp + fq * fq), 99},
-                                {.absolute = kDouble, .relative = kDouble});
+                    check_close("f_pos, f_neg",
+                                {got.scalars[kEnergy.f_pos][p], got.scalars[kEnergy.f_neg][p], got.scalars[kEnergy.f_neg][1 - p]},
+                                {fp, fq, 99}, {.relative = kDouble});
+                    check_close("loss_gen", {got.scalars[kEnergy.loss][p], got.scalars[kEnergy.loss][1 - p]},
+                                {fq - fp + l2 * (fp * fp + fq * fq), 99}, {.absolute = kDouble, .relative = kDouble});
                     CHECK(got.diverged == 0);
                 }
     });
@@ -106,9 +114,9 @@ TEST_CASE("energy_summary_raises_the_flag_for_non_finite_and_exploding_values_an
     on_every_device([](OnDevice& m) {
         const auto flag_after = [&](const Values& lse, EnergyTerm term, double f_pos) {
             IterationState start;
-            start.f_pos[0] = f_pos;
+            start.scalars[kEnergy.f_pos][0] = f_pos;
             IterationState* state = m.state(start);
-            m.ops().energy_summary(state, m.real(lse), term, SamPass::at_weights, 0);
+            m.ops().energy_summary(state, m.real(lse), term, kEnergy, SamPass::at_weights, 0);
             return m.read(state).diverged;
         };
         const double nan = std::nan("");
@@ -128,8 +136,8 @@ TEST_CASE("energy_summary_raises_the_flag_for_non_finite_and_exploding_values_an
         IterationState raised;
         raised.diverged = 1;
         IterationState* state = m.state(raised);
-        m.ops().energy_summary(state, m.real({1}), EnergyTerm::positive, SamPass::at_weights, 0);
-        m.ops().energy_summary(state, m.real({1}), EnergyTerm::negative, SamPass::at_weights, 0);
+        m.ops().energy_summary(state, m.real({1}), EnergyTerm::positive, kEnergy, SamPass::at_weights, 0);
+        m.ops().energy_summary(state, m.real({1}), EnergyTerm::negative, kEnergy, SamPass::at_weights, 0);
         CHECK(m.read(state).diverged == 1);
     });
 }
@@ -137,7 +145,8 @@ TEST_CASE("energy_summary_raises_the_flag_for_non_finite_and_exploding_values_an
 TEST_CASE("energy_backward_is_the_term_s_coefficient_times_softmax") {
     on_every_device([](OnDevice& m) {
         IterationState start;
-        start.f_pos[0] = 1.25, start.f_pos[1] = -2.5, start.f_neg[0] = 3.75, start.f_neg[1] = -0.5;
+        start.scalars[kEnergy.f_pos][0] = 1.25, start.scalars[kEnergy.f_pos][1] = -2.5, start.scalars[kEnergy.f_neg][0] = 3.75,
+        start.scalars[kEnergy.f_neg][1] = -0.5;
         const IterationState* state = m.state(start);
         constexpr double kWeight = 0.7, kL2 = 0.4;
         for (const Size& s : kSizes)
@@ -147,17 +156,19 @@ TEST_CASE("energy_backward_is_the_term_s_coefficient_times_softmax") {
                     const size_t p = static_cast<size_t>(pass);
                     const Rows rows = random_rows(s, 3, 3);
                     double factor = 1;
-                    if (term == EnergyTerm::positive) factor = kWeight / static_cast<double>(s.rows) * (-1 + 2 * kL2 * start.f_pos[p]);
-                    if (term == EnergyTerm::negative) factor = kWeight / static_cast<double>(s.rows) * (1 + 2 * kL2 * start.f_neg[p]);
+                    if (term == EnergyTerm::positive)
+                        factor = kWeight / static_cast<double>(s.rows) * (-1 + 2 * kL2 * start.scalars[kEnergy.f_pos][p]);
+                    if (term == EnergyTerm::negative)
+                        factor = kWeight / static_cast<double>(s.rows) * (1 + 2 * kL2 * start.scalars[kEnergy.f_neg][p]);
                     Values want;
                     for (const double v : rows.softmax) want.push_back(factor * v);
                     const Tensor logits = m.tensor(extent(s), rows.logits), out = m.unwritten(extent(s));
                     const Array lse = m.real(rows.lse);
-                    m.ops().energy_backward(out, logits, lse, state, term, pass, kWeight, kL2);
+                    m.ops().energy_backward(out, logits, lse, state, term, kEnergy, pass, kWeight, kL2);
                     // lse goes in rounded to the device's type
                     const Tolerance tolerance{.absolute = 0, .relative = kSoftmax * kLargestLogit * m.rounding()};
                     check_close("d_logits", m.read(out), want, tolerance);
-                    m.ops().energy_backward(logits, logits, lse, state, term, pass, kWeight, kL2);
+                    m.ops().energy_backward(logits, logits, lse, state, term, kEnergy, pass, kWeight, kL2);
                     check_equal("d_logits == logits", m.read(logits), m.read(out));
                 }
     });
@@ -218,21 +229,27 @@ TEST_CASE("classification_summary_writes_means_and_the_accuracy_at_the_weights_o
                 hits += hit.back();
             }
             IterationState start;
-            start.loss_clf[0] = start.loss_clf[1] = start.accuracy = 99;
+            start.scalars[kClassification.loss][0] = start.scalars[kClassification.loss][1] = start.scalars[kClassification.accuracy][0] =
+                99;
             IterationState* state = m.state(start);
-            m.ops().classification_summary(state, m.real(loss), m.real(hit), SamPass::at_perturbed);
+            m.ops().classification_summary(state, m.real(loss), m.real(hit), kClassification, SamPass::at_perturbed);
             IterationState got = m.read(state);
-            check_close("perturbed", {got.loss_clf[0], got.loss_clf[1], got.accuracy}, {99, mean, 99}, {.relative = kDouble});
-            m.ops().classification_summary(state, m.real(loss), m.real(hit), SamPass::at_weights);
+            check_close(
+                "perturbed",
+                {got.scalars[kClassification.loss][0], got.scalars[kClassification.loss][1], got.scalars[kClassification.accuracy][0]},
+                {99, mean, 99}, {.relative = kDouble});
+            m.ops().classification_summary(state, m.real(loss), m.real(hit), kClassification, SamPass::at_weights);
             got = m.read(state);
-            check_close("at the weights", {got.loss_clf[0], got.loss_clf[1], got.accuracy}, {mean, mean, hits / static_cast<double>(count)},
-                        {.relative = kDouble});
+            check_close(
+                "at the weights",
+                {got.scalars[kClassification.loss][0], got.scalars[kClassification.loss][1], got.scalars[kClassification.accuracy][0]},
+                {mean, mean, hits / static_cast<double>(count)}, {.relative = kDouble});
             CHECK(got.diverged == 0);
             for (const double bad : {std::nan(""), HUGE_VAL}) {
                 Values broken = loss;
                 broken.back() = bad;
                 IterationState* other = m.state();
-                m.ops().classification_summary(other, m.real(broken), m.real(hit), SamPass::at_weights);
+                m.ops().classification_summary(other, m.real(broken), m.real(hit), kClassification, SamPass::at_weights);
                 CHECK(m.read(other).diverged == 1);
             }
         }

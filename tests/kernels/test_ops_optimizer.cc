@@ -5,6 +5,7 @@
 
 #include "tests/check.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -237,7 +238,7 @@ TEST_CASE("convert_copies_and_accumulate_adds_and_neither_touches_what_lies_besi
 TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_the_device") {
     on_every_device([](OnDevice& m) {
         IterationState start;
-        start.step = 7, start.diverged = 1, start.f_pos[0] = 3;
+        start.step = 7, start.diverged = 1, start.scalars[kEnergy.f_pos][0] = 3;
         IterationState* state = m.state(start);
         m.ops().begin_iteration(state, 390, 0.125, 0.5, 0.25);
         IterationState got = m.read(state);
@@ -247,7 +248,7 @@ TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_
         CHECK(got.adam_rate == 0.25);
         CHECK(got.adam_root == 0.5);
         CHECK(got.diverged == 1);  // sticky
-        CHECK(got.f_pos[0] == 3);
+        CHECK(got.scalars[kEnergy.f_pos][0] == 3);
         for (uint32_t step = 1; step <= 3; ++step) {
             m.ops().advance_step(state);
             CHECK(m.read(state).step == step);

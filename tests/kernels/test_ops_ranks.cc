@@ -7,6 +7,7 @@
 #include "kernels/random.h"
 #include "tests/check.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -190,27 +191,27 @@ TEST_CASE("shares_of_a_batch_are_drawn_cropped_and_disturbed_as_the_whole_batch_
 TEST_CASE("agree_on_state_raises_every_flag_and_joins_norms") {
     on_every_device([](OnDevice& m) {
         std::vector<IterationState> all(kRanks);
-        all[0].sgld_grad_norm = 3;
-        all[1].sgld_grad_norm = 0;
-        all[2].sgld_grad_norm = 4;
-        for (IterationState& s : all) s.grad_norm = 1, s.f_pos[0] = 7;
+        all[0].scalars[kChainNorm][0] = 3;
+        all[1].scalars[kChainNorm][0] = 0;
+        all[2].scalars[kChainNorm][0] = 4;
+        for (IterationState& s : all) s.grad_norm = 1, s.scalars[kEnergy.f_pos][0] = 7;
         all[2].grad_norm = 5;
         const auto agree = [&](Agreement when) {
             IterationState* state = m.state(all[1]);
             const Array states{m.raw(all.data(), all.size() * sizeof(IterationState)), DType::u8,
                                static_cast<int64_t>(all.size() * sizeof(IterationState))};
-            m.ops().agree_on_state(state, states, when);
+            m.ops().agree_on_state(state, states, when, kChainNorm);
             return m.read(state);
         };
         IterationState got = agree(Agreement::after_sampling);
-        CHECK(got.sgld_grad_norm == doctest::Approx(std::sqrt(25.0 / 3)));
+        CHECK(got.scalars[kChainNorm][0] == doctest::Approx(std::sqrt(25.0 / 3)));
         CHECK(got.grad_norm == 1);
-        CHECK(got.f_pos[0] == 7);
+        CHECK(got.scalars[kEnergy.f_pos][0] == 7);
         CHECK(got.diverged == 0);
         // gradients that weigh 1/3 each: the root mean square of 3, 3 and 15
         got = agree(Agreement::after_own_norms);
         CHECK(got.grad_norm == doctest::Approx(std::sqrt((9.0 + 9 + 225) / 3)));
-        CHECK(got.sgld_grad_norm == 0);
+        CHECK(got.scalars[kChainNorm][0] == 0);
         all[0].diverged = 1;
         CHECK(agree(Agreement::after_sampling).diverged == 1);
         CHECK(agree(Agreement::after_own_norms).diverged == 1);

@@ -8,6 +8,7 @@
 #include "tests/check.h"
 #include "tests/draws.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -90,6 +91,18 @@ TEST_CASE("sgld_step_keeps_a_nan_for_the_flag_to_see") {
     });
 }
 
+TEST_CASE("sign_step_stays_within_its_radius_and_in_the_pixels_range") {
+    on_every_device([](OnDevice& m) {
+        // by the sign alone; back to the edge of the ball; to the edge of the pixels; along neither where the gradient is 0
+        const Array x = m.real({0.25, 0.5, 0.875, -1, 0.5}), start = m.real({0.25, 0.25, 0.875, -1, 0.5});
+        m.ops().sign_step(x, m.real({-1e-9, 100, 3, -2, 0}), start, 0.25, 0.375);
+        check_equal("x", m.read(x), {0, 0.625, 1, -1, 0.5});
+        const Array broken = m.real({0.5});
+        m.ops().sign_step(broken, m.real({std::nan("")}), m.real({0.5}), 0.25, 0.375);
+        CHECK(std::isnan(m.read(broken).front()));
+    });
+}
+
 TEST_CASE("sgld_gradient_norm_is_the_root_mean_square_of_the_images_norms") {
     constexpr double kNormError = 1e-12;  // exact squares, summed in double
     on_every_device([](OnDevice& m) {
@@ -98,15 +111,16 @@ TEST_CASE("sgld_gradient_norm_is_the_root_mean_square_of_the_images_norms") {
             double sum = 0;
             for (const double v : g) sum += v * v;
             IterationState* state = m.state();
-            m.ops().sgld_gradient_norm(state, m.real(g), images);
-            check_close("norm", {m.read(state).sgld_grad_norm}, {std::sqrt(sum / static_cast<double>(images))}, {.relative = kNormError});
+            m.ops().sgld_gradient_norm(state, m.real(g), images, kChainNorm);
+            check_close("norm", {m.read(state).scalars[kChainNorm][0]}, {std::sqrt(sum / static_cast<double>(images))},
+                        {.relative = kNormError});
             CHECK(m.read(state).diverged == 0);
         }
         for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
             IterationState* state = m.state();
-            m.ops().sgld_gradient_norm(state, m.real({1, 2, bad, 4}), 1);
+            m.ops().sgld_gradient_norm(state, m.real({1, 2, bad, 4}), 1, kChainNorm);
             CHECK(m.read(state).diverged == 1);
-            m.ops().sgld_gradient_norm(state, m.real({1, 2, 3, 4}), 1);
+            m.ops().sgld_gradient_norm(state, m.real({1, 2, 3, 4}), 1, kChainNorm);
             CHECK(m.read(state).diverged == 1);  // sticky
         }
     });

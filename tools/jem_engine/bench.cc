@@ -60,7 +60,7 @@ void fill_uniformly(Device& device, TrainingIteration& iteration, int64_t size, 
         const Array starts = buffer.fresh().slice(0, n);
         device.ops().start_images(
             buffer.images().slice(first * pixels, n * pixels), Array{nullptr, device.real_type(), 0}, starts, starts, Array{},
-            iteration.images().view(), iteration.state(),
+            iteration.store().view(), iteration.state(),
             {.first_chain = first, .weights = RandomStream::buffer_fill_weights, .pixels = RandomStream::buffer_fill_pixels, .seed = seed});
     }
 }
@@ -200,20 +200,20 @@ int bench(const BenchOptions& o) {
         parts->memory.allocate();
     });
     TrainingIteration& iteration = parts->iteration;
-    upload_made_up_images(*device, iteration.images(), shape, count, s.seed);
+    upload_made_up_images(*device, iteration.store(), shape, count, s.seed);
     iteration.parameters().initialise(s.seed);
     iteration.begin(0, 0, 0);
     if (s.samples()) fill_uniformly(*device, iteration, s.buffer_size, s.seed);
     if (!o.profile) iteration.record();  // on a GPU nothing can be timed inside a graph
     iteration.prepare_weights();
-    if (!o.only.empty()) iteration.run(Phase::draw);  // what the chains start from
+    if (!o.only.empty()) iteration.run("draw");  // what the chains start from
     device->synchronize();
 
     const int64_t an_epoch = count / (s.classifies() ? s.batch_size : s.gen_batch_size);
     IterationState state;
     const auto run_once = [&] {
         if (!o.only.empty()) {
-            for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(Phase::sample);
+            for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run("sample");
             return;
         }
         iteration.run_all();

@@ -16,7 +16,7 @@
 #include "engine/files/safetensors.h"
 #include "engine/network/network.h"
 #include "engine/network/parameters.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/settings/settings.h"
 #include "engine/settings/table.h"
 

@@ -137,12 +137,10 @@ int plan(const PlanOptions& o) {
         bytes += phase_bytes;
         seconds += phase_seconds;
         launches += t.launches * repeats;
-        if (phase == Phase::positive) image_flops = t.forward_flops / static_cast<double>(s.gen_batch_size);
-        if (phase == Phase::labelled) image_flops = t.forward_flops / static_cast<double>(s.batch_size);
-        phases.push_back({{"name", phase_name(phase)},
-                          {"repeats", repeats},
-                          {"flops", t.flops * static_cast<double>(repeats)},
-                          {"launches", t.launches * repeats}});
+        if (phase == "positive") image_flops = t.forward_flops / static_cast<double>(s.gen_batch_size);
+        if (phase == "labelled") image_flops = t.forward_flops / static_cast<double>(s.batch_size);
+        phases.push_back(
+            {{"name", phase}, {"repeats", repeats}, {"flops", t.flops * static_cast<double>(repeats)}, {"launches", t.launches * repeats}});
         if (on_gpu) phases.back()["bytes"] = phase_bytes;
         if (predicted) phases.back()["predicted_seconds"] = phase_seconds;
     }

@@ -11,7 +11,9 @@
 #include "data/is_there.h"
 #include "engine/files/output_file.h"
 #include "engine/network/predictor.h"
-#include "engine/training/iteration.h"
+#include "engine/sampling/image_store.h"
+#include "engine/sampling/input_chain.h"
+#include "engine/sampling/replay_buffer.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
 #include "tools/jem_engine/sheet.h"
@@ -124,7 +126,8 @@ private:
     std::unique_ptr<Network> network_;
     std::unique_ptr<Memory> memory_;
     std::unique_ptr<Predictor> predictor_;
-    std::unique_ptr<Sampler> sampler_;
+    Scalars scalars_;
+    std::unique_ptr<InputChain> chain_;
     std::unique_ptr<ImageStore> images_;
     std::unique_ptr<ReplayBuffer> starts_;
     std::unique_ptr<Parameters> parameters_;
@@ -166,15 +169,15 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     predictor_ = std::make_unique<Predictor>(
         *device_, *memory_, *network_, Predictor::ImageSize{.height = s_.image_size, .width = s_.image_size, .channels = s_.in_channels},
         choose_by_logits ? std::max(limit_, chains_) : chains_);
-    sampler_ = std::make_unique<Sampler>(
+    chain_ = std::make_unique<InputChain>(
         *device_, *network_, *memory_,
-        Sampler::Options{.name = "sampling",
-                         .chains = chains_,
-                         .height = s_.image_size,
-                         .width = s_.image_size,
-                         .channels = s_.in_channels,
-                         .sgld = s_.sgld(),
-                         .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep});
+        InputChain::Options{.name = "sampling",
+                            .count = chains_,
+                            .height = s_.image_size,
+                            .width = s_.image_size,
+                            .channels = s_.in_channels,
+                            .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep},
+        sgld_stepper(s_.sgld(), scalars_, "sgld_grad_norm"));
     parameters_ = std::make_unique<Parameters>(*device_, *memory_, *network_, Parameters::Options{});
     state_ = memory_->keep("scalars", "iteration state", sizeof(IterationState));
     if (!buffer) {
@@ -193,8 +196,8 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     network_->build(*device_, *memory_, s_.conv_algorithm);
 
     memory_->plan([&] {
-        if (starts_) starts_->start(sampler_->samples(), starts_->fresh(), 0, images_->view(), state());
-        if (steps_ > 0) sampler_->step(network_memory(), state());
+        if (starts_) starts_->start(chain_->images(), starts_->fresh(), 0, images_->view(), state());
+        if (steps_ > 0) chain_->step(network_memory(), state());
     });
     memory_->plan([&] { predictor_->plan(network_memory()); });
     memory_->allocate();
@@ -257,9 +260,9 @@ void SampleRun::start(int64_t batch) {
         const bool one_gaussian = s_.init != StartForm::informative;
         classes.push_back(one_gaussian || !starts_ ? 0 : start_class(o_.label.value_or(i % s_.num_classes)));
     }
-    if (!starts_) return upload_values(*device_, sampler_->samples(), from_buffer(indices));
+    if (!starts_) return upload_values(*device_, chain_->images(), from_buffer(indices));
     device_->upload(starts_->fresh().data, classes.data(), classes.size() * sizeof(int32_t));
-    starts_->start(sampler_->samples(), starts_->fresh(), 0, images_->view(), state());
+    starts_->start(chain_->images(), starts_->fresh(), 0, images_->view(), state());
 }
 
 std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
@@ -275,7 +278,7 @@ std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
 
 std::vector<Sample> SampleRun::run() {
     std::unique_ptr<StepGraph> step;
-    if (steps_ > 0) step = capture(*device_, [&] { sampler_->step(network_memory(), state()); });
+    if (steps_ > 0) step = capture(*device_, [&] { chain_->step(network_memory(), state()); });
     const int64_t batches = (limit_ + chains_ - 1) / chains_;
     std::vector<Sample> found;
     for (int64_t batch = 0; batch < batches && std::ssize(found) < wanted_ && !diverged_; ++batch) {
@@ -287,7 +290,7 @@ std::vector<Sample> SampleRun::run() {
         }
         IterationState scalars;
         device_->take(device_->read_back(state(), sizeof scalars), &scalars);
-        std::vector<Sample> samples = describe(download_values(*device_, sampler_->samples()));
+        std::vector<Sample> samples = describe(download_values(*device_, chain_->images()));
         diverged_ = diverged_ || scalars.diverged != 0;
         samples.resize(static_cast<size_t>(std::min(chains_, limit_ - batch * chains_)));
         for (Sample& s : samples)

@@ -7,6 +7,7 @@
 
 #include "tests/check.h"
 #include "tests/on_device.h"
+#include "tests/scalars.h"
 
 namespace jem {
 namespace {
@@ -94,7 +95,7 @@ public:
         ops.draw_chains(index_, fresh_, state_, 30, 1, 0.5, 5);
         ops.start_images(gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
                          {.first_chain = 0, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 5});
-        ops.sgld_gradient_norm(state_, gradient, kBatch);
+        ops.sgld_gradient_norm(state_, gradient, kBatch, kChainNorm);
         ops.sgld_step(pixels, gradient, {}, state_, {.noise = 0.01, .seed = 5});
         ops.advance_step(state_);
         ops.store_chains(buffer_, pixels, index_, state_);
@@ -114,11 +115,11 @@ public:
         Ops& ops = m_.ops();
         ops.log_sum_exp(lse_, logits_);
         for (const EnergyTerm term : {EnergyTerm::positive, EnergyTerm::negative}) {
-            ops.energy_summary(state_, lse_, term, SamPass::at_weights, 0.1);
-            ops.energy_backward(d_logits_, logits_, lse_, state_, term, SamPass::at_weights, 1, 0.1);
+            ops.energy_summary(state_, lse_, term, kEnergy, SamPass::at_weights, 0.1);
+            ops.energy_backward(d_logits_, logits_, lse_, state_, term, kEnergy, SamPass::at_weights, 1, 0.1);
         }
         ops.cross_entropy(loss_, hit_, d_logits_, logits_, labels_, 1);
-        ops.classification_summary(state_, loss_, hit_, SamPass::at_weights);
+        ops.classification_summary(state_, loss_, hit_, kClassification, SamPass::at_weights);
         ops.gradient_norm(state_, conv_.d_w, conv_.w, SamForm::asam, 0.2, SamPass::at_weights);
         ops.sam_perturb(perturbed_, conv_.w, conv_.d_w, state_, SamForm::asam);
         ops.sgd_update(conv_.w, velocity_, conv_.d_w, state_, 0.9, 1e-3);
@@ -187,8 +188,9 @@ public:
             for (const double v : m_.read(a)) out.push_back(v);
         const IterationState s = m_.read(state_);
         for (const double v :
-             {s.learning_rate, s.f_pos[0], s.f_neg[0], s.loss_gen[0], s.loss_clf[0], s.accuracy, s.grad_norm, s.perturb_scale,
-              s.sgld_grad_norm, static_cast<double>(s.step), static_cast<double>(s.iteration), static_cast<double>(s.diverged)})
+             {s.learning_rate, s.scalars[kEnergy.f_pos][0], s.scalars[kEnergy.f_neg][0], s.scalars[kEnergy.loss][0],
+              s.scalars[kClassification.loss][0], s.scalars[kClassification.accuracy][0], s.grad_norm, s.perturb_scale,
+              s.scalars[kChainNorm][0], static_cast<double>(s.step), static_cast<double>(s.iteration), static_cast<double>(s.diverged)})
             out.push_back(v);
         return out;
     }

@@ -21,7 +21,7 @@ TEST_CASE("cuda plans") { MESSAGE("SKIPPED: this build has no CUDA parts"); }
 #include "engine/device/cuda/convolution/plan_cache.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/cuda_device.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/trainer.h"
 #include "models/wide_resnet.h"
 

@@ -140,19 +140,19 @@ TEST_CASE("no_sgld_steps_leave_the_samples_as_they_are") {
         iteration.parameters().initialise(1);
         iteration.prepare_weights();
         const Values x = TestData(3).uniforms(3 * kPixels, -0.9, 0.9);
-        upload_values(*device, iteration.sampler().samples(), x);
+        upload_values(*device, iteration.chain().images(), x);
         iteration.begin(0, 0.1, 0);
         iteration.run_all();
-        const Values after = download_values(*device, iteration.sampler().samples());
+        const Values after = download_values(*device, iteration.chain().images());
         if (steps == 0)
             check_equal("samples", after, x);
         else
             CHECK(after != x);
-        CHECK(iteration.repeats(Phase::sample) == steps);
+        CHECK(iteration.repeats("sample") == steps);
         IterationState state;
         iteration.read_state(state);
         CHECK(state.diverged == 0);
-        CHECK(std::isfinite(state.f_neg[0]));
+        CHECK(std::isfinite(iteration.scalars().value(state, "f_neg")));
         CHECK(state.step == steps);
     }
 }

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "data/input_error.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/settings/schedule.h"
 
 namespace jem {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "data/input_error.h"
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 
 namespace jem {
 namespace {

@@ -63,32 +63,32 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
         TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
     iteration.plan();
     memory.allocate();
-    iteration.images().upload(set);
+    iteration.store().upload(set);
     iteration.parameters().initialise(1);
     iteration.prepare_weights();
     if (options.execution == Execution::replayed) iteration.record();
     if (s.samples()) {
         iteration.begin(0, 0, 0);
-        iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+        iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
     }
     Outcome out;
     for (int64_t i = 0; i < options.iterations; ++i) {
         if (options.before) options.before(i);
         iteration.begin(i, s.lr, i);
-        for (const Phase phase : kPhases)
-            for (int64_t k = 0; k < iteration.repeats(phase); ++k) {
+        for (const TrainingIteration::Phase& phase : iteration.phases())
+            for (int64_t k = 0; k < phase.repeats; ++k) {
                 iteration.run(phase);
-                if (phase == Phase::draw && i + 1 == options.iterations && ranks.rank() == options.disturbed)
-                    upload_values(device, iteration.sampler().samples().slice(0, 1), Values{std::numeric_limits<double>::quiet_NaN()});
+                if (phase.name == "draw" && i + 1 == options.iterations && ranks.rank() == options.disturbed)
+                    upload_values(device, iteration.chain().images().slice(0, 1), Values{std::numeric_limits<double>::quiet_NaN()});
             }
         IterationState state;
         iteration.read_state(state);
         device.synchronize();
         device.communicator().check();
-        for (const double v :
-             {state.f_pos[0], state.f_neg[0], state.loss_gen[0], state.loss_clf[0], state.f_pos[1], state.f_neg[1], state.loss_clf[1],
-              state.accuracy, state.grad_norm, state.sgld_grad_norm, static_cast<double>(state.diverged)})
-            out.scalars.push_back(v);
+        for (const std::string& name : iteration.scalars().names())
+            for (const SamPass pass : {SamPass::at_weights, SamPass::at_perturbed})
+                out.scalars.push_back(iteration.scalars().value(state, name, pass));
+        for (const double v : {state.grad_norm, static_cast<double>(state.diverged)}) out.scalars.push_back(v);
     }
     Parameters& p = iteration.parameters();
     out.weights = download_values(device, p.weights());

@@ -40,10 +40,10 @@ Batches draw(double noise, InputNoiseOn on) {
         TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
     iteration.plan();
     memory.allocate();
-    iteration.images().upload(set);
+    iteration.store().upload(set);
     iteration.begin(0, 0, 0);
-    iteration.run(Phase::draw);
-    return {download_values(*device, iteration.labelled_images()), download_values(*device, iteration.positive_images())};
+    iteration.run("draw");
+    return {download_values(*device, iteration.labelled().images()), download_values(*device, iteration.real().images())};
 }
 
 }  // namespace

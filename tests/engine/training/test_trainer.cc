@@ -587,13 +587,13 @@ TEST_CASE("nothing_changes_while_the_state_says_diverged") {
         TrainingIteration iteration(*device, memory, network, s, source);
         iteration.plan();
         memory.allocate();
-        iteration.images().upload(set);
+        iteration.store().upload(set);
         iteration.record();
         Parameters& p = iteration.parameters();
         p.initialise(1);
         iteration.prepare_weights();
         iteration.begin(0, 0, 0);
-        iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+        iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
         const auto kept = [&] {
             std::vector<Values> all;
             for (const Array& a : {p.weights(), p.velocity(), p.average(), p.statistics(), iteration.buffer().images()})
@@ -646,13 +646,13 @@ TEST_CASE("what_runs_when_does_not_depend_on_sharing_memory_or_on_recording") {
             TrainingIteration iteration(*device, memory, network, s, source);
             iteration.plan();
             memory.allocate();
-            iteration.images().upload(set);
+            iteration.store().upload(set);
             if (record) iteration.record();
             Parameters& p = iteration.parameters();
             p.initialise(1);
             iteration.prepare_weights();
             iteration.begin(0, 0, 0);
-            if (s.samples()) iteration.buffer().fill(iteration.images().view(), iteration.state(), [](int64_t) {});
+            if (s.samples()) iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
             for (int64_t i = 0; i < 3; ++i) {
                 iteration.begin(i, s.lr, i);
                 iteration.run_all();

@@ -142,12 +142,12 @@ public:
         p.load(random_checkpoint(*network_, kNetworkSeed), "selftest", {});
         const SafetensorsFile batch = random_batch(settings_, kBatchSeed);
         const auto put = [&](Array to, const char* name) { upload_values(device_, to, batch.doubles(name)); };
-        put(iteration_.positive_images(), "x_pos");
-        put(iteration_.sampler().samples(), "x_neg_start");
-        put(iteration_.labelled_images(), "x_lab");
+        put(iteration_.real().images(), "x_pos");
+        put(iteration_.chain().images(), "x_neg_start");
+        put(iteration_.labelled().images(), "x_lab");
         const std::vector<int64_t> y = batch.ints("y");
         const Integers labels(y.begin(), y.end());
-        device_.upload(iteration_.labels().data, labels.data(), labels.size() * sizeof(int32_t));
+        device_.upload(iteration_.labelled().labels().data, labels.data(), labels.size() * sizeof(int32_t));
         upload_values(device_, p.velocity(), Values(static_cast<size_t>(p.velocity().count)));
         const IterationState fresh;
         device_.upload(iteration_.state(), &fresh, sizeof fresh);
@@ -162,7 +162,7 @@ public:
             out.resize(out.size() + bytes);
             device_.download(out.data() + out.size() - bytes, data, bytes);
         };
-        for (const Array& a : {p.weights(), p.velocity(), p.gradient(), p.statistics(), iteration_.sampler().samples()})
+        for (const Array& a : {p.weights(), p.velocity(), p.gradient(), p.statistics(), iteration_.chain().images()})
             take(a.data, a.bytes());
         take(iteration_.state(), sizeof(IterationState));
         return out;

@@ -201,6 +201,11 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
     });
 }
 
+// Where the cases have their scalars in the state.
+constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2};
+constexpr ClassificationScalars kClassification = {.loss = 7, .accuracy = 1};
+constexpr int kChainNorm = 4;
+
 // The fields of a state, one output each: they differ in size.
 void add_state(Outputs& out, const std::string& how, const IterationState& s, const Bound& bound) {
     const std::pair<const char*, Values> fields[] = {
@@ -208,14 +213,14 @@ void add_state(Outputs& out, const std::string& how, const IterationState& s, co
         {"step", {static_cast<double>(s.step)}},
         {"learning_rate", {s.learning_rate}},
         {"adam_rate and root", {s.adam_rate, s.adam_root}},
-        {"f_pos", {s.f_pos[0], s.f_pos[1]}},
-        {"f_neg", {s.f_neg[0], s.f_neg[1]}},
-        {"loss_gen", {s.loss_gen[0], s.loss_gen[1]}},
-        {"loss_clf", {s.loss_clf[0], s.loss_clf[1]}},
-        {"accuracy", {s.accuracy}},
+        {"f_pos", {s.scalars[kEnergy.f_pos][0], s.scalars[kEnergy.f_pos][1]}},
+        {"f_neg", {s.scalars[kEnergy.f_neg][0], s.scalars[kEnergy.f_neg][1]}},
+        {"loss_gen", {s.scalars[kEnergy.loss][0], s.scalars[kEnergy.loss][1]}},
+        {"loss_clf", {s.scalars[kClassification.loss][0], s.scalars[kClassification.loss][1]}},
+        {"accuracy", {s.scalars[kClassification.accuracy][0]}},
         {"grad_norm", {s.grad_norm}},
         {"perturb_scale", {s.perturb_scale}},
-        {"sgld_grad_norm", {s.sgld_grad_norm}},
+        {"sgld_grad_norm", {s.scalars[kChainNorm][0]}},
         {"diverged", {static_cast<double>(s.diverged)}},
     };
     for (const auto& [name, values] : fields) out.push_back({fmt::format("state.{} ({})", name, how), values, bound});
@@ -229,10 +234,10 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
     const Bound element = limits.element, scalar = limits.scalar;
     const double inf = INFINITY;
     IterationState begun;
-    begun.f_pos[0] = 2.5;
-    begun.f_pos[1] = 1.5;
-    begun.f_neg[0] = -0.5;
-    begun.f_neg[1] = 0.75;
+    begun.scalars[kEnergy.f_pos][0] = 2.5;
+    begun.scalars[kEnergy.f_pos][1] = 1.5;
+    begun.scalars[kEnergy.f_neg][0] = -0.5;
+    begun.scalars[kEnergy.f_neg][1] = 0.75;
 
     cases.push_back({"log_sum_exp", [=](Side& s) -> Outputs {
                          Values rows = logits();
@@ -246,7 +251,7 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          Outputs out;
                          const auto run = [&](const char* how, const Values& values, EnergyTerm term, SamPass pass, double l2) {
                              IterationState* state = s.state(begun);
-                             s.ops().energy_summary(state, s.real(values), term, pass, l2);
+                             s.ops().energy_summary(state, s.real(values), term, kEnergy, pass, l2);
                              add_state(out, how, s.read(state), scalar);
                          };
                          Values infinite = lse(), nan = lse();
@@ -267,9 +272,9 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                                  const Tensor from = s.flat(logits_of, logits()), to = s.flat(logits_of);
                                  const Array sums = s.unwritten(kRows);
                                  s.ops().log_sum_exp(sums, from);
-                                 s.ops().energy_backward(to, from, sums, s.state(begun), term, pass, 0.7, 0.1);
+                                 s.ops().energy_backward(to, from, sums, s.state(begun), term, kEnergy, pass, 0.7, 0.1);
                                  out.push_back({"d_logits", s.read(to), {1e-5, 1e-6}});
-                                 s.ops().energy_backward(from, from, sums, s.state(begun), term, pass, 1, 0);
+                                 s.ops().energy_backward(from, from, sums, s.state(begun), term, kEnergy, pass, 1, 0);
                                  out.push_back({"d_logits in place", s.read(from), {1e-5, 1e-6}});
                              }
                          return out;
@@ -290,7 +295,7 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          for (const auto& [losses, pass] :
                               {std::pair{lse(), SamPass::at_weights}, {lse(), SamPass::at_perturbed}, {nan, SamPass::at_weights}}) {
                              IterationState* state = s.state(begun);
-                             s.ops().classification_summary(state, s.real(losses), s.real(hits), pass);
+                             s.ops().classification_summary(state, s.real(losses), s.real(hits), kClassification, pass);
                              add_state(out, "summary", s.read(state), scalar);
                          }
                          return out;
@@ -372,7 +377,7 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                          g.back() = 2;  // if any is left out, it is the last
                          for (const char* how : {"finite", "NaN"}) {
                              IterationState* state = s.state(in_iteration(1));
-                             s.ops().sgld_gradient_norm(state, s.real(g), 3);
+                             s.ops().sgld_gradient_norm(state, s.real(g), 3, kChainNorm);
                              add_state(out, how, s.read(state), scalar);
                              g[4999] = std::nan("");
                          }

@@ -1,0 +1,29 @@
+// What is wanted of the logits of a batch: the terms of a loss, and what a chain of images climbs.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "engine/network/network.h"
+
+namespace jem {
+
+// One pass of the network, forward done, backward to come.
+struct ObjectiveCall {
+    Network& network;
+    int pass;      // whose logits are read and whose d_logits are written
+    Array labels;  // i32 [N]; empty where the batch has none
+    IterationState* state;
+    SamPass sam = SamPass::at_weights;
+};
+
+class Objective {
+public:
+    virtual ~Objective() = default;
+    // Queues the gradient at the logits, and whatever it has to say into the scalars of the state.
+    virtual void queue(const ObjectiveCall& call) = 0;
+    // The scalar that holds its value, for the sum of a loss; none where it is part of another's.
+    virtual std::optional<std::string> value() const { return std::nullopt; }
+};
+
+}  // namespace jem

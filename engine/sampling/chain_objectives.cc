@@ -1,0 +1,55 @@
+#include "engine/sampling/chain_objectives.h"
+
+namespace jem {
+namespace {
+
+class ClimbLse final : public Objective {
+public:
+    ClimbLse(Device& device, Memory& memory, const std::string& name, int64_t count) : device_(device), memory_(memory), count_(count) {
+        lse_ = memory.transient(name + "/lse", static_cast<size_t>(count) * size_of(device.real_type()));
+    }
+
+    void queue(const ObjectiveCall& call) override {
+        const auto lse = [&] { return Array{memory_.at(lse_), device_.real_type(), count_}; };
+        device_.ops().log_sum_exp(lse(), call.network.logits(call.pass));
+        device_.ops().lse_backward(call.network.d_logits(call.pass), call.network.logits(call.pass), lse());
+    }
+
+private:
+    Device& device_;
+    Memory& memory_;
+    int64_t count_;
+    Slot lse_;
+};
+
+class ClimbCrossEntropy final : public Objective {
+public:
+    ClimbCrossEntropy(Device& device, Memory& memory, const std::string& name, int64_t count)
+        : device_(device), memory_(memory), count_(count) {
+        const size_t bytes = static_cast<size_t>(count) * size_of(device.real_type());
+        loss_ = memory.transient(name + "/loss", bytes);
+        hit_ = memory.transient(name + "/hit", bytes);
+    }
+
+    void queue(const ObjectiveCall& call) override {
+        const auto of = [&](Slot slot) { return Array{memory_.at(slot), device_.real_type(), count_}; };
+        device_.ops().cross_entropy(of(loss_), of(hit_), call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels,
+                                    static_cast<double>(count_));  // the op weighs the mean
+    }
+
+private:
+    Device& device_;
+    Memory& memory_;
+    int64_t count_;
+    Slot loss_, hit_;
+};
+
+}  // namespace
+
+std::unique_ptr<Objective> make_chain_objective(ChainObjective which, Device& device, Memory& memory, const std::string& name,
+                                                int64_t count) {
+    if (which == ChainObjective::cross_entropy) return std::make_unique<ClimbCrossEntropy>(device, memory, name, count);
+    return std::make_unique<ClimbLse>(device, memory, name, count);
+}
+
+}  // namespace jem

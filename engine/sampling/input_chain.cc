@@ -1,0 +1,49 @@
+#include "engine/sampling/input_chain.h"
+
+namespace jem {
+
+InputChain::InputChain(Device& device, Network& network, Memory& memory, const Options& options, std::unique_ptr<Stepper> stepper)
+    : device_(device), network_(network), memory_(memory), options_(options), stepper_(std::move(stepper)) {
+    pass_ = network.add_pass({.name = options.name, .batch = options.count, .norm = options.norm, .gradients = Gradients::input});
+    const size_t bytes = static_cast<size_t>(value_count()) * size_of(device.real_type());
+    images_ = memory.keep("samples", options.name + "/samples", bytes);
+    gradient_ = memory.transient(options.name + "/gradient", bytes);
+    objective_ = make_chain_objective(options.objective, device, memory, options.name, options.count);
+    if (stepper_->wants_start()) start_ = memory.keep("samples", options.name + "/start", bytes);
+    if (options.objective == ChainObjective::cross_entropy)
+        labels_ = memory.keep("samples", options.name + "/labels", static_cast<size_t>(options.count) * sizeof(int32_t));
+    if (options.given_noise_steps > 0)
+        noise_ = memory.keep("samples", options.name + "/noise", bytes * static_cast<size_t>(options.given_noise_steps));
+}
+
+Array InputChain::images() { return array(images_); }
+
+Tensor InputChain::tensor() {
+    return {memory_.at(images_), device_.real_type(), options_.count,   options_.channels,
+            options_.height,     options_.width,      options_.channels};
+}
+
+Array InputChain::labels() { return labels_.valid() ? Array{memory_.at(labels_), DType::i32, options_.count} : Array{}; }
+
+Array InputChain::noise() {
+    if (!noise_.valid()) return {};
+    return {memory_.at(noise_), device_.real_type(), value_count() * options_.given_noise_steps};
+}
+
+void InputChain::begin() {
+    if (start_.valid()) device_.copy(memory_.at(start_), memory_.at(images_), memory_.bytes(start_));
+}
+
+void InputChain::step(const NetworkMemory& m, IterationState* state) {
+    network_.forward(pass_, m, tensor());
+    objective_->queue({.network = network_, .pass = pass_, .labels = labels(), .state = state});
+    Tensor d_x = tensor();
+    d_x.data = memory_.at(gradient_);
+    network_.backward(pass_, m, tensor(), &d_x);
+    stepper_->queue(
+        device_,
+        {.x = images(), .gradient = array(gradient_), .start = array(start_), .noise = noise(), .images = options_.count, .state = state});
+    device_.ops().advance_step(state);
+}
+
+}  // namespace jem

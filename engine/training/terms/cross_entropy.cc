@@ -1,0 +1,43 @@
+// L_clf: the mean of -log p(y|x) over the labelled batch.
+#include "engine/training/terms/terms.h"
+
+namespace jem {
+namespace {
+
+class CrossEntropyOfLabels final : public Objective {
+public:
+    explicit CrossEntropyOfLabels(const TermContext& c)
+        : device_(c.device), memory_(c.memory), count_(c.count), ranks_(c.device.communicator().size()), weight_(c.weight) {
+        scalars_.loss = c.scalars.number("loss_clf");
+        scalars_.accuracy = c.scalars.number("accuracy");
+        const size_t bytes = static_cast<size_t>(ranks_ * count_) * size_of(device_.real_type());
+        loss_ = memory_.transient(c.name + "/loss", bytes);
+        hit_ = memory_.transient(c.name + "/hit", bytes);
+    }
+
+    void queue(const ObjectiveCall& call) override {
+        Ops& ops = device_.ops();
+        Communicator& ranks = device_.communicator();
+        const auto of_job = [&](Slot slot) { return Array{memory_.at(slot), device_.real_type(), ranks_ * count_}; };
+        ops.cross_entropy(ranks.own(of_job(loss_)), ranks.own(of_job(hit_)), call.network.d_logits(call.pass),
+                          call.network.logits(call.pass), call.labels, weight_ / static_cast<double>(ranks_));
+        ranks.all_gather(of_job(loss_));
+        ranks.all_gather(of_job(hit_));
+        ops.classification_summary(call.state, of_job(loss_), of_job(hit_), scalars_, call.sam);
+    }
+    std::optional<std::string> value() const override { return "loss_clf"; }
+
+private:
+    Device& device_;
+    Memory& memory_;
+    int64_t count_, ranks_;
+    double weight_;
+    ClassificationScalars scalars_;
+    Slot loss_, hit_;
+};
+
+}  // namespace
+
+std::unique_ptr<Objective> cross_entropy_of_labels(const TermContext& context) { return std::make_unique<CrossEntropyOfLabels>(context); }
+
+}  // namespace jem

@@ -1,0 +1,39 @@
+// The objectives that a loss is made of, by name. One file each; terms.cc lists them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/memory/memory.h"
+#include "engine/network/objective.h"
+#include "engine/network/scalars.h"
+#include "engine/settings/settings.h"
+
+namespace jem {
+
+// What an objective is made for: one pass over one batch.
+struct TermContext {
+    Device& device;
+    Memory& memory;
+    Scalars& scalars;
+    const Settings& settings;
+    std::string name;  // of the pass, for the plan of memory
+    int64_t count;     // images of this rank's share; every rank has as many
+    double weight;     // of the term, for the mean over the whole job's batch
+};
+
+struct NamedObjective {
+    std::string name;
+    std::unique_ptr<Objective> (*make)(const TermContext&);
+};
+
+// One a line.
+std::unique_ptr<Objective> energy_of_real_images(const TermContext& context);
+std::unique_ptr<Objective> energy_of_samples(const TermContext& context);
+std::unique_ptr<Objective> cross_entropy_of_labels(const TermContext& context);
+
+// Throws std::logic_error for a name that none has.
+std::unique_ptr<Objective> make_objective(const std::string& name, const TermContext& context);
+
+}  // namespace jem

@@ -1,0 +1,113 @@
+// A method is a list: its phases, scalars and terms are those that the recipe and the settings name.
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/settings/recipes/recipes.h"
+#include "engine/training/iteration.h"
+#include "engine/training/terms/terms.h"
+#include "models/wide_resnet.h"
+#include "tests/check.h"
+
+namespace jem {
+namespace {
+
+Settings small(const std::string& name) {
+    Settings s = recipe(name);
+    s.in_channels = 1;
+    s.image_size = 8;
+    s.num_classes = 3;
+    s.batch_size = 4;
+    s.gen_batch_size = 2;
+    s.buffer_size = 10;
+    if (s.sgld_steps > 0) s.sgld_steps = 2;
+    return s;
+}
+
+// What an iteration on drawn batches is made of.
+struct Made {
+    std::vector<std::string> phases, scalars;
+};
+Made made_of(const Settings& s) {
+    const auto device = make_reference_device(DType::f64);
+    Memory memory(*device);
+    WideResNet network({.depth = 10, .width = 1, .norm = s.norm, .in_channels = 1, .image_size = 8, .num_classes = 3});
+    ImageSetShape shape = {};
+    shape.channels = 1;
+    shape.height = shape.width = 8;
+    shape.num_classes = 3;
+    TrainingIteration iteration(*device, memory, network, s,
+                                TrainingIteration::DataSource{.shape = shape, .count = 12, .largest_class = 4});
+    Made made;
+    for (const TrainingIteration::Phase& p : iteration.phases())
+        made.phases.push_back(p.name + (p.repeats > 1 ? " x" + std::to_string(p.repeats) : ""));
+    made.scalars = iteration.scalars().names();
+    return made;
+}
+
+using Names = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("sada_jem_has_the_phases_of_algorithm_1") {
+    const Made made = made_of(small("sada-jem"));
+    CHECK(made.phases == Names{"draw", "positive", "sample x2", "negative", "store", "labelled", "perturb", "second", "update"});
+    CHECK(made.scalars == Names{"sgld_grad_norm", "f_pos", "f_neg", "loss_gen", "loss_clf", "accuracy"});
+}
+
+TEST_CASE("what_the_settings_leave_out_has_no_phase_and_no_scalar") {
+    CHECK(made_of(small("softmax")).phases == Names{"draw", "labelled", "perturb", "update"});
+    CHECK(made_of(small("softmax")).scalars == Names{"loss_clf", "accuracy"});
+    CHECK(made_of(small("softmax+sam")).phases == Names{"draw", "labelled", "perturb", "second", "update"});
+    Settings s = small("sada-jem");
+    s.p_y_given_x_weight = 0;
+    s.sgld_steps = 0;
+    CHECK(made_of(s).phases == Names{"draw", "positive", "negative", "store", "perturb", "second", "update"});
+}
+
+TEST_CASE("every_recipe_names_objectives_that_exist") {
+    const auto device = make_reference_device(DType::f64);
+    for (const std::string& name : recipe_names()) {
+        INFO(name);
+        Memory memory(*device);
+        Scalars scalars;
+        const Settings s = small(name);
+        const Method method = method_of(s);
+        CHECK_FALSE(method.steps.empty());
+        for (const auto& step : method.steps)
+            if (const auto* term = std::get_if<TermSpec>(&step))
+                CHECK(make_objective(term->objective, {.device = *device,
+                                                       .memory = memory,
+                                                       .scalars = scalars,
+                                                       .settings = s,
+                                                       .name = term->name,
+                                                       .count = 2,
+                                                       .weight = term->weight}) != nullptr);
+    }
+    Memory memory(*device);
+    Scalars scalars;
+    const Settings s;
+    CHECK_THROWS_AS(
+        make_objective("no such term",
+                       {.device = *device, .memory = memory, .scalars = scalars, .settings = s, .name = "x", .count = 2, .weight = 1}),
+        std::logic_error);
+}
+
+TEST_CASE("a_scalar_is_found_by_its_name_and_there_are_only_so_many") {
+    Scalars scalars;
+    CHECK(scalars.number("a") == 0);
+    CHECK(scalars.number("b") == 1);
+    CHECK(scalars.number("a") == 0);
+    IterationState state;
+    state.scalars[1][0] = 5, state.scalars[1][1] = 7;
+    CHECK(scalars.value(state, "b") == 5);
+    CHECK(scalars.value(state, "b", SamPass::at_perturbed) == 7);
+    CHECK(scalars.value(state, "c") == 0);
+    for (int i = 2; i < kNumScalars; ++i) scalars.number(std::to_string(i));
+    CHECK_THROWS_AS(scalars.number("one too many"), std::logic_error);
+}
+
+}  // namespace jem

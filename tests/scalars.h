@@ -1,0 +1,12 @@
+// Where the ops' tests have their scalars in the state: no two alike, none the first.
+#pragma once
+
+#include "kernels/loss.h"
+
+namespace jem {
+
+inline constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2};
+inline constexpr ClassificationScalars kClassification = {.loss = 7, .accuracy = 1};
+inline constexpr int kChainNorm = 4;
+
+}  // namespace jem
