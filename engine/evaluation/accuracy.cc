@@ -10,8 +10,11 @@ double accuracy(const Predictions& p) {
 }
 
 Metric accuracy_metric() {
-    return {.name = "accuracy", .help = "the share of images that are classified right, and nll", .measure = [](const Predictions& p) {
-                return MetricResult{.values = {{"accuracy", accuracy(p)}, {"nll", negative_log_likelihood(p)}}, .files = {}};
+    return {.name = "accuracy",
+            .help = "the share of images that are classified right, with nll and brier",
+            .measure = [](const Predictions& p) {
+                return MetricResult{.values = {{"accuracy", accuracy(p)}, {"nll", negative_log_likelihood(p)}, {"brier", brier_score(p)}},
+                                    .files = {}};
             }};
 }
 

@@ -19,6 +19,7 @@ Classified classified(const Predictions& p, int64_t n);
 
 double accuracy(const Predictions& p);                 // in [0, 1]
 double negative_log_likelihood(const Predictions& p);  // mean, in nats
+double brier_score(const Predictions& p);              // mean over images of sum_y (p(y|x) - [y is the label])^2, in [0, 2] (Brier 1950)
 
 struct CalibrationBin {
     int64_t count = 0;

@@ -25,6 +25,7 @@ struct Metric {
 // One a file.
 Metric accuracy_metric();
 Metric likelihood_metric();
+Metric brier_metric();
 Metric calibration_metric();
 
 const std::vector<Metric>& metrics();

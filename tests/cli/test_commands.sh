@@ -140,14 +140,14 @@ for file in evaluation.json reliability_15.csv reliability_20.csv; do expect "ev
 counted=$(awk -F, 'NR > 1 { n += $3 } END { print NR - 1, n }' measured/reliability_20.csv)
 expect "20 bins hold all 200 images, not $counted" same "$counted" '20 200'
 expect 'ece_20 is in the result' same "$(value ece_20)" "$(grep -o '"ece_20": [^,]*' measured/evaluation.json | cut -d' ' -f2)"
-run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy && expect 'accuracy gives nll too' test -n "$(value nll)"
+run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy && expect 'accuracy gives nll and brier too' test -n "$(value nll)" -a -n "$(value brier)"
 [[ -z $(value ece_15) ]] || fail '--metrics accuracy gives ece' out
 run 0 evaluate --checkpoint run/checkpoints/last.state.safetensors --metrics nll --quiet --threads 1 &&
     expect 'evaluate prints a table' grep -q '^nll ' out
 [[ $(grep -c accuracy out) == 0 ]] || fail '--metrics nll prints an accuracy' out
 run 0 evaluate --checkpoint $weights --weights ema --json --quiet && nll=$(value nll) &&
     run 0 evaluate --checkpoint $weights --json --quiet && same "$(value nll)" "$nll" && fail 'the average is the last weights' out
-refused 'no metric "fid".*accuracy, nll, ece' evaluate --checkpoint $weights --metrics accuracy,fid
+refused 'no metric "fid".*accuracy, nll, brier, ece' evaluate --checkpoint $weights --metrics accuracy,fid
 refused 'no metric ""' evaluate --checkpoint $weights --metrics accuracy,
 refused '--checkpoint is needed' evaluate
 refused 'no/such' evaluate --checkpoint no/such.safetensors

@@ -46,6 +46,14 @@ TEST_CASE("negative_log_likelihood_is_the_mean_in_nats") {
     CHECK(negative_log_likelihood(predictions(2, {{-1000, -1000}}, {1})) == doctest::Approx(std::log(2.0)).epsilon(1e-14));
 }
 
+TEST_CASE("brier_score_is_the_squared_error_over_all_classes") {
+    // p = (3/4, 1/4): 2/16 where the first is right, 18/16 where the second is; sure and wrong is 2, sure and right 0.
+    CHECK(brier_score(predictions(2, {row_of(0.75), row_of(0.75)}, {0, 1})) == doctest::Approx((2 + 18) / 32.0).epsilon(1e-14));
+    CHECK(brier_score(predictions(3, {{0, 0, 0}}, {2})) == doctest::Approx(6.0 / 9).epsilon(1e-14));
+    CHECK(brier_score(predictions(2, {{1000, 0}}, {1})) == doctest::Approx(2).epsilon(1e-14));
+    CHECK(brier_score(predictions(2, {{1000, 0}}, {0})) == doctest::Approx(0));
+}
+
 TEST_CASE("calibration_error_of_a_case_done_by_hand") {
     // Confidences 0.9 (right), 0.9 (wrong), 0.7 (right), 0.6 (wrong), in bins of a tenth: (0.8, 0.9], (0.6, 0.7], (0.5, 0.6].
     const auto p = predictions(2, {row_of(0.89), row_of(0.87), row_of(0.69), row_of(0.59)}, {0, 1, 0, 1});
