@@ -9,6 +9,7 @@ namespace jem {
 namespace {
 
 constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
+constexpr const char* kEnergyHead = "energy_output";
 
 }  // namespace
 
@@ -43,10 +44,17 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : settings_(settings)
             blocks_.push_back(std::move(b));
         }
     tail_ = add_norm("f.bn1", channels);
-    head_in_ = channels;
-    head_weight_ = add_parameter("class_output.weight", {settings_.num_classes, channels}, channels, 0);
-    head_bias_ = add_parameter("class_output.bias", {settings_.num_classes}, channels, 0);
+    class_head_ = add_linear("class_output", channels, settings_.num_classes);
+    if (settings_.energy_head) energy_head_ = add_linear(kEnergyHead, channels, 1);
 }
+
+// Every published checkpoint holds the energy head, conditional models included.
+std::vector<std::string> WideResNet::idle_prefixes() const {
+    return energy_head_ ? std::vector<std::string>{} : std::vector<std::string>{std::string(kEnergyHead) + "."};
+}
+
+// JEM's unused layer, JEM++'s second names of the same tensors.
+std::vector<std::string> WideResNet::unread_prefixes() const { return {"f.linear.", "f.layer_one.", "f.other_layers."}; }
 
 int64_t WideResNet::add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial) {
     const int64_t offset = parameter_count();
@@ -76,6 +84,17 @@ WideResNet::Norm WideResNet::add_norm(const std::string& name, int64_t channels)
     return norm;
 }
 
+WideResNet::Linear WideResNet::add_linear(const std::string& name, int64_t in, int64_t out) {
+    Linear linear;
+    linear.in = in;
+    linear.out = out;
+    linear.weight = add_parameter(name + ".weight", {out, in}, in, 0);
+    linear.bias = add_parameter(name + ".bias", {out}, in, 0);
+    return linear;
+}
+
+WideResNet::Linear& WideResNet::head_of(const PassSettings& pass) { return pass.head == Head::energy ? *energy_head_ : class_head_; }
+
 template <class Visit>
 void WideResNet::for_each_conv(Visit visit) {
     visit(stem_);
@@ -88,6 +107,8 @@ void WideResNet::for_each_conv(Visit visit) {
 
 int WideResNet::add_pass(const PassSettings& settings) {
     if (device_ != nullptr) throw std::logic_error("Pass " + settings.name + " was added after the network was built.");
+    if (settings.head == Head::energy && !energy_head_)
+        throw std::logic_error("Pass " + settings.name + " ends in an energy head, which the network has not.");
     passes_.emplace_back().settings = settings;
     return static_cast<int>(passes_.size()) - 1;
 }
@@ -116,8 +137,15 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         conv.plan = found->second.get();
         conv.prepared = memory.keep("compute weights", conv.name, conv.plan->prepared_bytes());
     });
-    head_ = device.plan_linear(head_in_, settings_.num_classes, {all.begin(), all.end()});
-    memory.need_workspace(head_->workspace_bytes());
+    for (const Head head : {Head::classes, Head::energy}) {
+        std::set<int64_t> of_head;
+        for (const PassActivations& p : passes_)
+            if (p.settings.head == head) of_head.insert(p.settings.batch);
+        if (of_head.empty()) continue;
+        Linear& linear = head == Head::energy ? *energy_head_ : class_head_;
+        linear.plan = device.plan_linear(linear.in, linear.out, {of_head.begin(), of_head.end()});
+        memory.need_workspace(linear.plan->workspace_bytes());
+    }
 
     const auto keep_coefficients = [&](Norm& norm) {
         if (settings_.norm == NormKind::none) return;
@@ -131,10 +159,11 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
     keep_coefficients(tail_);
     if (settings_.norm == NormKind::batch)
         norm_sums_ = memory.keep("statistics", "norm sums of a convolution",
-                                 static_cast<size_t>(2 * head_in_) * size_of(device.real_type()));  // the widest norm
+                                 static_cast<size_t>(2 * class_head_.in) * size_of(device.real_type()));  // the widest norm
     if (settings_.norm == NormKind::batch && settings_.norm_batch == NormBatch::of_job && device.communicator().size() > 1)
-        norm_shares_ = memory.keep("statistics", "norm sums of all ranks",
-                                   static_cast<size_t>(device.communicator().size() * 2 * head_in_) * sizeof(double));  // the widest norm
+        norm_shares_ =
+            memory.keep("statistics", "norm sums of all ranks",
+                        static_cast<size_t>(device.communicator().size() * 2 * class_head_.in) * sizeof(double));  // the widest norm
 
     for (PassActivations& p : passes_) {
         const int64_t n = p.settings.batch;
@@ -168,10 +197,10 @@ void WideResNet::build(Device& device, Memory& memory, ConvAlgorithm algorithm) 
         const ConvShape& last = blocks_.back().conv2.shape;
         p.tail = output_of("tail", last);
         p.d_tail = output_of("d_tail", last);
-        p.features = flat("features", head_in_);
-        p.d_features = flat("d_features", head_in_);
-        p.logits = flat("logits", settings_.num_classes);
-        p.d_logits = flat("d_logits", settings_.num_classes);
+        p.features = flat("features", class_head_.in);
+        p.d_features = flat("d_features", class_head_.in);
+        p.logits = flat("logits", head_of(p.settings).out);
+        p.d_logits = flat("d_logits", head_of(p.settings).out);
     }
 }
 
@@ -203,8 +232,9 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
     statistics_of(tail_, m, mode, at(*x), sums);
     activate(tail_, m, at(p.tail), at(*x));
     device_->ops().mean_pool(at(p.features), at(p.tail));
-    head_->forward(at(p.logits), at(p.features), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
-                   m.weights.slice(head_bias_, settings_.num_classes), memory_->workspace());
+    const Linear& head = head_of(p.settings);
+    head.plan->forward(at(p.logits), at(p.features), m.weights.slice(head.weight, head.out * head.in), m.weights.slice(head.bias, head.out),
+                       memory_->workspace());
 }
 
 void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
@@ -213,13 +243,13 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
     const bool weights = p.settings.gradients == Gradients::weights;
     // Where sampling has half as many images as the labelled batch, as in the paper, its two tensors a block need what one needs there.
     const bool recompute = settings_.recompute && weights;
+    const Linear& head = head_of(p.settings);
     if (weights) {
-        head_->backward_weights(m.gradient.slice(head_weight_, settings_.num_classes * head_in_), at(p.features), at(p.d_logits),
-                                memory_->workspace());
-        device_->ops().bias_gradient(m.gradient.slice(head_bias_, settings_.num_classes), at(p.d_logits));
+        head.plan->backward_weights(m.gradient.slice(head.weight, head.out * head.in), at(p.features), at(p.d_logits),
+                                    memory_->workspace());
+        device_->ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(p.d_logits));
     }
-    head_->backward_data(at(p.d_features), at(p.d_logits), m.weights.slice(head_weight_, settings_.num_classes * head_in_),
-                         memory_->workspace());
+    head.plan->backward_data(at(p.d_features), at(p.d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
     device_->ops().mean_pool_backward(at(p.d_tail), at(p.d_features));
     activate_backward(tail_, m, p.settings, at(p.d_tail), at(p.blocks.back().y), nullptr, {});
     const Activation* d_y = &p.d_tail;
@@ -257,7 +287,19 @@ Tensor WideResNet::at(const Activation& a) {
     return t;
 }
 
-Tensor WideResNet::logits(int pass) { return at(passes_[static_cast<size_t>(pass)].logits); }
+Tensor WideResNet::output(int pass, Output output) {
+    const PassActivations& p = passes_[static_cast<size_t>(pass)];
+    switch (output) {
+        case Output::logits:
+            return at(p.logits);
+        case Output::features:
+            return at(p.features);
+        case Output::first_convolution:
+            return at(p.stem);
+    }
+    throw std::logic_error("A pass was asked for a tensor that it does not hand out.");
+}
+
 Tensor WideResNet::d_logits(int pass) { return at(passes_[static_cast<size_t>(pass)].d_logits); }
 
 Array WideResNet::coefficient(const Norm& norm, int64_t index) {
@@ -428,6 +470,10 @@ void WideResNet::activate_backward(const Norm& norm, const NetworkMemory& m, con
         ops.join_backward_sums(norm_values, shares(norm), x);
     }
     ops.norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+}
+
+std::string WideResNet::head_engine() const {
+    return class_head_.plan ? class_head_.plan->engine() : energy_head_ && energy_head_->plan ? energy_head_->plan->engine() : "";
 }
 
 std::vector<std::pair<std::string, ConvPlan::Choice>> WideResNet::convolution_choices() const {

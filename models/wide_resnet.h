@@ -20,6 +20,7 @@ struct WideResNetSettings {
     NormBatch norm_batch = NormBatch::of_rank;
     bool recompute = false;                                      // keep a block's input alone; its first convolution runs again
     int64_t in_channels = 3, image_size = 32, num_classes = 10;  // 64 pixels and more: a fourth group
+    bool energy_head = false;                                    // besides the classes' a head of one unit: Head::energy
 };
 
 // The first size that no such network has, by its flag.
@@ -37,15 +38,17 @@ public:
 
     const std::vector<TensorInfo>& parameters() const override { return parameters_; }
     const std::vector<TensorInfo>& statistics() const override { return statistics_; }
+    std::vector<std::string> idle_prefixes() const override;
+    std::vector<std::string> unread_prefixes() const override;
     int add_pass(const PassSettings& settings) override;
     void build(Device& device, Memory& memory, ConvAlgorithm algorithm) override;
     void prepare(Array weights) override;
     void forward(int pass, const NetworkMemory& memory, const Tensor& images) override;
     void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) override;
-    Tensor logits(int pass) override;
+    Tensor output(int pass, Output output) override;
     Tensor d_logits(int pass) override;
     std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const override;
-    std::string head_engine() const override { return head_->engine(); }
+    std::string head_engine() const override;
 
 private:
     struct Conv {
@@ -66,6 +69,11 @@ private:
         Conv conv1, conv2;
         std::optional<Conv> shortcut;
     };
+    struct Linear {
+        int64_t in = 0, out = 0;
+        int64_t weight = 0, bias = 0;  // offsets in the flat parameters
+        std::unique_ptr<LinearPlan> plan;
+    };
     // One activation of one pass; the memory is the slot's.
     struct Activation {
         Slot slot;
@@ -85,6 +93,8 @@ private:
 
     Conv add_conv(const std::string& name, int64_t in, int64_t out, int64_t size, int64_t kernel, int64_t stride);
     Norm add_norm(const std::string& name, int64_t channels);
+    Linear add_linear(const std::string& name, int64_t in, int64_t out);
+    Linear& head_of(const PassSettings& pass);
     int64_t add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial);
     template <class Visit>
     void for_each_conv(Visit visit);
@@ -127,12 +137,12 @@ private:
     Norm tail_;
     Slot norm_shares_;  // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
     Slot norm_sums_;    // R [2, C]: what a convolution takes for the norm that follows
-    int64_t head_in_ = 0, head_weight_ = 0, head_bias_ = 0;
+    Linear class_head_;
+    std::optional<Linear> energy_head_;
 
     Device* device_ = nullptr;
     Memory* memory_ = nullptr;
     std::vector<std::pair<ConvShape, std::unique_ptr<ConvPlan>>> plans_;  // one a shape
-    std::unique_ptr<LinearPlan> head_;
     std::vector<PassActivations> passes_;
 };
 

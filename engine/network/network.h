@@ -34,11 +34,25 @@ enum class NormMode {
 
 enum class Gradients { none, input, weights };
 
+// The linear head that a pass ends in.
+enum class Head {
+    classes,  // one logit a class
+    energy,   // one unit: the unnormalised log density without labels. Only networks that have it
+};
+
+// A tensor that a pass hands out after forward.
+enum class Output {
+    logits,             // R [N, classes, 1, 1]; with Head::energy [N, 1, 1, 1], so that their LSE is the unit's own value
+    features,           // R [N, C, 1, 1], what the head reads
+    first_convolution,  // of the activation type, [N, C, H, W]: what the first convolution makes of the images
+};
+
 struct PassSettings {
     std::string name;
     int64_t batch = 0;
     NormMode norm = NormMode::batch_update;
     Gradients gradients = Gradients::none;
+    Head head = Head::classes;
 };
 
 // Where a pass reads parameters and leaves gradients. Flat arrays of the device's real type.
@@ -57,8 +71,12 @@ public:
     virtual const std::vector<TensorInfo>& statistics() const = 0;
     int64_t parameter_count() const { return end_of(parameters()); }
     int64_t statistic_count() const { return end_of(statistics()); }
+    // What checkpoints of this network hold besides, by the first letters of the tensors' names: parameters of the published
+    // network that take no part in this one and stay as they are, and tensors that nothing reads.
+    virtual std::vector<std::string> idle_prefixes() const { return {}; }
+    virtual std::vector<std::string> unread_prefixes() const { return {}; }
 
-    // A pass to be run later; returns its number. Only before build.
+    // A pass to be run later; returns its number. Only before build. std::logic_error for a head that the network has not.
     virtual int add_pass(const PassSettings& settings) = 0;
     // Plans every convolution for every pass and registers memory.
     virtual void build(Device& device, Memory& memory, ConvAlgorithm algorithm) = 0;
@@ -70,9 +88,12 @@ public:
     // images R [N, H, W, C] with block = C -> logits(pass)
     virtual void forward(int pass, const NetworkMemory& memory, const Tensor& images) = 0;
     // From d_logits(pass): accumulates the gradient of the weights, or writes the images' gradient, as the pass says.
+    // The other head's gradient is left alone.
     virtual void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) = 0;
-    virtual Tensor logits(int pass) = 0;    // R [N, classes, 1, 1]
-    virtual Tensor d_logits(int pass) = 0;  // the same; may be the same memory
+    // Valid from forward until the last call that memory was planned with.
+    virtual Tensor output(int pass, Output output) = 0;
+    Tensor logits(int pass) { return output(pass, Output::logits); }
+    virtual Tensor d_logits(int pass) = 0;  // as logits; may be the same memory
 
     virtual std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const = 0;
     virtual std::string head_engine() const = 0;  // of the linear layer; may be empty

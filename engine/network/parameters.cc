@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 
 #include "data/input_error.h"
 #include "kernels/random.h"
@@ -25,16 +24,12 @@ int64_t file_index(const TensorInfo& info, int64_t i) {
 }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
-// Published checkpoints hold these besides: JEM's unused layer, JEM++'s second names of the same tensors.
-constexpr const char* kPublishedExtras[] = {"f.linear.", "f.layer_one.", "f.other_layers."};
-
-bool is_published_extra(const std::string& name) {
-    return std::any_of(std::begin(kPublishedExtras), std::end(kPublishedExtras), [&](const char* p) { return name.starts_with(p); });
-}
-
-constexpr const char* kUnusedHead = "energy_output.";  // in every published checkpoint; takes no part in conditional models
 
 }  // namespace
+
+bool starts_with_any(const std::string& name, const std::vector<std::string>& prefixes) {
+    return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return name.starts_with(p); });
+}
 
 void upload_values(Device& device, Array to, std::span<const double> values) {
     if (to.type == DType::f64) return device.upload(to.data, values.data(), to.bytes());
@@ -67,10 +62,10 @@ std::vector<double> to_channels_first(std::span<const double> nhwc, int64_t n, i
     return to_channels_last(nhwc, n, hw, c);  // the same transposition with the roles exchanged
 }
 
-std::string skipped_tensors(const SafetensorsFile& file) {
+std::string skipped_tensors(const SafetensorsFile& file, const Network& network) {
     std::string names;
     for (const auto& entry : file.tensors)
-        if (is_published_extra(entry.first)) names += " " + entry.first;
+        if (starts_with_any(entry.first, network.unread_prefixes())) names += " " + entry.first;
     return names;
 }
 
@@ -139,9 +134,8 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
     std::sort(known.begin(), known.end());
     for (const auto& entry : file.tensors) {
         const std::string& name = entry.first;
-        const bool allowed =
-            name.ends_with(kIgnoredCounter) || name.starts_with(kUnusedHead) || is_published_extra(name) ||
-            std::any_of(allowed_prefixes.begin(), allowed_prefixes.end(), [&](const auto& p) { return name.starts_with(p); });
+        const bool allowed = name.ends_with(kIgnoredCounter) || starts_with_any(name, network_.idle_prefixes()) ||
+                             starts_with_any(name, network_.unread_prefixes()) || starts_with_any(name, allowed_prefixes);
         if (!allowed && !std::binary_search(known.begin(), known.end(), name)) differences += "\n  superfluous: " + name;
     }
     if (!differences.empty())

@@ -12,8 +12,10 @@
 
 namespace jem {
 
-// Tensors of a published checkpoint that no network reads, each with a space in front; load() skips them.
-std::string skipped_tensors(const SafetensorsFile& file);
+bool starts_with_any(const std::string& name, const std::vector<std::string>& prefixes);
+
+// Tensors of a checkpoint that nothing reads (Network::unread_prefixes), each with a space in front; load() skips them.
+std::string skipped_tensors(const SafetensorsFile& file, const Network& network);
 
 class Parameters {
 public:

@@ -120,9 +120,9 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     scalar("grad_norm", state.grad_norm);
     parameters.save_array(parameters.weights(), dump, "param.");
     parameters.save_statistics(dump, "running.");
-    // The unconditional head takes no part: its gradient is zero and it stays as it is.
+    // What takes no part: its gradient is zero and it stays as it is.
     for (const auto& [name, tensor] : input.checkpoint.tensors) {
-        if (!name.starts_with("energy_output.")) continue;
+        if (!starts_with_any(name, network.idle_prefixes())) continue;
         dump.tensors["param." + name] = vector_tensor(input.checkpoint.doubles(name), type, tensor.shape);
         const std::vector<double> zeros(static_cast<size_t>(tensor.num_elements()));
         dump.tensors["grad1." + name] = vector_tensor(zeros, type, tensor.shape);

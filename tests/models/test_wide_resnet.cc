@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "data/input_error.h"
 #include "engine/network/parameters.h"
 #include "tests/check.h"
 
@@ -63,6 +64,8 @@ Expected expected_tensors(const WideResNetSettings& s) {
     norm("f.bn1", channels);
     e.parameters.push_back({"class_output.weight", {s.num_classes, channels}});
     e.parameters.push_back({"class_output.bias", {s.num_classes}});
+    if (s.energy_head) e.parameters.push_back({"energy_output.weight", {1, channels}});
+    if (s.energy_head) e.parameters.push_back({"energy_output.bias", {1}});
     return e;
 }
 
@@ -81,10 +84,10 @@ void check_tensors(const std::vector<TensorInfo>& got, const std::vector<Named>&
 class NetworkOnDevice {
 public:
     NetworkOnDevice(const WideResNetSettings& settings, int64_t batch, NormMode mode,
-                    std::unique_ptr<Device> device = make_reference_device(DType::f64))
+                    std::unique_ptr<Device> device = make_reference_device(DType::f64), Head head = Head::classes)
         : device_(std::move(device)), settings_(settings), batch_(batch), network_(settings), memory_(*device_) {
-        weights_pass_ = network_.add_pass({"weights", batch, mode, Gradients::weights});
-        input_pass_ = network_.add_pass({"input", batch, mode, Gradients::input});
+        weights_pass_ = network_.add_pass({"weights", batch, mode, Gradients::weights, head});
+        input_pass_ = network_.add_pass({"input", batch, mode, Gradients::input, head});
         parameters_ = std::make_unique<Parameters>(*device_, memory_, network_, Parameters::Options{.gradient = true});
         const size_t bytes = static_cast<size_t>(pixels()) * size_of(device_->real_type());
         images_ = memory_.keep("images", "images", bytes);
@@ -95,6 +98,7 @@ public:
             network_.prepare(parameters_->weights());
             for (const int pass : {weights_pass_, input_pass_}) {
                 network_.forward(pass, view(), tensor(images_));
+                for (const Output output : {Output::logits, Output::features, Output::first_convolution}) network_.output(pass, output);
                 const Tensor d_images = tensor(d_images_);
                 network_.d_logits(pass);
                 network_.backward(pass, view(), tensor(images_), pass == input_pass_ ? &d_images : nullptr);
@@ -117,9 +121,11 @@ public:
         network_.prepare(parameters_->weights());
         const int pass = input ? input_pass_ : weights_pass_;
         network_.forward(pass, view(), tensor(images_));
-        const Tensor t = network_.logits(pass);
-        return download_values(*device_, {t.data, t.type, t.count()});
+        return read(network_.logits(pass));
     }
+    // What the last forward pass, of input gradients, hands out.
+    Tensor output(Output output) { return network_.output(input_pass_, output); }
+    Values read(const Tensor& t) { return download_values(*device_, {t.data, t.type, t.count()}); }
     // The gradient of the sum of d_logits * logits.
     Values weight_gradient(const Values& weights, const Values& images, const Values& d_logits) {
         logits(weights, images, false);
@@ -191,11 +197,11 @@ Values random_weights(NetworkOnDevice& on, uint64_t seed) {
 // (with 1e-6 about one in twenty directions met one), and the data stay the same from run to run.
 constexpr double kStep = 1e-8, kGradientError = 2e-6;
 
-void check_gradients(const WideResNetSettings& settings, NormMode mode) {
-    NetworkOnDevice on(settings, 2, mode);
+void check_gradients(const WideResNetSettings& settings, NormMode mode, Head head = Head::classes) {
+    NetworkOnDevice on(settings, 2, mode, make_reference_device(DType::f64), head);
     TestData data(17);
     const Values w = random_weights(on, 5), x = data.uniforms(on.pixels(), -1, 1);
-    const Values d_logits = data.normals(2 * settings.num_classes);
+    const Values d_logits = data.normals(2 * (head == Head::energy ? 1 : settings.num_classes));
     Values statistics = on.statistics();
     for (const TensorInfo& info : on.network().statistics())
         for (int64_t i = 0; i < info.count(); ++i)
@@ -220,8 +226,9 @@ void check_gradients(const WideResNetSettings& settings, NormMode mode) {
         Values direction(w.size());
         for (int64_t i = 0; i < info.count(); ++i) direction[static_cast<size_t>(info.offset + i)] = data.normal();
         const double want = along(info.name, d_w, direction, true);
-        const bool conv_bias = info.shape.size() == 1 && info.fan_in > 0 && info.name != "class_output.bias";
-        if (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias) {
+        const bool other_head = info.name.starts_with(head == Head::energy ? "class_output." : "energy_output.");
+        const bool conv_bias = info.shape.size() == 1 && info.fan_in > 0 && !info.name.ends_with("_output.bias");
+        if (other_head || (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias)) {
             CHECK_MESSAGE(std::fabs(want) < kGradientError, info.name, " has a gradient of ", want);
             for (int64_t i = 0; i < info.count(); ++i) CHECK(d_w[static_cast<size_t>(info.offset + i)] == 0);
         } else {
@@ -237,15 +244,18 @@ TEST_CASE("parameters_have_the_published_names_shapes_and_order") {
     for (const NormKind norm : {NormKind::batch, NormKind::none})
         for (const auto& [depth, width] : {std::pair<int64_t, int64_t>{10, 1}, {10, 2}, {16, 1}, {28, 10}, {40, 2}})
             for (const auto& [channels, size] : {std::pair<int64_t, int64_t>{1, 28}, {3, 32}, {3, 64}}) {
-                const WideResNetSettings s = {
+                WideResNetSettings s = {
                     .depth = depth, .width = width, .norm = norm, .in_channels = channels, .image_size = size, .num_classes = 100};
                 CAPTURE(s.depth);
                 CAPTURE(s.width);
                 CAPTURE(s.image_size);
-                const WideResNet network(s);
-                const Expected e = expected_tensors(s);
-                check_tensors(network.parameters(), e.parameters);
-                check_tensors(network.statistics(), e.statistics);
+                for (const bool energy_head : {false, true}) {
+                    s.energy_head = energy_head;
+                    const WideResNet network(s);
+                    const Expected e = expected_tensors(s);
+                    check_tensors(network.parameters(), e.parameters);
+                    check_tensors(network.statistics(), e.statistics);
+                }
             }
 }
 
@@ -308,6 +318,90 @@ TEST_CASE("a_pass_cannot_be_added_to_a_built_network") {
     network.add_pass({"one", 1, NormMode::running, Gradients::none});
     network.build(*device, memory, ConvAlgorithm::direct);
     CHECK_THROWS_AS(network.add_pass({"late", 1, NormMode::running, Gradients::none}), std::logic_error);
+}
+
+TEST_CASE("a_pass_through_a_head_that_the_network_has_not_is_refused") {
+    WideResNet network({.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 8, .num_classes = 2});
+    CHECK_THROWS_AS(network.add_pass({"energy", 1, NormMode::running, Gradients::none, Head::energy}), std::logic_error);
+}
+
+TEST_CASE("an_energy_head_is_one_unit_and_changes_nothing_else") {
+    WideResNetSettings s = {.depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4};
+    NetworkOnDevice plain(s, 2, NormMode::running);
+    s.energy_head = true;
+    NetworkOnDevice classes(s, 2, NormMode::running);
+    NetworkOnDevice energy(s, 2, NormMode::running, make_reference_device(DType::f64), Head::energy);
+    const Values x = TestData(31).uniforms(plain.pixels(), -1, 1), w = classes.weights();
+    check_equal("the initial weights", Values(w.begin(), w.begin() + plain.network().parameter_count()), plain.weights());
+    check_equal("logits", classes.logits(w, x), plain.logits(plain.weights(), x));
+    const Values units = energy.logits(w, x), features = energy.read(energy.output(Output::features));
+    const size_t channels = features.size() / 2, head = w.size() - channels - 1;
+    Values want(2, w.back());
+    for (size_t i = 0; i < features.size(); ++i) want[i / channels] += features[i] * w[head + i % channels];
+    check_close("unit", units, want, {1e-14, 1e-14});
+    const Tensor unit = energy.output(Output::logits);
+    CHECK(unit.n == 2);
+    CHECK(unit.c == 1);
+}
+
+TEST_CASE("a_pass_hands_out_the_first_convolution_s_output_and_the_features") {
+    constexpr int64_t kSide = 8, kOut = 16;
+    const WideResNetSettings s = {
+        .depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = kSide, .num_classes = 3};
+    NetworkOnDevice on(s, 2, NormMode::running);
+    const Values x = TestData(37).uniforms(on.pixels(), -1, 1), w = on.weights(), logits = on.logits(w, x);
+    const Tensor first = on.output(Output::first_convolution), features = on.output(Output::features);
+    REQUIRE(first.count() == 2 * kOut * kSide * kSide);
+    CHECK(first.c == kOut);
+    CHECK(features.count() == 2 * 64);
+    // f.conv1, padded with zeros, as a loop
+    Values want(static_cast<size_t>(first.count()));
+    for (int64_t n = 0; n < 2; ++n)
+        for (int64_t c = 0; c < kOut; ++c)
+            for (int64_t row = 0; row < kSide; ++row)
+                for (int64_t column = 0; column < kSide; ++column) {
+                    double sum = w[static_cast<size_t>(kOut * 9 + c)];
+                    for (int64_t tap = 0; tap < 9; ++tap) {
+                        const int64_t y = row + tap / 3 - 1, z = column + tap % 3 - 1;
+                        if (y < 0 || y >= kSide || z < 0 || z >= kSide) continue;
+                        sum += w[static_cast<size_t>(c * 9 + tap)] * x[static_cast<size_t>((n * kSide + y) * kSide + z)];
+                    }
+                    const int64_t plane = n * (kOut / first.block) + c / first.block;
+                    want[static_cast<size_t>((plane * kSide * kSide + row * kSide + column) * first.block + c % first.block)] = sum;
+                }
+    check_close("first convolution", on.read(first), want, {1e-14, 1e-14});
+    const Values f = on.read(features);
+    Values from_features;
+    for (size_t i = 0; i < 6; ++i) {
+        const size_t unit = i % 3, head = w.size() - 3 - 3 * 64 + unit * 64;
+        double sum = w[w.size() - 3 + unit];
+        for (size_t k = 0; k < 64; ++k) sum += f[i / 3 * 64 + k] * w[head + k];
+        from_features.push_back(sum);
+    }
+    check_close("logits", logits, from_features, {1e-14, 1e-14});
+}
+
+TEST_CASE("a_checkpoint_s_energy_head_is_read_where_the_network_has_it_and_left_unread_elsewhere") {
+    WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
+    NetworkOnDevice conditional(s, 1, NormMode::running);
+    s.energy_head = true;
+    NetworkOnDevice both(s, 1, NormMode::running);
+    SafetensorsFile file;
+    both.parameters().save_array(both.parameters().weights(), file, "");
+    both.parameters().save_statistics(file, "");
+    file.tensors["f.linear.weight"] = file.at("class_output.weight");
+    const Values written = both.weights();
+    for (NetworkOnDevice* on : {&conditional, &both}) {
+        on->parameters().initialise(12);
+        on->parameters().load(file, "file", {});
+        check_equal("weights", on->weights(), Values(written.begin(), written.begin() + on->network().parameter_count()));
+        CHECK(skipped_tensors(file, on->network()) == " f.linear.weight");
+    }
+    CHECK(conditional.network().idle_prefixes() == std::vector<std::string>{"energy_output."});
+    CHECK(both.network().idle_prefixes().empty());
+    file.tensors.erase("energy_output.bias");
+    CHECK_NOTHROW(conditional.parameters().load(file, "file", {}));
+    CHECK_THROWS_WITH_AS(both.parameters().load(file, "file", {}), doctest::Contains("missing: energy_output.bias [1]"), InputError);
 }
 
 TEST_CASE("initialisation_is_uniform_within_one_over_root_fan_in") {
@@ -375,6 +469,13 @@ TEST_CASE("gradients_are_those_of_differences_for_an_odd_size_and_two_blocks_a_g
 TEST_CASE("gradients_are_those_of_differences_with_running_statistics") {
     check_gradients({.depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4},
                     NormMode::running);
+}
+
+TEST_CASE("gradients_are_those_of_differences_through_the_energy_head_and_leave_the_other_head_alone") {
+    const WideResNetSettings s = {
+        .depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4, .energy_head = true};
+    for (const NormMode mode : {NormMode::batch_keep, NormMode::running})
+        for (const Head head : {Head::energy, Head::classes}) check_gradients(s, mode, head);
 }
 
 // f32 against f64: an input of a LeakyReLU that rounding moves to the other side of its kink changes a gradient by per mille of its tensor.

@@ -329,7 +329,6 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     Checkpoint c;
     c.path = path;
     c.file = SafetensorsFile::read(path);
-    say_what_is_skipped(c.file, path);
     const std::optional<Settings> own = settings_of(c.file, path);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});
@@ -345,6 +344,7 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
 }
 
 void load_weights(Parameters& parameters, Network& network, const Checkpoint& c, const std::string& which) {
+    say_what_is_skipped(c.file, c.path, network);
     parameters.load(c.file, c.path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
     if (which == "ema" && !parameters.load_array(parameters.weights(), c.file, "ema."))
         throw InputError("--weights ema: " + c.path +
@@ -352,8 +352,8 @@ void load_weights(Parameters& parameters, Network& network, const Checkpoint& c,
     network.prepare(parameters.weights());
 }
 
-void say_what_is_skipped(const SafetensorsFile& file, const std::string& path) {
-    const std::string names = skipped_tensors(file);
+void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network) {
+    const std::string names = skipped_tensors(file, network);
     if (!names.empty()) std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), names.c_str());
 }
 

@@ -104,7 +104,7 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
 void load_weights(Parameters& parameters, Network& network, const Checkpoint& checkpoint, const std::string& which);
 
 // On stderr, where a published checkpoint holds tensors that are not read.
-void say_what_is_skipped(const SafetensorsFile& file, const std::string& path);
+void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network);
 
 // --json: the result as one line, the last of stdout.
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json);

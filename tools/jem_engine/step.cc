@@ -39,7 +39,6 @@ int step(const StepOptions& o) {
         if (value->empty()) throw InputError(std::string(flag) + " is needed (a safetensors file). Give it.");
     check_outputs({{"--dump", o.dump}}, {{"--checkpoint", o.checkpoint}, {"--batch", o.batch}});
     const SafetensorsFile checkpoint = SafetensorsFile::read(o.checkpoint);
-    say_what_is_skipped(checkpoint, o.checkpoint);
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
     Settings s = recipe(o.recipe);
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error
@@ -56,6 +55,7 @@ int step(const StepOptions& o) {
     check_settings(s);
     const auto device = make_device(o.common, s.precision);
     const auto network = make_network(s);
+    say_what_is_skipped(checkpoint, o.checkpoint, *network);
     const SafetensorsFile dump = run_step(*device, *network, s,
                                           {.checkpoint = checkpoint,
                                            .checkpoint_path = o.checkpoint,
