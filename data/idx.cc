@@ -198,4 +198,16 @@ std::vector<int32_t> read_idx_labels(const std::filesystem::path& file, int num_
     return {bytes.begin(), bytes.end()};
 }
 
+void read_idx_set(ImageSet& set, const std::vector<std::filesystem::path>& files) {
+    const std::filesystem::path &image_file = files.at(0), &label_file = files.at(1);
+    set.labels = read_idx_labels(label_file, set.num_classes);
+    set.pixels = read_idx_images(image_file, set.height, set.width);
+    const size_t num_images = set.pixels.size() / (static_cast<size_t>(set.height) * static_cast<size_t>(set.width));
+    if (num_images != set.labels.size()) {
+        throw damaged_data_file(label_file, 4,
+                                std::to_string(set.labels.size()) + " labels, expected " + std::to_string(num_images) +
+                                    ", the number of images in '" + image_file.filename().string() + "'");
+    }
+}
+
 }  // namespace jem

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "data/image_set.h"
+
 namespace jem {
 
 // MNIST's idx format: big-endian header (magic number, sizes), then bytes. Plain or gzipped: the first two bytes decide, not the name.
@@ -14,5 +16,9 @@ std::vector<uint8_t> read_idx_images(const std::filesystem::path& file, int heig
 
 /// Reads an idx1 file of labels. Returns [N], each 0..num_classes-1, N >= 1. Errors as above.
 std::vector<int32_t> read_idx_labels(const std::filesystem::path& file, int num_classes);
+
+/// Both: {images, labels} of one part of a data set into `set`, whose height, width and classes they must have. Errors as above, and where
+/// one file holds more than the other.
+void read_idx_set(ImageSet& set, const std::vector<std::filesystem::path>& files);
 
 }  // namespace jem

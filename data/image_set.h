@@ -14,6 +14,7 @@ struct ImageSet {
     int width = 0;
     int num_classes = 0;
     std::vector<std::string> class_names;  // [num_classes]
+    bool flip = false;                     // whether a mirrored image still belongs to its class: not so for digits
     std::vector<uint8_t> pixels;           // [N,H,W,C], 0..255
     std::vector<int32_t> labels;           // [N], 0..num_classes-1
 
@@ -29,13 +30,10 @@ struct ImageSetShape {
     int num_classes;
     int64_t num_train;
     int64_t num_test;
-    bool flip;  // whether a mirrored image still belongs to its class: not so for digits
+    bool flip;  // as ImageSet's
 };
 
-/// The published sizes of data set `name`. Opens no file. InputError that lists the known names for any other.
-ImageSetShape known_shape(const std::string& name);
-
-/// The names of the classes of data set `name`, in the order of the labels (CIFAR-100: the fine ones). InputError for an unknown name.
-std::vector<std::string> known_class_names(const std::string& name);
+/// InputError, naming the set and both sizes, unless `set` holds images of channels x height x width, and as many pixels as these have.
+void require_size(const ImageSet& set, int64_t channels, int64_t height, int64_t width);
 
 }  // namespace jem

@@ -79,6 +79,11 @@ Predictions Predictor::predict(int64_t count, const Source& source, const Networ
     return out;
 }
 
+Predictor::Source Predictor::images_of(const ImageSet& set) {
+    if (set.count() > 0) require_size(set, size_.channels, size_.height, size_.width);
+    return bytes(set.pixels);
+}
+
 Predictor::Source Predictor::bytes(std::span<const uint8_t> pixels) {
     return [this, pixels](const Array& to, int64_t first) {
         const Array staged{memory_.at(bytes_), DType::u8, to.count};

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "data/image_set.h"
 #include "engine/network/network.h"
 
 namespace jem {
@@ -53,7 +54,9 @@ public:
     // All of it on the host.
     Predictions predict(int64_t count, const Source& source, const NetworkMemory& memory, const Progress& progress = nullptr);
 
-    // Sources of [N, H, W, C]: bytes, as image sets hold them, and values in [-1, 1]. They must outlive the source.
+    // Sources, which what they are made of must outlive: an image set, InputError where its images have another size, and [N, H, W, C] of
+    // bytes or of values in [-1, 1].
+    Source images_of(const ImageSet& set);
     Source bytes(std::span<const uint8_t> pixels);
     Source values(std::span<const double> pixels);
 

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "data/input_error.h"
+#include "data/load.h"
 #include "engine/settings/recipes/recipes.h"
 
 namespace jem {
@@ -261,7 +262,7 @@ Setting lr_decay(const Row& row) {
 }
 
 std::vector<Setting> make_table() {
-    const std::string data_sets = "fashion-mnist|mnist|cifar10|cifar100";
+    const std::string data_sets = known_set_names("|");
     return {
         text({"recipe", "Run", "Preset of all hyper-parameters", {}, "", Use::command}, &Settings::recipe, "a recipe's name"),
         seed({"seed", "Common", "Seed of every random number", {}, "", Use::command}),

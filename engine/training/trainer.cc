@@ -12,13 +12,14 @@ namespace {
 
 constexpr int64_t kSheetImages = 100;
 
-TrainingIteration::DataSource source_of(const ImageSet& images) {
+TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s) {
+    require_size(images, s.in_channels, s.image_size, s.image_size);
     ImageSetShape shape = {};
     shape.channels = images.channels;
     shape.height = images.height;
     shape.width = images.width;
     shape.num_classes = images.num_classes;
-    shape.flip = known_shape(images.name).flip;
+    shape.flip = images.flip;
     return {shape, images.count(), largest_class_of(images)};
 }
 
@@ -76,8 +77,9 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       held_out_name_(held_out_name),
       folder_(folder),
       observer_(observer),
-      parts_(device, network, settings, source_of(train), held_out_.count()),
+      parts_(device, network, settings, source_of(train, settings), held_out_.count()),
       ranks_(device.communicator()) {
+    if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     parts_.memory.allocate();
@@ -248,7 +250,7 @@ double Trainer::evaluate() {
         line_ = nullptr;
         return -1;
     }
-    Predictions p = parts_.predictor.predict(held_out_.count(), parts_.predictor.bytes(held_out_.pixels), parts_.evaluation_memory(),
+    Predictions p = parts_.predictor.predict(held_out_.count(), parts_.predictor.images_of(held_out_), parts_.evaluation_memory(),
                                              [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
     p.labels = held_out_.labels;
     const double value = accuracy(p);

@@ -3,6 +3,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -224,6 +225,7 @@ TEST_CASE("loader_finds_mnist_under_each_customary_name") {
             CHECK(set.pixels.size() == 5 * 784);
             CHECK(set.labels[4] == 4);
             CHECK(set.class_names.size() == 10);
+            CHECK_FALSE(set.flip);
             check_contains(error_of([&] { load_image_set("mnist", folder.path(), Split::train); }), {"train-images-idx3-ubyte"});
         }
     }
@@ -246,6 +248,47 @@ TEST_CASE("loader_says_what_it_needs_where_data_is_missing") {
     const TempFolder folder;
     check_contains(error_of([&] { load_image_set("fashion-mnist", folder.path(), Split::train); }), {"apt install dataset-fashion-mnist"});
     check_contains(error_of([&] { load_image_set("mnist", folder.path() / "no", Split::train); }), {"not a folder"});
+}
+
+TEST_CASE("a_known_set_is_a_row_whose_images_may_have_any_size_that_its_files_have") {
+    const TempFolder folder;
+    folder.write("train-images-idx3-ubyte", idx_images(5, 4, 6));
+    folder.write("train-labels-idx1-ubyte", idx_labels(5));
+    KnownSet known = known_set("mnist");
+    known.name = "oblong";
+    known.shape.height = 4;
+    known.shape.width = 6;
+    known.shape.flip = true;
+    const ImageSet set = load_image_set(known, folder.path(), Split::train);
+    CHECK(set.name == "oblong");
+    CHECK(set.flip);
+    CHECK(set.count() == 5);
+    CHECK(set.pixels.size() == 5 * 24);
+
+    std::swap(known.shape.height, known.shape.width);  // another order of the same sizes is another image
+    check_contains(error_of([&] { load_image_set(known, folder.path(), Split::train); }), {"images of 4x6", "expected 6x4"});
+    std::swap(known.shape.height, known.shape.width);
+    known.shape.channels = 3;  // an idx file holds one
+    check_contains(error_of([&] { load_image_set(known, folder.path(), Split::train); }), {"oblong", "120 bytes", "3x4x6", "360"});
+    KnownSet cifar = known_set("cifar10");  // its records hold 3x32x32
+    cifar.shape.width = 16;
+    folder.write("test_batch.bin", cifar_record({9}, 0));
+    check_contains(error_of([&] { load_image_set(cifar, folder.path(), Split::test); }), {"cifar10", "3x32x16"});
+}
+
+TEST_CASE("a_set_of_another_size_than_wanted_is_refused_by_name_and_sizes") {
+    ImageSet set;
+    set.name = "oblong";
+    set.channels = 1;
+    set.height = 4;
+    set.width = 6;
+    set.pixels.resize(24);
+    set.labels = {0};
+    require_size(set, 1, 4, 6);
+    for (const std::array<int, 3>& wanted : {std::array{3, 4, 6}, std::array{1, 6, 4}, std::array{1, 6, 6}, std::array{1, 4, 4}})
+        check_contains(error_of([&] { require_size(set, wanted[0], wanted[1], wanted[2]); }), {"oblong", "1x4x6"});
+    set.labels.push_back(0);
+    check_contains(error_of([&] { require_size(set, 1, 4, 6); }), {"oblong", "24 bytes", "48"});
 }
 
 TEST_CASE("cifar10_is_read_in_order_with_channels_last_from_either_folder") {

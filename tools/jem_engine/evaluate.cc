@@ -109,7 +109,7 @@ int evaluate(const EvaluateOptions& o) {
 
     const auto network = make_network(s);
     Memory memory(*device);
-    Predictor predictor(*device, memory, *network, {.height = images.height, .width = images.width, .channels = images.channels},
+    Predictor predictor(*device, memory, *network, {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
                         images.count());
     Parameters parameters(*device, memory, *network, {});
     network->build(*device, memory, s.conv_algorithm);
@@ -120,7 +120,7 @@ int evaluate(const EvaluateOptions& o) {
     memory.allocate();
     load_weights(parameters, *network, checkpoint, o.weights);
     const auto start = std::chrono::steady_clock::now();
-    Predictions p = predictor.predict(images.count(), predictor.bytes(images.pixels), network_memory(),
+    Predictions p = predictor.predict(images.count(), predictor.images_of(images), network_memory(),
                                       [&](int64_t done) { console.progress("Evaluating", done, images.count()); });
     p.labels = images.labels;
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

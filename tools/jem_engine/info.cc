@@ -37,9 +37,9 @@ std::string openmp() {
 }
 
 // Whether the files of a data set are where they are looked for without --data-dir.
-bool installed(const std::string& name) {
+bool installed(const KnownSet& known) {
     try {
-        return load_image_set(name, "", Split::test).count() > 0;
+        return load_image_set(known, "", Split::test).count() > 0;
     } catch (const InputError&) {
         return false;
     }
@@ -71,14 +71,14 @@ int info(const CommonOptions& common) {
                    {{"name", "reference"}, {"description", "plain loops in f32 or f64, one thread: the oracle of the tests"}}}},
                  {"recipes", recipe_names()}};
     json["data"] = Json::array();
-    for (const char* name : {"fashion-mnist", "mnist", "cifar10", "cifar100"}) {
-        const ImageSetShape shape = known_shape(name);
-        json["data"].push_back({{"name", name},
+    for (const KnownSet& known : known_sets()) {
+        const ImageSetShape& shape = known.shape;
+        json["data"].push_back({{"name", known.name},
                                 {"shape", {shape.channels, shape.height, shape.width}},
                                 {"classes", shape.num_classes},
                                 {"train", shape.num_train},
                                 {"test", shape.num_test},
-                                {"installed", installed(name)}});
+                                {"installed", installed(known)}});
     }
     json["missing"] = Json::array();
 #ifdef JEM_HAS_CUDA

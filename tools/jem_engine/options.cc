@@ -62,6 +62,7 @@ ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
         set.width = train.width;
         set.num_classes = train.num_classes;
         set.class_names = train.class_names;
+        set.flip = train.flip;
         set.pixels.reserve(static_cast<size_t>(count * train.height * train.width * train.channels));
         return set;
     };
@@ -288,6 +289,9 @@ void check_sizes(const Settings& s) {
                             s.in_channels, s.image_size, s.image_size, s.num_classes, s.data, shape.channels, shape.height, shape.width,
                             shape.num_classes, flag, flag, of_data, what));
     };
+    if (shape.height != shape.width)
+        throw InputError(fmt::format("{} has images of {}x{}x{} (networks take square ones). Choose another --data.", s.data,
+                                     shape.channels, shape.height, shape.width));
     same(s.in_channels, shape.channels, "--in-channels", "channels");
     same(s.image_size, shape.height, "--image-size", "rows");
     same(s.num_classes, shape.num_classes, "--num-classes", "classes");
@@ -310,7 +314,7 @@ void fill_in_sizes(Settings& s) {
 }
 
 ImageSet load_images(const Settings& s, Split split) {
-    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
+    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give one of " + known_set_names() + ".");
     check_sizes(s);
     return load_image_set(s.data, s.data_dir, split);
 }

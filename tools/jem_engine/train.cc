@@ -104,7 +104,7 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     if (!lr_given) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
     s.split_seed = s.seed_of_split();
-    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give fashion-mnist, mnist, cifar10 or cifar100.");
+    if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give one of " + known_set_names() + ".");
     make_absolute(s);
     fill_in_sizes(s);
     check_settings(s);

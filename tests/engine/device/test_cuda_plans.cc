@@ -17,6 +17,7 @@ TEST_CASE("cuda plans") { MESSAGE("SKIPPED: this build has no CUDA parts"); }
 #include <set>
 
 #include "data/input_error.h"
+#include "data/load.h"
 #include "engine/device/cuda/convolution/cudnn_graphs.h"
 #include "engine/device/cuda/convolution/plan_cache.h"
 #include "engine/device/cuda/convolution/plans.h"

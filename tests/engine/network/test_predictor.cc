@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "data/input_error.h"
 #include "engine/network/parameters.h"
 #include "models/wide_resnet.h"
 #include "tests/check.h"
@@ -116,6 +117,20 @@ TEST_CASE("bytes_and_the_values_that_they_stand_for_are_the_same_images") {
     for (const uint8_t byte : bytes) values.push_back(byte / 255.0 * 2 - 1);
     PredictorOnDevice on(5, Predictor::Wants::logits);
     check_equal("logits", on.of_values(values).logits, on.of_bytes(bytes).logits);
+}
+
+TEST_CASE("images_of_another_size_than_the_network_takes_are_refused") {
+    PredictorOnDevice on(1, Predictor::Wants::logits);
+    ImageSet oblong;
+    oblong.name = "made-up";
+    oblong.channels = 1;
+    oblong.height = 4;
+    oblong.width = 16;
+    oblong.labels = {0};
+    oblong.pixels = random_bytes(1);
+    CHECK_THROWS_AS(on.predictor().images_of(oblong), InputError);
+    oblong.height = oblong.width = kSide;
+    CHECK_NOTHROW(on.predictor().images_of(oblong));
 }
 
 TEST_CASE("an_empty_set_has_no_predictions") {

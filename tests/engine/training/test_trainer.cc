@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -29,13 +30,14 @@ constexpr int kSide = 8, kChannels = 3, kClasses = 3;
 constexpr int64_t kPixels = int64_t{kSide} * kSide * kChannels;
 constexpr int64_t kTrainImages = 26, kBatch = 8, kEpoch = 3, kIterations = 7;  // 3 iterations an epoch, the last epoch incomplete
 
-// Noise around a pattern of each class. The name's only effect is that images are flipped.
+// Noise around a pattern of each class.
 ImageSet images(int64_t count, uint64_t seed) {
     ImageSet set;
     set.name = "cifar10";
     set.channels = kChannels;
     set.height = set.width = kSide;
     set.num_classes = kClasses;
+    set.flip = true;
     TestData data(seed), pattern(99);
     std::vector<int64_t> base;
     for (int64_t i = 0; i < kClasses * kPixels; ++i) base.push_back(60 + pattern.index(136));
@@ -136,6 +138,7 @@ struct RunOptions {
     int threads = 1;
     int64_t held_out = 7;
     std::string held_out_name = "test";
+    std::function<void(ImageSet&)> alter_train, alter_held_out;  // empty: nothing
 };
 
 struct Run {
@@ -153,7 +156,10 @@ Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
     run.observer.on_iteration = [&](int64_t done) {
         if (done == o.stop_after - 1) stop = true;
     };
-    Trainer trainer(*device, network, s, images(kTrainImages, 1), images(o.held_out, 2), o.held_out_name, folder, run.observer);
+    ImageSet train_images = images(kTrainImages, 1), held_out = images(o.held_out, 2);
+    if (o.alter_train) o.alter_train(train_images);
+    if (o.alter_held_out) o.alter_held_out(held_out);
+    Trainer trainer(*device, network, s, train_images, held_out, o.held_out_name, folder, run.observer);
     run.result = trainer.run(o.resume, stop);
     CHECK_NOTHROW(trainer.memory().check_guards());
     run.observer.on_iteration = nullptr;
@@ -226,6 +232,47 @@ void copy_run(const path& from, const path& to) {
 }
 
 }  // namespace
+
+TEST_CASE("images_of_another_size_than_the_network_takes_are_refused_by_name_and_sizes") {
+    const TempFolder folder;
+    for (const std::array<int, 3>& size : {std::array{3, 4, 16}, std::array{3, 16, 4}, std::array{12, 4, 4}}) {
+        const std::string sizes = std::to_string(size[0]) + "x" + std::to_string(size[1]) + "x" + std::to_string(size[2]);
+        CAPTURE(sizes);
+        RunOptions of_train, of_held_out;
+        of_train.alter_train = of_held_out.alter_held_out = [=](ImageSet& set) {  // as many bytes: nothing but the sizes can tell
+            set.name = "oblong";
+            set.channels = size[0];
+            set.height = size[1];
+            set.width = size[2];
+        };
+        for (const RunOptions& o : {of_train, of_held_out}) {
+            const std::string error = error_of([&] { train(folder.path() / "run", small(), o); });
+            CHECK_MESSAGE((mentions(error, "oblong") && mentions(error, sizes) && mentions(error, "3x8x8")), error);
+        }
+    }
+    RunOptions cut;
+    cut.alter_train = [](ImageSet& set) { set.pixels.pop_back(); };
+    CHECK(mentions(error_of([&] { train(folder.path() / "run", small(), cut); }), "bytes of pixels"));
+}
+
+TEST_CASE("whether_images_are_flipped_is_told_by_the_set_and_not_by_its_name") {
+    const auto weights_with = [](bool flip, const char* name) {
+        const TempFolder folder;
+        Settings s = small();
+        s.augment = true;
+        s.iterations = 1;
+        RunOptions o;
+        o.alter_train = [=](ImageSet& set) {
+            set.flip = flip;
+            set.name = name;
+        };
+        train(folder.path(), s, o);
+        return SafetensorsFile::read(folder.path() / "checkpoints" / "last.safetensors").floats("f.linear.weight");
+    };
+    const auto flipped = weights_with(true, "cifar10");
+    CHECK(flipped == weights_with(true, "unheard of"));
+    CHECK(flipped != weights_with(false, "cifar10"));
+}
 
 TEST_CASE("the_same_seed_gives_the_same_run_bit_for_bit") {
     for (const Variant& v : variants()) {
@@ -725,7 +772,7 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
             memory.allocate();
             parameters.load(SafetensorsFile::read(folder.path() / file), file, {"ema."});
             network.prepare(parameters.weights());
-            Predictions p = predictor.predict(held_out.count(), predictor.bytes(held_out.pixels), view());
+            Predictions p = predictor.predict(held_out.count(), predictor.images_of(held_out), view());
             p.labels = held_out.labels;
             return accuracy(p);
         };
