@@ -18,6 +18,7 @@
 
 #include "data/input_error.h"
 #include "engine/files/output_file.h"
+#include "kernels/bf16.h"
 
 namespace jem {
 namespace {
@@ -185,8 +186,6 @@ float half_to_float(uint16_t half) {
     return sign * std::ldexp(static_cast<float>(0x400 + fraction), exponent - 25);
 }
 
-float bfloat16_to_float(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
-
 /// Reads the bytes as values of type Stored and converts each.
 template <class Stored, class Out, class Convert>
 std::vector<Out> convert(const FileTensor& tensor, Convert convert_one) {
@@ -210,7 +209,7 @@ std::optional<std::vector<Out>> float_values(const FileTensor& tensor) {
         case FileType::f64:
             return convert<double, Out>(tensor, kAsIs);
         case FileType::bf16:
-            return convert<uint16_t, Out>(tensor, bfloat16_to_float);
+            return convert<Bf16, Out>(tensor, kAsIs);
         case FileType::f16:
             return convert<uint16_t, Out>(tensor, half_to_float);
         default:

@@ -6,26 +6,15 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels/bf16.h"
+
 namespace jem::selftest {
 namespace {
 
 constexpr size_t kGuardBytes = 256;  // keeps the alignment that ops may rely on
 constexpr std::byte kGuard{0xC3};
 
-// bf16 <-> numbers, rounded to nearest even.
-uint16_t bf16_of(double value) {
-    const auto narrow = static_cast<float>(value);
-    uint32_t bits;
-    std::memcpy(&bits, &narrow, sizeof bits);
-    if (std::isnan(narrow)) return 0x7FC0;
-    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-double from_bf16(uint16_t half) {
-    const uint32_t bits = uint32_t{half} << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
+double in_bf16(double value) { return static_cast<float>(Bf16(static_cast<float>(value))); }
 
 double number(const std::byte* bytes, DType type, int64_t i) {
     const std::byte* from = bytes + static_cast<size_t>(i) * size_of(type);
@@ -35,7 +24,7 @@ double number(const std::byte* bytes, DType type, int64_t i) {
     };
     if (type == DType::f64) return load(double{});
     if (type == DType::f32) return load(float{});
-    if (type == DType::bf16) return from_bf16(load(uint16_t{}));
+    if (type == DType::bf16) return static_cast<float>(load(Bf16{}));
     if (type == DType::i32) return load(int32_t{});
     return load(uint8_t{});
 }
@@ -59,7 +48,7 @@ Tensor Side::flat(const Extent& e, const Values& nchw) { return tensor(e, real_t
 Array Side::activations(const Values& values) {
     Values rounded = values;
     if (narrow_)
-        for (double& v : rounded) v = from_bf16(bf16_of(v));
+        for (double& v : rounded) v = in_bf16(v);
     return put(rounded, device_.activation_type());
 }
 
@@ -115,7 +104,7 @@ Array Side::put(const Values& values, DType type) {
         if (type == DType::f64)
             store(values[i]);
         else if (type == DType::bf16)
-            store(bf16_of(values[i]));
+            store(Bf16(static_cast<float>(values[i])));
         else
             store(static_cast<float>(values[i]));
     }
@@ -126,7 +115,7 @@ Tensor Side::tensor(const Extent& e, DType type, int64_t block, const Values& nc
     Tensor t = {nullptr, type, e.n, e.c, e.h, e.w, block};
     Values memory(nchw.size());
     size_t i = 0;
-    for_nchw(t, [&](size_t at) { memory[at] = narrow_ ? from_bf16(bf16_of(nchw[i++])) : nchw[i++]; });
+    for_nchw(t, [&](size_t at) { memory[at] = narrow_ ? in_bf16(nchw[i++]) : nchw[i++]; });
     t.data = put(memory, type).data;
     return t;
 }

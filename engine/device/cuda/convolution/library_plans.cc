@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -18,6 +17,7 @@
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/cublas_linear.h"
 #include "engine/device/cuda/runtime.h"
+#include "kernels/bf16.h"
 
 namespace jem {
 namespace {
@@ -162,17 +162,16 @@ public:
                 state = state * 1664525u + 1013904223u;
                 v = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
             }
-            std::vector<uint16_t> narrow(kPeriod);  // bf16, cut off
-            for (size_t i = 0; i < kPeriod; ++i) narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
-            pattern_.emplace(kPeriod * (sizeof(float) + sizeof(uint16_t)));
+            const std::vector<Bf16> narrow(values.begin(), values.end());
+            pattern_.emplace(kPeriod * (sizeof(float) + sizeof(Bf16)));
             if (pattern_->data() == nullptr) check(cudaErrorMemoryAllocation, "get memory on the GPU");
             upload(pattern_->data(), values.data(), kPeriod * sizeof(float));
-            upload(pattern_->data() + kPeriod * sizeof(float), narrow.data(), kPeriod * sizeof(uint16_t));
+            upload(pattern_->data() + kPeriod * sizeof(float), narrow.data(), kPeriod * sizeof(Bf16));
         }
         for (size_t i = 0; i < kParts; ++i) {
             const bool real = i == kWeightSum || i == kOfChannels || lib_.activation() == DType::f32;
             const std::byte* from = pattern_->data() + (real ? 0 : kPeriod * sizeof(float));
-            const size_t piece = kPeriod * (real ? sizeof(float) : sizeof(uint16_t));
+            const size_t piece = kPeriod * (real ? sizeof(float) : sizeof(Bf16));
             const size_t bytes = (i + 1 < kParts ? offsets_[i + 1] : operand_bytes_) - offsets_[i];
             for (size_t done = 0; done < bytes; done += piece)
                 check(cudaMemcpyAsync(memory_->data() + offsets_[i] + done, from, std::min(piece, bytes - done), cudaMemcpyDeviceToDevice,
@@ -232,10 +231,10 @@ public:
             wait();
             return out;
         }
-        std::vector<uint16_t> narrow(n);
-        check(cudaMemcpyAsync(narrow.data(), array.data, n * sizeof(uint16_t), cudaMemcpyDeviceToHost, stream()), "read back");
+        std::vector<Bf16> narrow(n);
+        check(cudaMemcpyAsync(narrow.data(), array.data, n * sizeof(Bf16), cudaMemcpyDeviceToHost, stream()), "read back");
         wait();
-        for (size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(static_cast<uint32_t>(narrow[i]) << 16);
+        std::copy(narrow.begin(), narrow.end(), out.begin());
         return out;
     }
 
