@@ -65,6 +65,13 @@ struct ChainStart {
     uint64_t seed;
 };
 
+// Starts of one class, made of its images block by block.
+struct ClassStarts {
+    int64_t begin, size;  // of the class in ResidentImages::class_order
+    int64_t starts;
+    ChainStart draws;
+};
+
 class Ops {
 public:
     virtual ~Ops() = default;
@@ -134,6 +141,12 @@ public:
     virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
                               const IterationState* state, const ChainStart& start) = 0;
     virtual void store_chains(Array buffer, Array x, Array index, const IterationState* state) = 0;
+    // The same starts as start_images', many of one class. A block of its images, from the first-th on, a multiple of 4, as the factors
+    // of a product (StartFactors): z R [block, rows], rows > starts, x R [block, columns], columns > pixels; block a multiple of 4.
+    virtual void start_factors(const Tensor& z, const Tensor& x, const ResidentImages& images, const IterationState* state,
+                               const ClassStarts& starts, int64_t first) = 0;
+    // x R [starts, pixels] from the sum of all blocks' z^T x, R [rows, columns].
+    virtual void starts_of_product(Array x, const Tensor& product, const IterationState* state, const ClassStarts& starts) = 0;
 
     // Batches -----------------------------------------------------------------------------------------------------------
     // draws is ImageDraw [batch] as bytes.

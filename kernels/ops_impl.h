@@ -294,6 +294,44 @@ public:
                        StoreChains<R>{buffer.as<R>(), x.as<R>(), index.as<int32_t>(), state, index.count, x.count / index.count});
     }
 
+    void start_factors(const Tensor& z, const Tensor& x, const ResidentImages& images, const IterationState* state, const ClassStarts& s,
+                       int64_t first) override {
+        exec_.for_each("start_factors", z.n / 4 * z.c,
+                       StartFactors<R>{.z = z.as<R>(),
+                                       .state = state,
+                                       .columns = z.c,
+                                       .starts = s.starts,
+                                       .first_chain = s.draws.first_chain,
+                                       .first = first,
+                                       .size = s.size,
+                                       .stride = images.largest_class,
+                                       .stream = s.draws.weights,
+                                       .seed = s.draws.seed});
+        constexpr int kWidth = Exec::kPixelsPerItem;
+        exec_.for_each("start_factors", x.n * ((x.c + kWidth - 1) / kWidth),
+                       StartPixels<R, kWidth>{.x = x.as<R>(),
+                                              .images = images.pixels.as<uint8_t>(),
+                                              .order = images.class_order.as<int32_t>() + s.begin + first,
+                                              .columns = x.c,
+                                              .pixels = images.pixels_per_image(),
+                                              .count = s.size - first});
+    }
+    void starts_of_product(Array x, const Tensor& product, const IterationState* state, const ClassStarts& s) override {
+        constexpr int kWidth = Exec::kPixelsPerItem;
+        const int64_t pixels = x.count / s.starts;
+        exec_.for_each("starts_of_product", s.starts * ((pixels + kWidth - 1) / kWidth),
+                       StartsOfProduct<R, kWidth>{.x = x.as<R>(),
+                                                  .product = product.as<R>(),
+                                                  .state = state,
+                                                  .rows = product.n,
+                                                  .columns = product.c,
+                                                  .pixels = pixels,
+                                                  .size = s.size,
+                                                  .first_chain = s.draws.first_chain,
+                                                  .stream = s.draws.pixels,
+                                                  .seed = s.draws.seed});
+    }
+
     void draw_images(Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& d) override {
         const int64_t batch = static_cast<int64_t>(draws.bytes() / sizeof(ImageDraw));
         exec_.for_each("draw_images", batch,

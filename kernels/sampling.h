@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/images.h"
 #include "kernels/qualifiers.h"
 #include "kernels/random.h"
 #include "kernels/state.h"
@@ -201,6 +202,85 @@ struct StartImages {
                 R value = weights == nullptr ? R(2) * static_cast<R>(uniform_of(r.v[j])) - R(1)
                                              : R(2.0 / 255) * sum[k + j] - R(1) + static_cast<R>(kStartNoise) * static_cast<R>(u.v[j]);
                 out[k + j] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
+            }
+        }
+    }
+};
+
+// Many starts of one class at once, as a product. With its images X [N, pixels] and Z [N, starts] ~ N(0, 1) a start is
+//   mu + (X - mu)^T z / sqrt(N) = X^T z / sqrt(N) + (1/N - mean z / sqrt(N)) * sum of X's rows,
+// and a column of ones beside Z and beside X makes the two sums part of P = [Z 1]^T [X 1], which adds up over blocks of images.
+
+// One item is four images of one column of [Z 1]. Zero where there is no such start or image.
+template <class R>
+struct StartFactors {
+    R* z;  // [images, columns], images a multiple of 4; the last column is the ones'
+    const IterationState* state;
+    int64_t columns, starts, first_chain;  // starts < columns
+    int64_t first, size;                   // of the class: the block's first image, a multiple of 4, and how many there are
+    int64_t stride;                        // of the largest class: the draws are StartWeights'
+    RandomStream stream;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t quad = item / columns, column = item % columns, image = first + 4 * quad;
+        Normal4 drawn = {};
+        if (column < starts && image < size)
+            drawn = normals_of(
+                random4(seed, stream, state->iteration, 0, static_cast<uint64_t>((first_chain + column) * ((stride + 3) / 4) + image / 4)));
+        for (int k = 0; k < 4; ++k) {
+            const R value = column == columns - 1 ? R(1) : static_cast<R>(drawn.v[k]);
+            z[(4 * quad + k) * columns + column] = image + k < size ? value : R(0);
+        }
+    }
+};
+
+// One item is Width neighbouring values of a row of [X 1].
+template <class R, int Width>
+struct StartPixels {
+    R* x;                            // [images, columns]; behind the column of ones they are 0
+    const uint8_t* images;           // [N, pixels]
+    const int32_t* order;            // numbers of the class's images from the block's first on
+    int64_t columns, pixels, count;  // count: images that there are; the rest of the block is 0
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t parts = (columns + Width - 1) / Width, row = item / parts, begin = item % parts * Width;
+        R* out = x + row * columns + begin;
+        const bool there = row < count;
+        const uint8_t* image = images + (there ? static_cast<int64_t>(order[row]) * pixels + begin : 0);
+        if (there && begin + Width <= pixels) {
+            for (int k = 0; k < Width; ++k) out[k] = pixel_value<R>(image[k]);
+            return;
+        }
+        for (int64_t k = 0; k < Width && begin + k < columns; ++k) {
+            const int64_t p = begin + k;
+            out[k] = !there || p > pixels ? R(0) : p == pixels ? R(1) : pixel_value<R>(image[k]);
+        }
+    }
+};
+
+// One item is Width neighbouring values of one start, of the product of all blocks.
+template <class R, int Width>
+struct StartsOfProduct {
+    R* x;              // [starts, pixels]
+    const R* product;  // [rows, columns]: a row a start, the last one the sum of the images; in column `pixels` the sum of the weights
+    const IterationState* state;
+    int64_t rows, columns, pixels, size, first_chain;
+    RandomStream stream;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t parts = (pixels + Width - 1) / Width, start = item / parts, begin = item % parts * Width;
+        const R *own = product + start * columns, *sum = product + (rows - 1) * columns;
+        const double n = static_cast<double>(size), root = std::sqrt(n);
+        const R scale = static_cast<R>(1 / root), of_sum = static_cast<R>((1 - static_cast<double>(own[pixels]) / root) / n);
+        for (int64_t p = begin; p < begin + Width && p < pixels; p += 4) {
+            const uint64_t element = static_cast<uint64_t>((first_chain + start) * ((pixels + 3) / 4) + p / 4);
+            const Normal4 u = normals_of(random4(seed, stream, state->iteration, 0, element));
+            for (int k = 0; k < 4; ++k) {
+                if (p + k >= pixels) break;
+                const R value = scale * own[p + k] + of_sum * sum[p + k] + static_cast<R>(kStartNoise) * static_cast<R>(u.v[k]);
+                x[start * pixels + p + k] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
             }
         }
     }

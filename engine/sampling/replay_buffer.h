@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "engine/memory/memory.h"
 
@@ -26,9 +27,11 @@ public:
     void draw(Array chains, const ResidentImages& images, const IterationState* state);
     // Writes them back where they were drawn.
     void store(Array chains, const IterationState* state);
-    // Fills the buffer class by class, size / classes each, the first classes one more where it does not divide.
-    // Queues and waits, piece by piece; progress is told the number of images done. Not to be recorded.
+    // Fills the buffer class by class, size / classes each, the first classes one more where it does not divide: a product a class, but
+    // for uniform starts. Queues and waits, piece by piece; progress is told the number of images done. Not to be recorded.
     void fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress);
+    // To be run inside Memory::plan wherever fill() will be.
+    void plan_fill(const ResidentImages& images, const IterationState* state);
     // Fresh chains of the given classes, count(classes) <= chains, into x; first_chain numbers them among all draws.
     void start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state);
     Array index();  // i32 [chains of the job]
@@ -36,6 +39,9 @@ public:
 
 private:
     Array weights(int64_t chains);
+    ChainStart fill_draws(int64_t first_chain) const;
+    Tensor part_of_product(Slot slot, int64_t rows, int64_t columns);
+    void fill_of_class(Array x, const ResidentImages& images, const IterationState* state, const ClassStarts& starts);
 
     Device& device_;
     Memory& memory_;
@@ -43,6 +49,11 @@ private:
     int64_t job_chains_;
     Slot images_, index_, fresh_, weights_;
     Slot all_chains_;  // with several ranks
+
+    // The fill's product: z^T x of a block of images at a time, [block, rows] and [block, columns], is added to [rows, columns].
+    std::unique_ptr<LinearPlan> product_;
+    int64_t block_ = 0, rows_ = 0, columns_ = 0;
+    Slot z_, x_, sums_;
 };
 
 }  // namespace jem

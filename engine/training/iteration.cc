@@ -166,6 +166,7 @@ int64_t TrainingIteration::repeats(const std::string& phase) const {
 std::vector<std::pair<std::string, WorkReport>> TrainingIteration::plan() {
     std::vector<std::pair<std::string, WorkReport>> out;
     for (const Phase& phase : phases_) out.emplace_back(phase.name, memory_.plan(phase.queue));
+    if (buffer_) memory_.plan([&] { buffer_->plan_fill(store_->view(), state()); });
     return out;
 }
 

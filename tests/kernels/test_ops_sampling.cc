@@ -268,6 +268,52 @@ TEST_CASE("start_images_takes_the_buffer_or_draws_from_the_class_s_gaussian") {
     });
 }
 
+TEST_CASE("starts_of_a_product_of_factors_are_those_of_start_images") {
+    on_every_device([](OnDevice& m) {
+        IterationState start;
+        start.iteration = kStartIteration, start.step = 4;
+        const IterationState* state = m.state(start);
+        constexpr int64_t kRows = 7;
+        for (const int64_t pixels : {1, 4, 64, 105, 147})
+            for (const int32_t label : {0, 2, 3})
+                for (const int64_t block : {4, 16}) {  // pieces of 30 images, and more than 1
+                    INFO(pixels << " pixels, class " << label << ", blocks of " << block);
+                    const ImageSetOnDevice set(m, {7, 12, 1, 30}, pixels, 0, 255);
+                    const auto of_class = static_cast<size_t>(label);
+                    const ClassStarts starts = {.begin = set.begin[of_class],
+                                                .size = set.begin[of_class + 1] - set.begin[of_class],
+                                                .starts = 5,
+                                                .draws = {.first_chain = 1000,
+                                                          .weights = RandomStream::init_weights,
+                                                          .pixels = RandomStream::init_pixels,
+                                                          .seed = kStartSeed}};
+                    const int64_t columns = pixels + 3;
+                    Values product(static_cast<size_t>(kRows * columns));
+                    for (int64_t first = 0; first < starts.size; first += block) {
+                        const Tensor z = m.unwritten(Extent{block, kRows, 1, 1, kRows}),
+                                     x = m.unwritten(Extent{block, columns, 1, 1, columns});
+                        m.ops().start_factors(z, x, set.resident, state, starts, first);
+                        const Values factors = m.read(z), values = m.read(x);
+                        for (int64_t i = 0; i < block; ++i)
+                            for (int64_t r = 0; r < kRows; ++r)
+                                for (int64_t c = 0; c < columns; ++c)
+                                    product[static_cast<size_t>(r * columns + c)] +=
+                                        factors[static_cast<size_t>(i * kRows + r)] * values[static_cast<size_t>(i * columns + c)];
+                    }
+                    check_equal("the counts", Values{product.end()[-3]}, {static_cast<double>(starts.size)});
+                    for (int64_t i = 0; i < kRows; ++i)  // what fills the product up to its size adds nothing
+                        CHECK(product[static_cast<size_t>((i + 1) * columns - 1)] == 0);
+                    for (int64_t c = 0; c < columns; ++c) CHECK(product[static_cast<size_t>(5 * columns + c)] == 0);
+                    const Array out = m.unwritten(starts.starts * pixels);
+                    m.ops().starts_of_product(out, m.tensor(Extent{kRows, columns, 1, 1, columns}, product), state, starts);
+                    Values want;
+                    for (int64_t n = 0; n < starts.starts; ++n)
+                        for (int64_t p = 0; p < pixels; ++p) want.push_back(expected_start(set, label, 1000 + n, p));
+                    check_close("x", m.read(out), want, {.absolute = kNormalError + kStart * m.rounding()});
+                }
+    });
+}
+
 TEST_CASE("start_images_samples_have_the_class_s_mean_and_covariance") {
     constexpr int64_t kChains = 6000, kPixels = 5;
     constexpr double kDeviations = 5;

@@ -13,11 +13,13 @@
 #include "engine/training/iteration.h"
 #include "models/wide_resnet.h"
 #include "tests/check.h"
+#include "tests/draws.h"
 
 namespace jem {
 namespace {
 
 constexpr int64_t kSide = 8, kPixels = kSide * kSide;
+constexpr uint64_t kSeed = 7;
 
 // counts[c] images of class c, in mixed order; pixel(class, position) is their byte.
 ImageSet images_of(const std::vector<int64_t>& counts, const std::function<int64_t(int32_t, int64_t)>& pixel) {
@@ -61,6 +63,7 @@ public:
         state_ = memory_.keep("scalars", "state", sizeof(IterationState));
         chains_ = memory_.keep("samples", "chains", static_cast<size_t>(options_.chains * kPixels) * size_of(device_->real_type()));
         memory_.plan([&] { draw(); });
+        memory_.plan([&] { buffer_.plan_fill(store_.view(), state()); });
         memory_.allocate();
         store_.upload(set);
         begin(0);
@@ -92,7 +95,7 @@ private:
         o.pixels = kPixels;
         o.classes = o.form == StartForm::gaussian ? 1 : set.num_classes;
         o.largest_class = o.form == StartForm::uniform ? 0 : store_.largest_class();
-        o.seed = 7;
+        o.seed = kSeed;
         return o;
     }
 
@@ -103,6 +106,46 @@ private:
     ReplayBuffer buffer_;
     Slot state_, chains_;
 };
+
+// What the buffer starts with, from the definition and in double: mu + (X - mu)^T z / sqrt(N) + 0.01 u, class by class.
+Values expected_fill(const ImageSet& set, int64_t size, StartForm form) {
+    std::vector<std::vector<size_t>> classes;  // that have images
+    for (int c = 0; c < (form == StartForm::gaussian ? 1 : set.num_classes); ++c) {
+        std::vector<size_t> own;
+        for (size_t i = 0; i < set.labels.size(); ++i)
+            if (form == StartForm::gaussian || set.labels[i] == c) own.push_back(i);
+        if (!own.empty()) classes.push_back(own);
+    }
+    size_t largest = 0;
+    for (const auto& own : classes) largest = std::max(largest, own.size());
+    Values out;
+    int64_t start = 0;
+    for (size_t c = 0; c < classes.size(); ++c) {
+        const std::vector<size_t>& own = classes[c];
+        const auto n = static_cast<double>(own.size());
+        Values pixels, mean(kPixels);
+        for (const size_t i : own)
+            for (size_t p = 0; p < kPixels; ++p) {
+                pixels.push_back(value_of(set.pixels[i * kPixels + p]));
+                mean[p] += pixels.back() / n;
+            }
+        const int64_t each = size / std::ssize(classes) + (static_cast<int64_t>(c) < size % std::ssize(classes) ? 1 : 0);
+        for (const int64_t end = start + each; start < end; ++start) {
+            Values x = mean;
+            for (size_t i = 0; i < own.size(); ++i) {
+                const uint64_t element = static_cast<uint64_t>(start) * ((largest + 3) / 4) + i / 4;
+                const double z = expected_normal(random4(kSeed, RandomStream::buffer_fill_weights, 0, 0, element), static_cast<int>(i % 4));
+                for (size_t p = 0; p < kPixels; ++p) x[p] += (pixels[i * kPixels + p] - mean[p]) * z / std::sqrt(n);
+            }
+            for (size_t p = 0; p < kPixels; ++p) {
+                const uint64_t element = static_cast<uint64_t>(start) * ((kPixels + 3) / 4) + p / 4;
+                const double u = expected_normal(random4(kSeed, RandomStream::buffer_fill_pixels, 0, 0, element), static_cast<int>(p % 4));
+                out.push_back(std::clamp(x[p] + 0.01 * u, -1.0, 1.0));
+            }
+        }
+    }
+    return out;
+}
 
 struct Moments {
     double mean = 0, variance = 0;
@@ -160,12 +203,11 @@ TEST_CASE("no_sgld_steps_leave_the_samples_as_they_are") {
 TEST_CASE("buffer_is_filled_class_by_class_and_the_first_classes_get_one_more") {
     // All images of a class are the same: its Gaussian has no spread but the 0.01 that is added.
     const auto set = images_of({3, 5, 2, 4, 3}, [](int32_t c, int64_t) { return 25 + 50 * c; });
-    for (const int64_t chains : {1, 4, 13, 50}) {  // in how many pieces it is filled must not matter
+    for (const int64_t chains : {1, 4, 13, 50}) {  // how many are drawn in an iteration must not matter
         CAPTURE(chains);
         BufferOnDevice on(set, {.size = 13, .chains = chains, .form = StartForm::informative});
         const std::vector<int64_t> told = on.fill();
-        CHECK(told.back() == 13);
-        CHECK(told.size() == static_cast<size_t>((13 + chains - 1) / chains));
+        CHECK(told == std::vector<int64_t>{3, 6, 9, 11, 13});  // class by class
         const Values images = on.values(on.buffer().images());
         REQUIRE(images.size() == 13 * kPixels);
         const std::vector<int32_t> classes = {0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4};
@@ -179,6 +221,29 @@ TEST_CASE("buffer_is_filled_class_by_class_and_the_first_classes_get_one_more") 
         at_once.fill();
         check_equal("images", images, at_once.values(at_once.buffer().images()));
     }
+}
+
+TEST_CASE("the_fill_is_what_the_definition_says_whatever_pieces_its_product_is_taken_in") {
+    // In f32 a sum of up to 1006 products of standard normals and values up to 1 walks up to 100 and rounds as often as it has terms, up
+    // and down; then it is divided by the root of the terms. What the draws err by is multiplied by the spread of the images.
+    constexpr double kSumError = 100 * 0x1p-24 * 4, kDrawError = 4 * kNormalError;
+    TestData data(5);
+    const auto set = images_of({300, 0, 5, 1, 700}, [&](int32_t c, int64_t) { return 20 * c + data.index(150); });
+    for (const StartForm form : {StartForm::informative, StartForm::gaussian})
+        for (const int64_t size : {3, 64, 1101}) {  // fewer than classes; a piece a class; more, which do not divide
+            CAPTURE(size);
+            CAPTURE(static_cast<int>(form));
+            const Values want = expected_fill(set, size, form);
+            for (const bool f64 : {false, true}) {
+                BufferOnDevice on(set, {.size = size, .chains = 6, .form = form},
+                                  f64 ? make_reference_device(DType::f64) : make_cpu_device({.threads = 2}));
+                const std::vector<int64_t> told = on.fill();
+                CHECK(std::is_sorted(told.begin(), told.end()));
+                CHECK(told.back() == size);
+                if (size == 1101) CHECK(told.size() > (form == StartForm::gaussian ? 2 : 4));
+                check_close("buffer", on.values(on.buffer().images()), want, {kDrawError + (f64 ? 0 : kSumError), 0});
+            }
+        }
 }
 
 TEST_CASE("no_chain_starts_from_a_class_without_images") {
@@ -204,7 +269,7 @@ TEST_CASE("no_chain_starts_from_a_class_without_images") {
 TEST_CASE("a_buffer_smaller_than_the_number_of_classes_holds_the_first_ones") {
     const auto set = images_of({3, 3, 3}, [](int32_t c, int64_t) { return 20 + 100 * c; });
     BufferOnDevice on(set, {.size = 2, .chains = 5, .form = StartForm::informative});
-    CHECK(on.fill() == std::vector<int64_t>{2});
+    CHECK(on.fill() == std::vector<int64_t>{1, 2});
     const Values images = on.values(on.buffer().images());
     CHECK(moments(Values(images.begin(), images.begin() + kPixels)).mean == doctest::Approx(value_of(20)).epsilon(0.02));
     CHECK(moments(Values(images.begin() + kPixels, images.end())).mean == doctest::Approx(value_of(120)).epsilon(0.2));
@@ -243,7 +308,7 @@ TEST_CASE("informative_starts_have_their_class_mean_and_covariance") {
 TEST_CASE("uniform_starts_cover_the_whole_range_and_no_more") {
     const auto set = images_of({3, 3}, [](int32_t, int64_t) { return 255; });  // the images do not matter
     BufferOnDevice on(set, {.size = 300, .chains = 7, .form = StartForm::uniform});
-    on.fill();
+    CHECK(on.fill().size() == 43);  // as many at once as are drawn in an iteration
     const Values x = on.values(on.buffer().images());
     const auto [low, high] = std::minmax_element(x.begin(), x.end());
     CHECK(*low >= -1);

@@ -406,6 +406,30 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
              }
              return out;
          }});
+    cases.push_back(
+        {"start_factors", [=](Side& s) {
+             Outputs out;
+             const ResidentImages images = resident(s, 3);
+             const int64_t pixels = images.pixels_per_image();
+             const ClassStarts starts = {.begin = 1,
+                                         .size = 6,
+                                         .starts = 5,
+                                         .draws = {.first_chain = 3,
+                                                   .weights = RandomStream::buffer_fill_weights,
+                                                   .pixels = RandomStream::buffer_fill_pixels,
+                                                   .seed = kSeed}};
+             const IterationState* state = s.state(in_iteration(4));
+             for (const int64_t first : {0, 4}) {
+                 const Tensor z = s.flat({4, 7, 1, 1}), x = s.flat({4, pixels + 3, 1, 1});
+                 s.ops().start_factors(z, x, images, state, starts, first);
+                 out.push_back({fmt::format("z from {}", first), s.read(z), draw});
+                 out.push_back({fmt::format("x from {}", first), s.read(x), draw});
+             }
+             const Array x = s.unwritten(starts.starts * pixels);
+             s.ops().starts_of_product(x, s.flat({7, pixels + 3, 1, 1}, Numbers(36).many(7 * (pixels + 3), -1, 1)), state, starts);
+             out.push_back({"starts", s.read(x), draw});
+             return out;
+         }});
     cases.push_back({"store_chains", [=](Side& s) {
                          Outputs out;
                          constexpr int64_t kPixels = 45;
