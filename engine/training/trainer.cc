@@ -110,6 +110,9 @@ void Trainer::share_start() {
 void Trainer::start_or_resume_alone(bool resume) {
     folder_.create();
     const bool buffer = settings_.samples();
+    const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
+    if (buffer && settings_.init == StartForm::informative && !without.empty())
+        observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     if (resume && folder_.has_checkpoint()) {
         const Array images = buffer ? iteration_.buffer().images() : Array{};
         const SafetensorsFile file = SafetensorsFile::read(folder_.state());
@@ -127,9 +130,6 @@ void Trainer::start_or_resume_alone(bool resume) {
                                      [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });
         }
     }
-    const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
-    if (buffer && settings_.init == StartForm::informative && !without.empty())
-        observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     folder_.cut_metrics(progress_.iteration);
     folder_.write_config(settings_);
 }

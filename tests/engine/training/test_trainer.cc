@@ -115,6 +115,7 @@ public:
     void progress(const std::string& what, int64_t done, int64_t total) override {
         CHECK(done <= total);
         last_progress = what;
+        if (!messages_before_progress) messages_before_progress = messages;
     }
     void iteration(const Iteration& it) override {
         iterations.push_back(it);
@@ -127,6 +128,7 @@ public:
     }
 
     std::vector<std::string> messages, sheets;
+    std::optional<std::vector<std::string>> messages_before_progress;
     std::string last_progress;
     std::vector<Iteration> iterations;
     std::function<void(int64_t)> on_iteration;
@@ -253,6 +255,20 @@ TEST_CASE("images_of_another_size_than_the_network_takes_are_refused_by_name_and
     RunOptions cut;
     cut.alter_train = [](ImageSet& set) { set.pixels.pop_back(); };
     CHECK(mentions(error_of([&] { train(folder.path() / "run", small(), cut); }), "bytes of pixels"));
+}
+
+TEST_CASE("a_class_without_images_is_told_before_the_buffer_is_filled") {
+    const TempFolder folder;
+    Settings s = small();
+    s.iterations = 0;
+    RunOptions o;
+    o.alter_train = [](ImageSet& set) { std::replace(set.labels.begin(), set.labels.end(), 1, 2); };
+    o.alter_held_out = [](ImageSet& set) { set.class_names = {"ant", "bee", "cat"}; };
+    const Run run = train(folder.path(), s, o);
+    REQUIRE(run.observer.messages_before_progress.has_value());
+    REQUIRE(run.observer.messages_before_progress->size() == 1);
+    CHECK(mentions(run.observer.messages_before_progress->front(), "class 1 (bee)"));
+    CHECK(std::count(run.observer.messages.begin(), run.observer.messages.end(), run.observer.messages_before_progress->front()) == 1);
 }
 
 TEST_CASE("whether_images_are_flipped_is_told_by_the_set_and_not_by_its_name") {
