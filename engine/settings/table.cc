@@ -133,7 +133,7 @@ Setting on_off(const Row& row, bool Settings::*member) {
     Setting s = plain(row, member, "on|off");
     s.form = Setting::Form::on_off;
     s.parse = [member](Settings& of, const std::string& flag, const std::string& text) {
-        if (text != "on" && text != "off" && !text.empty())
+        if (text != "on" && text != "off")
             throw InputError(flag + " is \"" + text + "\" (known: on off). Choose one of these; without a value it is on.");
         of.*member = text != "off";
     };

@@ -51,10 +51,11 @@ begin() { run 0 train --recipe sada-jem "${mnist[@]}" --iterations 0 --out "$@";
 wrong() { refused "$1" train --recipe sada-jem "${mnist[@]}" --iterations 0 --out never "${@:2}"; }
 
 # --- an empty value is nothing, and a number is what it looks like -------------------------------------------------------------------
-for flag in lr sgld-steps rho n-valid iterations seed split-seed threads data data-dir lr-milestones precision n_steps; do
+for flag in lr sgld-steps rho n-valid iterations seed split-seed threads data data-dir lr-milestones precision n_steps augment sam-local; do
     wrong "--$flag" "--$flag" ''
     wrong "--$flag" "--$flag="
 done
+wrong '--augment is "yes"' --augment yes
 for flag in lr threads seed sgld-steps; do for text in 0x10 1,5 10x nan; do wrong "--$flag" "--$flag" $text; done; done
 wrong '--sgld-steps is "1e3"' --sgld-steps 1e3
 for empty in 'count' 'steps' 'class' 'sheet'; do refused "--$empty" sample --checkpoint none.safetensors "--$empty" ''; done

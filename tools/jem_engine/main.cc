@@ -171,7 +171,7 @@ int main(int argc, char** argv) {
     add("info", "Version, libraries, devices, recipes, data sets", add_info);
 
     try {
-        std::vector<std::string> arguments = join_lists(argc, argv);
+        std::vector<std::string> arguments = values_spelt_out(argc, argv);
         std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
         app.parse(std::move(arguments));
     } catch (const CLI::CallForHelp& e) {

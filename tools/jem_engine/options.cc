@@ -116,18 +116,19 @@ CLI::Validator whole_number_in(int64_t low, int64_t high) {
         "", "whole");
 }
 
-std::vector<std::string> join_lists(int argc, char** argv) {
-    const auto takes_several = [](const std::string& argument) {
+std::vector<std::string> values_spelt_out(int argc, char** argv) {
+    const auto is_of_form = [](Setting::Form form, const std::string& argument) {
         const std::string flag = argument.substr(0, argument.find('='));
         return std::any_of(settings_table().begin(), settings_table().end(), [&](const Setting& s) {
-            return s.form == Setting::Form::list &&
-                   (s.flag() == flag || std::find(s.aliases.begin(), s.aliases.end(), flag) != s.aliases.end());
+            return s.form == form && (s.flag() == flag || std::find(s.aliases.begin(), s.aliases.end(), flag) != s.aliases.end());
         });
     };
     std::vector<std::string> out;
     for (int i = 1; i < argc; ++i) {
         out.emplace_back(argv[i]);
-        if (!takes_several(out.back())) continue;
+        const bool alone = (i + 1 == argc || argv[i + 1][0] == '-') && out.back().find('=') == std::string::npos;
+        if (alone && is_of_form(Setting::Form::on_off, out.back())) out.emplace_back("on");
+        if (!is_of_form(Setting::Form::list, out.back())) continue;
         bool has_value = out.back().find('=') != std::string::npos;
         for (; i + 1 < argc && argv[i + 1][0] != '-'; ++i) {
             if (has_value)
@@ -153,7 +154,6 @@ void SettingsFlags::add(const Setting& setting, const std::string& flag, const s
         },
         help);
     given_[at].option = option->multi_option_policy(kLastCounts)->group(group)->type_name("");
-    if (setting.form == Setting::Form::on_off) option->expected(0, 1);
 }
 
 void SettingsFlags::add_to(CLI::App& app, Kind kind) {

@@ -54,8 +54,9 @@ private:
     std::vector<Given> given_;
 };
 
-// The command line with the values of a flag that takes several joined by commas: "--decay_epochs 60 120" has two.
-std::vector<std::string> join_lists(int argc, char** argv);
+// The command line with the values of a flag that takes several joined by commas ("--decay_epochs 60 120" has two), and with "on" behind a
+// switch that stands alone: only so can an empty value be told from none.
+std::vector<std::string> values_spelt_out(int argc, char** argv);
 
 // For options that count: decimal digits alone, within the range. To be used as a transform: what it leaves CLI11 reads the same way.
 CLI::Validator whole_number_in(int64_t low, int64_t high);
