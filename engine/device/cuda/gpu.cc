@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <system_error>
 
 #include "data/input_error.h"
 
@@ -108,10 +110,12 @@ std::string joined_names() {
 class GpuFile {
 public:
     explicit GpuFile(const std::string& path) : path_(path) {
+        errno = 0;
         std::ifstream file(path, std::ios::binary);
+        if (!file && errno == ENOENT) refuse("it is neither a known name nor a file");
+        if (!file) refuse("the file cannot be read: " + std::generic_category().message(errno));
         std::stringstream text;
         text << file.rdbuf();
-        if (!file) refuse("it is neither a known name nor a file that can be read");
         json_ = Json::parse(text.str(), nullptr, false);
         if (!json_.is_object()) refuse("it is no JSON object");
     }

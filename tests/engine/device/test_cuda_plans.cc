@@ -457,6 +457,11 @@ TEST_CASE("gpu descriptions: six GPUs by name, and a file with cuDNN's keys, eac
     CHECK(contains(error_of([&] { read("{\"deviceVer\": "); }), "no JSON object"));
     CHECK(contains(error_of([&] { read(""); }), "no JSON object"));
     CHECK(contains(error_of([&] { describe_gpu("h2000"); }), "rtx4090"));
+    CHECK(contains(error_of([&] { describe_gpu("h2000"); }), "neither a known name nor a file"));
+    // What is there and cannot be opened is not called missing: here a link to itself, as a test that runs as root may read all else.
+    const auto link = folder.path() / "link.json";
+    std::filesystem::create_symlink(link, link);
+    CHECK(contains(error_of([&] { describe_gpu(link.string()); }), "cannot be read: Too many levels"));
     CHECK(contains(error_of([&] { describe_gpu(folder.path().string()); }), "describes no GPU"));
 
     Json peaks = whole;
