@@ -140,7 +140,7 @@ struct RunOptions {
     int threads = 1;
     int64_t held_out = 7;
     std::string held_out_name = "test";
-    std::function<void(ImageSet&)> alter_train, alter_held_out;  // empty: nothing
+    std::function<void(ImageSet&)> alter_train = {}, alter_held_out = {};  // empty: nothing
 };
 
 struct Run {
@@ -283,7 +283,7 @@ TEST_CASE("whether_images_are_flipped_is_told_by_the_set_and_not_by_its_name") {
             set.name = name;
         };
         train(folder.path(), s, o);
-        return SafetensorsFile::read(folder.path() / "checkpoints" / "last.safetensors").floats("f.linear.weight");
+        return SafetensorsFile::read(folder.path() / "checkpoints" / "last.safetensors").floats("class_output.weight");
     };
     const auto flipped = weights_with(true, "cifar10");
     CHECK(flipped == weights_with(true, "unheard of"));
@@ -774,7 +774,8 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
             WideResNet network(network_settings(s));
             Memory memory(*device);
             const ImageSet held_out = images(130, 2);
-            Predictor predictor(*device, memory, network, {.height = kSide, .width = kSide, .channels = kChannels}, held_out.count());
+            Predictor predictor(*device, memory, network, {.height = kSide, .width = kSide, .channels = kChannels},
+                                {.largest = held_out.count()});
             Parameters parameters(*device, memory, network, {});
             network.build(*device, memory, s.conv_algorithm);
             const auto view = [&] {
