@@ -34,12 +34,6 @@ enum class NormMode {
 
 enum class Gradients { none, input, weights };
 
-// The linear head that a pass ends in.
-enum class Head {
-    classes,  // one logit a class
-    energy,   // one unit: the unnormalised log density without labels. Only networks that have it
-};
-
 // A tensor that a pass hands out after forward.
 enum class Output {
     logits,             // R [N, classes, 1, 1]; with Head::energy [N, 1, 1, 1], so that their LSE is the unit's own value
@@ -52,7 +46,7 @@ struct PassSettings {
     int64_t batch = 0;
     NormMode norm = NormMode::batch_update;
     Gradients gradients = Gradients::none;
-    Head head = Head::classes;
+    Head head = Head::classes;  // that the pass ends in
 };
 
 // Where a pass reads parameters and leaves gradients. Flat arrays of the device's real type.

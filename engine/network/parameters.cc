@@ -140,7 +140,7 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
     }
     if (!differences.empty())
         throw InputError("Checkpoint " + path + " does not fit the network:" + differences +
-                         "\nGive the --depth, --width, --norm, --in-channels and --num-classes that it was trained with.");
+                         "\nGive the --depth, --width, --norm, --energy-head, --in-channels and --num-classes that it was trained with.");
     for (const TensorInfo& info : network_.parameters()) write(weights(), info, file.doubles(info.name));
     for (const TensorInfo& info : network_.statistics()) write(statistics(), info, file.doubles(info.name));
 }

@@ -6,20 +6,33 @@
 
 namespace jem {
 
-Predictor::Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, int64_t largest, Wants wants)
-    : device_(device), memory_(memory), network_(network), size_(size), batch_(std::min(kLargestBatch, largest)), wants_(wants) {
+Predictor::Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, const Options& options)
+    : device_(device),
+      memory_(memory),
+      network_(network),
+      size_(size),
+      batch_(std::min(kLargestBatch, options.largest)),
+      wants_(options.wants) {
     if (batch_ == 0) return;  // an empty set
     const auto values = static_cast<size_t>(batch_ * size.pixels());
     const size_t real = size_of(device.real_type());
-    const bool gradients = wants == Wants::gradients;
-    pass_ = network.add_pass({.name = "prediction of " + std::to_string(batch_),
-                              .batch = batch_,
-                              .norm = NormMode::running,
-                              .gradients = gradients ? Gradients::input : Gradients::none});
+    const Gradients of_energy = wants_ == Wants::gradients ? Gradients::input : Gradients::none;
+    const bool own_head = options.energy_head == Head::energy;
+    PassSettings pass{.name = "prediction of " + std::to_string(batch_),
+                      .batch = batch_,
+                      .norm = NormMode::running,
+                      .gradients = own_head ? Gradients::none : of_energy};
+    pass_ = energy_pass_ = network.add_pass(pass);
+    if (own_head) {
+        pass.name = "energies of " + std::to_string(batch_);
+        pass.gradients = of_energy;
+        pass.head = Head::energy;
+        energy_pass_ = network.add_pass(pass);
+    }
     images_ = memory.transient("predicted images", values * real);
     bytes_ = memory.transient("predicted images' bytes", values);
     lse_ = memory.transient("predictions' lse", static_cast<size_t>(batch_) * real);
-    if (gradients) gradients_ = memory.transient("predicted images' gradient", values * real);
+    if (wants_ == Wants::gradients) gradients_ = memory.transient("predicted images' gradient", values * real);
 }
 
 Tensor Predictor::images() {
@@ -37,12 +50,14 @@ void Predictor::queue(const NetworkMemory& memory) {
     Ops& ops = device_.ops();
     const auto lse = [&] { return Array{memory_.at(lse_), device_.real_type(), batch_}; };
     network_.forward(pass_, memory, images());
-    ops.log_sum_exp(lse(), network_.logits(pass_));
-    if (wants_ != Wants::gradients) return;
-    ops.lse_backward(network_.d_logits(pass_), network_.logits(pass_), lse());
-    Tensor d_x = images();
-    d_x.data = memory_.at(gradients_);
-    network_.backward(pass_, memory, images(), &d_x);
+    if (energy_pass_ != pass_) network_.forward(energy_pass_, memory, images());
+    ops.log_sum_exp(lse(), network_.logits(energy_pass_));
+    if (wants_ == Wants::gradients) {
+        ops.lse_backward(network_.d_logits(energy_pass_), network_.logits(energy_pass_), lse());
+        Tensor d_x = images();
+        d_x.data = memory_.at(gradients_);
+        network_.backward(energy_pass_, memory, images(), &d_x);
+    }
     network_.logits(pass_), lse();  // live until here
 }
 

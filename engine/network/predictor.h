@@ -16,7 +16,7 @@ namespace jem {
 struct Predictions {
     int64_t classes = 0;
     std::vector<double> logits;   // [N, classes]
-    std::vector<double> lse;      // [N], LSE of the logits: minus the energy
+    std::vector<double> lse;      // [N], minus the energy: LSE of the logits, or of the energy's own head
     std::vector<int32_t> labels;  // [N], the set's own; empty where nobody gave any
 
     int64_t count() const { return classes > 0 ? static_cast<int64_t>(logits.size()) / classes : 0; }
@@ -29,6 +29,11 @@ public:
         int64_t pixels() const { return height * width * channels; }
     };
     enum class Wants { logits, gradients };  // gradients: those of the images as well
+    struct Options {
+        int64_t largest = 0;  // images of the largest set
+        Wants wants = Wants::logits;
+        Head energy_head = Head::classes;  // where it is the energy's own, images go through the network once more for it
+    };
 
     // Of one batch, on the device, valid until the next one.
     struct Batch {
@@ -42,9 +47,9 @@ public:
     using Visit = std::function<void(const Batch&)>;
     using Progress = std::function<void(int64_t done)>;
 
-    // Registers one pass for sets of up to `largest` images; the network must not have been built. A set that does not fill its last
+    // Registers one pass for all sets; the network must not have been built. A set that does not fill its last
     // batch is padded with what the batch before left: with running statistics an image's result is its own.
-    Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, int64_t largest, Wants wants = Wants::logits);
+    Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, const Options& options);
 
     // To be run inside Memory::plan.
     void plan(const NetworkMemory& memory);
@@ -75,7 +80,7 @@ private:
     ImageSize size_;
     int64_t batch_;
     Wants wants_;
-    int pass_ = -1;
+    int pass_ = -1, energy_pass_ = -1;  // the same where the classes' logits are the energy
     Slot images_, bytes_, lse_, gradients_;
 };
 

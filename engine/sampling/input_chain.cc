@@ -4,7 +4,8 @@ namespace jem {
 
 InputChain::InputChain(Device& device, Network& network, Memory& memory, const Options& options, std::unique_ptr<Stepper> stepper)
     : device_(device), network_(network), memory_(memory), options_(options), stepper_(std::move(stepper)) {
-    pass_ = network.add_pass({.name = options.name, .batch = options.count, .norm = options.norm, .gradients = Gradients::input});
+    pass_ = network.add_pass(
+        {.name = options.name, .batch = options.count, .norm = options.norm, .gradients = Gradients::input, .head = options.head});
     const size_t bytes = static_cast<size_t>(value_count()) * size_of(device.real_type());
     images_ = memory.keep("samples", options.name + "/samples", bytes);
     gradient_ = memory.transient(options.name + "/gradient", bytes);

@@ -20,6 +20,7 @@ public:
         int64_t count = 0, height = 0, width = 0, channels = 0;  // count: this rank's images
         ChainObjective objective = ChainObjective::lse;
         NormMode norm = NormMode::batch_update;
+        Head head = Head::classes;      // whose logits the objective is of
         int64_t given_noise_steps = 0;  // > 0: noise() is read in place of the generator's
     };
 

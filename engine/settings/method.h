@@ -5,6 +5,8 @@
 #include <variant>
 #include <vector>
 
+#include "engine/settings/enums.h"
+
 namespace jem {
 
 enum class BatchOf {
@@ -19,11 +21,13 @@ struct TermSpec {
     std::string objective;  // one of engine/training/terms
     BatchOf batch;
     double weight = 1;
+    Head head = Head::classes;  // whose logits it is of
 };
 
 // K steps on the images of the replay buffer; they are stored again after the first term that takes them.
 struct ChainSpec {
-    std::string name;  // of its phase
+    std::string name;           // of its phase
+    Head head = Head::classes;  // whose LSE it climbs
 };
 
 struct Method {

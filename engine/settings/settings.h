@@ -24,6 +24,7 @@ struct Settings {
     NormStatistics norm_statistics = NormStatistics::rank;
     int64_t in_channels = 0, image_size = 0, num_classes = 0;
     std::string precision = "f32";
+    Head energy_head = Head::classes;  // whose LSE is minus the energy
     ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
     bool recompute = false;  // keep one activation a block instead of two
 
@@ -103,6 +104,7 @@ JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStat
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
 JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});
+JEM_ENUM_NAMES(Head, {{"lse", Head::classes}, {"linear", Head::energy}});
 JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}});
 #undef JEM_ENUM_NAMES
 

@@ -63,7 +63,7 @@ void TrainingIteration::build(const GivenBatches& job) {
             if (term->batch == BatchOf::labelled && !labelled_)
                 labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
         } else {
-            add_chain(job);
+            add_chain(std::get<ChainSpec>(step), job);
         }
     if (labelled_)
         kept_logits_ = memory_.keep("scalars", "labelled logits",
@@ -98,7 +98,7 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
     return std::make_unique<Batch>(device_, memory_, options);
 }
 
-void TrainingIteration::add_chain(const GivenBatches& job) {
+void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job) {
     chain_ = std::make_unique<InputChain>(
         device_, network_, memory_,
         InputChain::Options{.name = "sampling",
@@ -107,6 +107,7 @@ void TrainingIteration::add_chain(const GivenBatches& job) {
                             .width = settings_.image_size,
                             .channels = settings_.in_channels,
                             .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
+                            .head = spec.head,
                             .given_noise_steps = job.noise ? settings_.sgld_steps : 0},
         sgld_stepper(settings_.sgld(), scalars_, kChainNorm));
 }
@@ -117,7 +118,8 @@ void TrainingIteration::add_term(const TermSpec& spec) {
     for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
         const std::string name = spec.name + (pass == 0 ? "" : " again");
         const NormMode norm = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
-        const int number = network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights});
+        const int number =
+            network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights, .head = spec.head});
         term->passes.push_back({number, make_objective(spec.objective, {.device = device_,
                                                                         .memory = memory_,
                                                                         .scalars = scalars_,

@@ -93,7 +93,7 @@ private:
     };
 
     void build(const GivenBatches& job);
-    void add_chain(const GivenBatches& job);
+    void add_chain(const ChainSpec& spec, const GivenBatches& job);
     void add_term(const TermSpec& spec);
     void add_phases(const Method& method);
     std::unique_ptr<Batch> make_batch(BatchOf which, int64_t count) const;

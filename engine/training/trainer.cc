@@ -55,7 +55,7 @@ TrainingParts::TrainingParts(Device& device, Network& network, const Settings& s
                              int64_t held_out)
     : memory(device),
       predictor(device, memory, network, {.height = train.shape.height, .width = train.shape.width, .channels = train.shape.channels},
-                held_out),
+                {.largest = held_out}),
       iteration(device, memory, network, settings, checked(settings, train)) {
     work = iteration.plan();
     memory.plan([&] { predictor.plan(evaluation_memory()); });

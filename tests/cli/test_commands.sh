@@ -132,6 +132,11 @@ refused 'not the one' train --resume --recipe softmax --out run --quiet
 refused 'damaged\|no JSON\|cannot read\|Cannot read' train --config no.json --out never
 refused 'needed' train --resume --out never # no run, and nothing says what to train
 
+run 0 train "${tiny[@]}" --iterations 2 --energy-head linear --out linear &&
+    run 0 sample --checkpoint linear/checkpoints/last.safetensors --from buffer --steps 1 --count 4 --pick best --raw linear.safetensors --quiet &&
+    run 0 evaluate --checkpoint linear/checkpoints/last.safetensors --quiet
+most_lines=4 refused 'missing: energy_output' evaluate --checkpoint $weights --energy-head linear --quiet
+
 # --- evaluate -----------------------------------------------------------------------------------------------------------------------
 run 0 evaluate --checkpoint $weights --json --quiet --out measured --seed 77 &&
     expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained" && expect 'and how long it took' grep -q '"seconds":' out

@@ -67,6 +67,7 @@ kCases = {
     "adam": dict(seed=179, optimizer="adam", lr=1e-3, sam="none", sgld_steps=1, n_pos=2, n_neg=2, n_lab=2),
     "softmax_sam": dict(seed=1, p_x_weight=0.0, sgld_steps=0),
     "px_only": dict(seed=3, p_y_given_x_weight=0.0, sgld_steps=3, sgld_step_size=4.0),
+    "energy_head": dict(seed=3, energy_head="linear", p_x_weight=0.8, energy_l2=0.05, sgld_steps=3, sgld_step_size=4.0),
     "four_groups": dict(seed=1, image_size=64, n_pos=1, n_neg=1, n_lab=2, sgld_steps=1, sgld_step_size=50.0,
                         kink_free=False),
     "curve": dict(seed=453, iterations=10, lr=0.002, n_pos=2, n_neg=2, n_lab=2, sgld_steps=2, sgld_step_size=4.0, kink_margin=5e-6),
@@ -99,6 +100,10 @@ def signed(seed, name, count):
     return 2.0 * uniforms(seed, name, count) - 1.0
 
 
+def has_energy_head(config):
+    return config.get("energy_head", "lse") == "linear"
+
+
 def layers(config):
     """The net as a list of (kind, name, shape...), in the order of the forward pass. conv: (out, in, kernel); bn: (channels,)."""
     blocks = (config["depth"] - 4) // 6
@@ -115,6 +120,8 @@ def layers(config):
                 found.append(("conv", name + ".shortcut.0", width_out, width_in, 1))
             width_in = width_out
     found += [("bn", "f.bn1", width_in), ("linear", "class_output", config["num_classes"], width_in)]
+    if has_energy_head(config):
+        found.append(("linear", "energy_output", 1, width_in))
     return [layer for layer in found if layer[0] != "bn" or config["norm"] == "batch"]
 
 
@@ -194,7 +201,7 @@ class Net:
         self.watch.look(x)
         return F.leaky_relu(x, kSlope)
 
-    def logits(self, x):
+    def features(self, x):
         x = self.conv("f.conv1", x)
         for group in range(4 if self.config["image_size"] >= 64 else 3):
             for block in range((self.config["depth"] - 4) // 6):
@@ -204,10 +211,15 @@ class Net:
                 y = self.conv(name + ".conv2", self.activate(name + ".bn2", y), stride)
                 shortcut = name + ".shortcut.0"
                 x = y + (self.conv(shortcut, x, stride) if shortcut + ".weight" in self.params else x)
-        x = self.activate("f.bn1", x).mean(dim=(2, 3))
-        return F.linear(x, self.params["class_output.weight"], self.params["class_output.bias"])
+        return self.activate("f.bn1", x).mean(dim=(2, 3))
+
+    def logits(self, x):
+        return F.linear(self.features(x), self.params["class_output.weight"], self.params["class_output.bias"])
 
     def lse(self, x):
+        """Minus the energy: of the classes' logits, or of a unit of its own."""
+        if has_energy_head(self.config):
+            return F.linear(self.features(x), self.params["energy_output.weight"], self.params["energy_output.bias"]).squeeze(1)
         return torch.logsumexp(self.logits(x), dim=1)
 
     def is_zero_gradient(self, name):

@@ -110,7 +110,7 @@ int evaluate(const EvaluateOptions& o) {
     const auto network = make_network(s);
     Memory memory(*device);
     Predictor predictor(*device, memory, *network, {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
-                        images.count());
+                        {.largest = images.count(), .energy_head = s.energy_head});
     Parameters parameters(*device, memory, *network, {});
     network->build(*device, memory, s.conv_algorithm);
     const auto network_memory = [&] {

@@ -266,7 +266,8 @@ WideResNetSettings network_settings(const Settings& s) {
             .recompute = s.recompute,
             .in_channels = s.in_channels,
             .image_size = s.image_size,
-            .num_classes = s.num_classes};
+            .num_classes = s.num_classes,
+            .energy_head = s.energy_head == Head::energy};
 }
 
 }  // namespace

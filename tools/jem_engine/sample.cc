@@ -46,14 +46,14 @@ struct Sample {
     double confidence = 0, lse = 0;
 };
 
-Sample described(std::vector<double> pixels, std::vector<double> logits) {
+Sample described(std::vector<double> pixels, std::vector<double> logits, double lse) {
     Sample s;
     s.label = std::max_element(logits.begin(), logits.end()) - logits.begin();
     const double largest = logits[static_cast<size_t>(s.label)];
     double sum = 0;
     for (const double logit : logits) sum += std::exp(logit - largest);
     s.confidence = 1 / sum;
-    s.lse = largest + std::log(sum);
+    s.lse = lse;
     s.pixels = std::move(pixels);
     s.logits = std::move(logits);
     return s;
@@ -168,7 +168,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     const bool choose_by_logits = buffer && (o_.label || o_.pick != "random");
     predictor_ = std::make_unique<Predictor>(
         *device_, *memory_, *network_, Predictor::ImageSize{.height = s_.image_size, .width = s_.image_size, .channels = s_.in_channels},
-        choose_by_logits ? std::max(limit_, chains_) : chains_);
+        Predictor::Options{.largest = choose_by_logits ? std::max(limit_, chains_) : chains_, .energy_head = s_.energy_head});
     chain_ = std::make_unique<InputChain>(
         *device_, *network_, *memory_,
         InputChain::Options{.name = "sampling",
@@ -176,7 +176,8 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
                             .height = s_.image_size,
                             .width = s_.image_size,
                             .channels = s_.in_channels,
-                            .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep},
+                            .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep,
+                            .head = s_.energy_head},
         sgld_stepper(s_.sgld(), scalars_, "sgld_grad_norm"));
     parameters_ = std::make_unique<Parameters>(*device_, *memory_, *network_, Parameters::Options{});
     state_ = memory_->keep("scalars", "iteration state", sizeof(IterationState));
@@ -270,7 +271,7 @@ std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
     std::vector<Sample> out;
     for (int64_t n = 0; n < p.count(); ++n) {
         out.push_back(described({pixels.begin() + n * pixels_, pixels.begin() + (n + 1) * pixels_},
-                                {p.logits.begin() + n * p.classes, p.logits.begin() + (n + 1) * p.classes}));
+                                {p.logits.begin() + n * p.classes, p.logits.begin() + (n + 1) * p.classes}, p.lse[static_cast<size_t>(n)]));
         diverged_ = diverged_ || !std::isfinite(out.back().lse);
     }
     return out;

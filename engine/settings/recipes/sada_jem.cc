@@ -9,9 +9,11 @@ namespace {
 Method method(const Settings& s) {
     Method m;
     if (s.samples())
-        m.steps = {TermSpec{.name = "positive", .objective = "energy-real", .batch = BatchOf::real, .weight = s.p_x_weight},
-                   ChainSpec{.name = "sample"},
-                   TermSpec{.name = "negative", .objective = "energy-sampled", .batch = BatchOf::chain, .weight = s.p_x_weight}};
+        m.steps = {
+            TermSpec{.name = "positive", .objective = "energy-real", .batch = BatchOf::real, .weight = s.p_x_weight, .head = s.energy_head},
+            ChainSpec{.name = "sample", .head = s.energy_head},
+            TermSpec{
+                .name = "negative", .objective = "energy-sampled", .batch = BatchOf::chain, .weight = s.p_x_weight, .head = s.energy_head}};
     if (s.classifies())
         m.steps.push_back(
             TermSpec{.name = "labelled", .objective = "cross-entropy", .batch = BatchOf::labelled, .weight = s.p_y_given_x_weight});

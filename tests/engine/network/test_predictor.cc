@@ -22,12 +22,20 @@ constexpr int64_t kSide = 8, kPixels = kSide * kSide, kClasses = 4;
 // A small network with a predictor for sets of up to `largest` images.
 class PredictorOnDevice {
 public:
-    PredictorOnDevice(int64_t largest, Predictor::Wants wants, std::unique_ptr<Device> device = make_reference_device(DType::f64))
+    PredictorOnDevice(int64_t largest, Predictor::Wants wants, Head head = Head::classes,
+                      std::unique_ptr<Device> device = make_reference_device(DType::f64))
         : device_(std::move(device)),
-          network_({.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = kSide, .num_classes = kClasses}),
+          network_({.depth = 10,
+                    .width = 1,
+                    .norm = NormKind::batch,
+                    .in_channels = 1,
+                    .image_size = kSide,
+                    .num_classes = kClasses,
+                    .energy_head = head == Head::energy}),
           memory_(*device_),
           parameters_(*device_, memory_, network_, {}),
-          predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1}, largest, wants) {
+          predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1},
+                     {.largest = largest, .wants = wants, .energy_head = head}) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
             network_.prepare(parameters_.weights());
@@ -138,11 +146,11 @@ TEST_CASE("an_empty_set_has_no_predictions") {
     CHECK(on.of_bytes({}).count() == 0);
 }
 
-TEST_CASE("input_gradients_are_those_of_the_lse") {
-    // Central differences in f64 err by some 1e-15 / h where no kink lies within h.
+// Central differences in f64 err by some 1e-15 / h where no kink lies within h.
+void check_input_gradients(Head head) {
     constexpr double kStep = 1e-7, kError = 1e-7;
     constexpr int64_t kCount = 3;
-    PredictorOnDevice on(kCount, Predictor::Wants::gradients);
+    PredictorOnDevice on(kCount, Predictor::Wants::gradients, head);
     TestData data(4);
     const Values x = data.uniforms(kCount * kPixels, -1, 1), g = on.gradients(x);
     REQUIRE(g.size() == x.size());
@@ -160,6 +168,19 @@ TEST_CASE("input_gradients_are_those_of_the_lse") {
         const auto lse = [&](const Values& images) { return on.of_values(images).lse[static_cast<size_t>(n)]; };
         CHECK((lse(above) - lse(below)) / (2 * kStep) == doctest::Approx(want).epsilon(kError));
     }
+}
+
+TEST_CASE("input_gradients_are_those_of_the_lse_whichever_head_has_the_energy") {
+    check_input_gradients(Head::classes);
+    check_input_gradients(Head::energy);
+}
+
+TEST_CASE("an_energy_of_its_own_leaves_the_logits_as_they_are") {
+    const std::vector<uint8_t> bytes = random_bytes(4);
+    PredictorOnDevice plain(4, Predictor::Wants::logits), own(4, Predictor::Wants::logits, Head::energy);
+    const Predictions p = plain.of_bytes(bytes), q = own.of_bytes(bytes);
+    check_equal("logits", q.logits, p.logits);  // the further head is initialised behind the rest
+    for (size_t n = 0; n < 4; ++n) CHECK(q.lse[n] != p.lse[n]);
 }
 
 }  // namespace jem

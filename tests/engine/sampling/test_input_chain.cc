@@ -34,7 +34,8 @@ public:
                   .objective = objective,
                   .norm = NormMode::running},
                  std::move(stepper)),
-          predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1}, kImages, Predictor::Wants::gradients),
+          predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1},
+                     {.largest = kImages, .wants = Predictor::Wants::gradients}),
           state_(memory_.keep("scalars", "state", sizeof(IterationState))) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {

@@ -51,6 +51,7 @@ Settings unusual() {
     s.image_size = 28;
     s.num_classes = 7;
     s.precision = "bf16";
+    s.energy_head = Head::energy;
     s.conv_algorithm = ConvAlgorithm::direct;
     s.data = "mnist";
     s.data_dir = "a \"quoted\" folder\n\xC3\xA9";
@@ -186,7 +187,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 51);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 52);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
@@ -238,6 +239,7 @@ TEST_CASE("every_enum_value_has_a_name_that_reads_back") {
     all("sampling_norm", {"batch", "running"}, EnumNames<SamplingNorm>::all().size());
     all("init", {"informative", "uniform", "gaussian"}, EnumNames<StartForm>::all().size());
     all("sam", {"none", "sam", "asam", "asam-sign"}, EnumNames<SamForm>::all().size());
+    all("energy_head", {"lse", "linear"}, EnumNames<Head>::all().size());
     all("conv_algorithm", {"auto", "direct"}, EnumNames<ConvAlgorithm>::all().size());
 }
 

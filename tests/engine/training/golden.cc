@@ -55,7 +55,8 @@ WideResNetSettings network_settings(const Settings& s) {
             .recompute = s.recompute,
             .in_channels = s.in_channels,
             .image_size = s.image_size,
-            .num_classes = s.num_classes};
+            .num_classes = s.num_classes,
+            .energy_head = s.energy_head == Head::energy};
 }
 
 GoldenCase load_golden(const std::string& name) {
@@ -73,7 +74,7 @@ GoldenCase load_golden(const std::string& name) {
     const uint64_t seed = g.config.at("seed");
     const WideResNet network(network_settings(g.settings));
     for (const TensorInfo& info : network.parameters()) {
-        const bool head = info.name.starts_with("class_output");
+        const bool head = info.name.find("_output.") != std::string::npos;
         const double bound = info.fan_in > 0 ? (head ? 2.0 : 1.0) / std::sqrt(static_cast<double>(info.fan_in)) : 0;
         g.checkpoint.tensors[info.name] = tensor(seed, info.name, info.shape, [&](double u) {
             if (info.fan_in > 0) return (2 * u - 1) * bound;
