@@ -18,6 +18,7 @@
 
 #include "data/input_error.h"
 #include "engine/device/out_of_memory.h"
+#include "engine/files/messages.h"
 #include "tools/jem_engine/job.h"
 #include "tools/jem_engine/options.h"
 
@@ -145,6 +146,9 @@ int main(int argc, char** argv) {
     spin_briefly(argv);
     Job* const job = job_or_error();
     if (job == nullptr) return kExitUsage;
+    set_listener([job](const std::string& text) {
+        std::fprintf(stderr, "%s%s\n", job->first() ? "" : ("rank " + std::to_string(job->launch().rank) + ": ").c_str(), text.c_str());
+    });
     CLI::App app("Joint energy-based models: train a classifier that is also a generative model, measure it, sample from it.",
                  "jem_engine");
     app.require_subcommand(1);

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -17,6 +16,7 @@
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/cublas_linear.h"
 #include "engine/device/cuda/runtime.h"
+#include "engine/files/messages.h"
 #include "kernels/bf16.h"
 
 namespace jem {
@@ -557,8 +557,8 @@ private:
     void choose_by_time(Variant& v, Candidates found) {
         Trial trial(lib_, shape_, v.batch);
         if (!trial.possible()) {
-            std::fprintf(stderr, "Too little GPU memory is free to time %s for batch %lld: cuDNN's first choice is taken.\n",
-                         shape_.text().c_str(), static_cast<long long>(v.batch));
+            tell("Too little GPU memory is free to time " + shape_.text() + " for batch " + std::to_string(v.batch) +
+                 ": cuDNN's first choice is taken.");
             return choose_first(v);
         }
         const std::vector<Fusion> wholes = wholes_of(v);
@@ -692,8 +692,8 @@ private:
         if (std::exchange(s.filled, true)) return;
         s.trial.fill();
         if (!std::exchange(lib_.told, true))
-            std::fprintf(stderr, "Timing the convolutions of this network on %s, once%s.\n", lib_.gpu.title.c_str(),
-                         lib_.settings.cache_file.empty() ? "" : (" (remembered in " + lib_.settings.cache_file + ")").c_str());
+            tell("Timing the convolutions of this network on " + lib_.gpu.title + ", once" +
+                 (lib_.settings.cache_file.empty() ? "" : " (remembered in " + lib_.settings.cache_file + ")") + ".");
     }
 
     // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included, of those that compute the same.
@@ -757,8 +757,7 @@ private:
         const Fusion fusion = graph.problem().fusion;
         const std::vector<std::vector<float>> want = results(s.trial, plain, fusion), got = results(s.trial, graph, fusion);
         const auto refuse = [&](const char* why) {
-            std::fprintf(stderr, "%s (%s, %s) %s and is not used.\n", graph.engine(graph.rank()).c_str(), shape_.text().c_str(),
-                         fusion_name(fusion), why);
+            tell(graph.engine(graph.rank()) + " (" + shape_.text() + ", " + fusion_name(fusion) + ") " + why + " and is not used.");
             return false;
         };
         for (size_t i = 0; i < want.size(); ++i)
@@ -883,7 +882,7 @@ public:
                on_device ? Cudnn(launcher.stream()) : Cudnn(gpu),
                PlanCache(on_device ? settings.cache_file : "")},
           linear_(launcher, gpu, settings.precision, on_device) {
-        if (!lib_.cache.warning().empty()) std::fprintf(stderr, "%s\n", lib_.cache.warning().c_str());
+        if (!lib_.cache.warning().empty()) tell(lib_.cache.warning());
     }
 
     std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options) override {
