@@ -11,6 +11,7 @@
 
 #include "engine/device/cpu/conv_plan.h"
 #include "engine/device/cpu/cpu_exec.h"
+#include "engine/device/cpu/linear_plan.h"
 #include "engine/device/cpu/onednn.h"
 #include "engine/device/host/host_device.h"
 #include "kernels/bf16.h"
@@ -74,7 +75,8 @@ public:
     }
     std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
         refuse_under_capture("plan a convolution");
-        return make_cpu_conv_plan(stream_, ops_, threads_, activation_type(), shape, options);
+        return cpu_conv_provider(activation_type(), shape, options)
+            .plan({.stream = stream_, .ops = ops_, .threads = threads_, .activation = activation_type()}, shape, options);
     }
     std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) override {
         refuse_under_capture("plan a linear layer");

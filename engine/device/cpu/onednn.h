@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/device/device.h"
+#include "engine/device/convolution.h"
+#include "engine/device/host/host_stream.h"
 
 namespace jem::onednn {
 
@@ -68,5 +69,13 @@ private:
     std::vector<dnnl::memory> memories_;
     std::vector<dnnl_exec_arg_t> arguments_;
 };
+
+// Of what lies one behind the other in a workspace.
+constexpr size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+template <class... Calls>
+void submit_calls(HostStream& stream, const char* label, Work work, Calls... calls) {
+    stream.submit(label, work, [=] { (calls->run(), ...); });
+}
 
 }  // namespace jem::onednn

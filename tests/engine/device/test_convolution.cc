@@ -502,6 +502,21 @@ TEST_CASE("no_convolution_of_a_network_falls_to_a_library_s_reference_loops") {
             }
 }
 
+TEST_CASE("the_first_provider_that_supports_a_convolution_has_it") {
+    const auto provider = [](const ConvShape& shape, ConvAlgorithm algorithm) {
+        return std::string(cpu_conv_provider(DType::f32, shape, {.batches = {4}, .algorithm = algorithm}).name);
+    };
+    const ConvShape square{.in_channels = 16, .out_channels = 32, .height = 8, .width = 8, .kernel = 3, .stride = 1};
+    ConvShape strided = square, point = square, images = square;
+    strided.stride = 2;
+    point.kernel = 1;
+    point.padding = 0;
+    images.in_channels = 3;
+    for (const ConvShape& shape : {square, strided}) CHECK(provider(shape, ConvAlgorithm::automatic) == "winograd");
+    for (const ConvShape& shape : {point, images}) CHECK(provider(shape, ConvAlgorithm::automatic) == "onednn");
+    for (const ConvShape& shape : {square, strided, point, images}) CHECK(provider(shape, ConvAlgorithm::direct) == "onednn");
+}
+
 TEST_CASE("direct_never_chooses_winograd") {
     const auto device = make_cpu_device({.threads = 2});
     for (const ConvShape& shape : shapes_of(16, 4)) {
