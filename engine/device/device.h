@@ -40,6 +40,8 @@ public:
     virtual int64_t launches() const = 0;
 };
 
+class Choices;
+
 class Device {
 public:
     virtual ~Device() = default;
@@ -53,6 +55,8 @@ public:
     virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // zeroed, aligned to 4096 bytes or more
     virtual std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) = 0;
     virtual std::unique_ptr<LinearPlan> plan_linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) = 0;
+    // What plans choose by time (choices.h); null where they choose by rule, and always the same.
+    virtual Choices* choices() { return nullptr; }
     virtual Ops& ops() = 0;
 
     // Recording: between the two calls, ops are noted instead of run.

@@ -24,7 +24,7 @@ void reset(const Settings& settings);
 
 std::string last_report();  // the full text behind the last error code, "" if none
 size_t live_objects();      // allocations, streams, events, graphs not yet destroyed
-uint64_t launches();        // kernels executed since reset
+uint64_t launches();        // kernels executed since reset; the machine's clock, too: each takes a millisecond
 // What libraries that stand on the runtime were asked for and would answer by a hang or worse: a line each, since reset.
 std::string misuses();
 void note_misuse(const std::string& text);  // any thread

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/device/cuda/cuda_device.h"
 #include "tests/emulation/control.h"
@@ -14,11 +15,14 @@ namespace jem {
 
 class EmulatedDevice {
 public:
-    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}, Fusion fusion = Fusion::none)
+    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}, LoopFusion fusion = LoopFusion::none)
+        : EmulatedDevice(precision, settings, std::vector<Loops>{loops_with(fusion)}) {}
+    EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings, const std::vector<Loops>& providers,
+                   const std::string& plan_cache = "")
         : races_(cuda_on_host::races()) {
         cuda_on_host::reset(settings);
         device_ = make_cuda_device({.precision = precision, .nondeterministic = false, .ordinal = 0, .plan_cache = ""},
-                                   loop_plans(precision, fusion));
+                                   loop_plans(precision, providers, plan_cache));
     }
     EmulatedDevice(const EmulatedDevice&) = delete;  // the machine is one
     EmulatedDevice& operator=(const EmulatedDevice&) = delete;

@@ -66,7 +66,7 @@ TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
 TEST_CASE("no_phase_reads_what_it_did_not_write") {
     for (const Variant& v : variants()) {
         INFO(v.name);
-        EmulatedDevice device(v.precision, {}, v.settings.sgld_steps > 0 ? Fusion::both : Fusion::none);
+        EmulatedDevice device(v.precision, {}, v.settings.sgld_steps > 0 ? LoopFusion::both : LoopFusion::none);
         const auto network = make_network(v.settings);
         Memory memory(*device);
         TrainingIteration iteration(*device, memory, *network, v.settings,
@@ -116,11 +116,11 @@ TEST_CASE("no_phase_reads_what_it_did_not_write") {
 
 TEST_CASE("convolutions_that_take_over_the_ops_around_them_change_an_iteration_by_rounding_only") {
     const auto cpu = make_cpu_device({.threads = 1});
-    for (const Fusion fusion : {Fusion::activation, Fusion::sums, Fusion::both})
+    for (const LoopFusion fusion : {LoopFusion::activation, LoopFusion::sums, LoopFusion::both})
         for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
-            if (cuda_on_host::checks_accesses() && (fusion == Fusion::both) != (precision == CudaPrecision::bf16)) continue;
+            if (cuda_on_host::checks_accesses() && (fusion == LoopFusion::both) != (precision == CudaPrecision::bf16)) continue;
             Settings s = variants()[1].settings;  // batch norm, SAM, sampling
-            s.recompute = fusion == Fusion::sums;
+            s.recompute = fusion == LoopFusion::sums;
             INFO(std::string(precision_name(precision)), ", fusion ", static_cast<int>(fusion));
             EmulatedDevice device(precision, {}, fusion);
             check_all(selftest::check_repetition(*device, make_network, s));
@@ -133,7 +133,7 @@ TEST_CASE("one_iteration_on_the_emulated_gpu_in_f32_equals_pytorch_within_f32") 
         std::puts("SKIPPED: the golden cases are run by the plain build");
         return;
     }
-    for (const Fusion fusion : {Fusion::none, Fusion::activation, Fusion::sums, Fusion::both}) {
+    for (const LoopFusion fusion : {LoopFusion::none, LoopFusion::activation, LoopFusion::sums, LoopFusion::both}) {
         EmulatedDevice device(CudaPrecision::f32, {}, fusion);
         compare_all_golden_f32(*device);
     }

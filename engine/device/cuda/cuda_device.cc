@@ -8,6 +8,7 @@
 
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/nccl_communicator.h"
+#include "engine/device/cuda/owned.h"
 #include "engine/device/cuda/queue.h"
 #include "engine/device/cuda/runtime.h"
 #include "engine/device/out_of_memory.h"
@@ -16,6 +17,8 @@ namespace jem {
 namespace {
 
 using cuda::check;
+using cuda::PinnedMemory;
+using cuda::Stream;
 
 constexpr int kMinimumArchitecture = 75;
 constexpr size_t kStagingBytes = size_t{8} << 20;  // pinned, for copies that wait
@@ -34,34 +37,6 @@ public:
 private:
     std::byte* data_;
     size_t bytes_;
-};
-
-class PinnedMemory {
-public:
-    explicit PinnedMemory(size_t bytes) {
-        void* p = nullptr;
-        check(cudaMallocHost(&p, bytes), "get pinned memory");
-        data_ = static_cast<std::byte*>(p);
-    }
-    PinnedMemory(const PinnedMemory&) = delete;  // owns its memory
-    PinnedMemory& operator=(const PinnedMemory&) = delete;
-    ~PinnedMemory() { cudaFreeHost(data_); }
-    std::byte* data() const { return data_; }
-
-private:
-    std::byte* data_ = nullptr;
-};
-
-class Stream {
-public:
-    Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream"); }
-    Stream(const Stream&) = delete;  // owns it
-    Stream& operator=(const Stream&) = delete;
-    ~Stream() { cudaStreamDestroy(stream_); }
-    cudaStream_t get() const { return stream_; }
-
-private:
-    cudaStream_t stream_ = nullptr;
 };
 
 class CudaGraph final : public StepGraph {
@@ -167,6 +142,7 @@ public:
         refuse_under_capture("plan a linear layer");
         return plans_->linear(in, out, batches);
     }
+    Choices* choices() override { return hardware_ ? &plans_->choices() : nullptr; }
     Ops& ops() override { return *ops_; }
     void join(Ranks& ranks) override {
         if (ranks.size() > 1) communicator_ = make_nccl_communicator(queue_, ranks);

@@ -53,13 +53,13 @@ void convert_weights(A* to, const R* from, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] = static_cast<A>(from[i]);
 }
 
-// y A = conv(x X) + bias R [O], + residual A unless null; w A [O, H, W, I]
+// y A = conv(x X) + bias R [O] unless null, + residual A unless null; w A [O, H, W, I]
 template <class A, class X, class R>
 void conv_forward(const ConvShape& s, const Tensor& y, const Tensor& x, const A* w, const R* bias, const A* residual) {
     const X* from = x.as<X>();
     A* to = y.as<A>();
     for_outputs(s, y, [&](int64_t n, int64_t o, int64_t row, int64_t column) {
-        double sum = number(bias[o]);
+        double sum = bias != nullptr ? number(bias[o]) : 0;
         for_taps(s, row, column, [&](int64_t ky, int64_t kx, int64_t iy, int64_t ix) {
             for (int64_t i = 0; i < s.in_channels; ++i)
                 sum += number(static_cast<A>(from[offset(x, n, i, iy, ix)])) * number(w[weight(s, o, ky, kx, i)]);

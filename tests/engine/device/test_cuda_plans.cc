@@ -19,7 +19,6 @@ TEST_CASE("cuda plans") { MESSAGE("SKIPPED: this build has no CUDA parts"); }
 #include "data/input_error.h"
 #include "data/load.h"
 #include "engine/device/cuda/convolution/cudnn_graphs.h"
-#include "engine/device/cuda/convolution/plan_cache.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/cuda_device.h"
 #include "engine/settings/recipes/recipes.h"
@@ -472,49 +471,6 @@ TEST_CASE("gpu descriptions: six GPUs by name, and a file with cuDNN's keys, eac
     CHECK(own.flops_f32 == 2e13);
     CHECK(!contains(own.json, "bandwidth"));  // cuDNN's keys only
     Cudnn plans_for_it(own);
-}
-
-TEST_CASE("plan cache: choices come back from the file, other processes' ones stay, and a damaged file counts as empty") {
-    const TempFolder folder;
-    const std::string file = (folder.path() / "deep" / "plans.json").string();
-    const PlanChoice one{.choice = "cudnn eng1 k2=3", .seconds = 1e-3}, other{.choice = "bias and sums", .seconds = 2e-3};
-    {
-        PlanCache cache(file), at_the_same_time(file);
-        CHECK(cache.warning().empty());
-        CHECK(!cache.find("a"));
-        cache.remember("a", one);
-        CHECK(cache.find("a") == one);
-        CHECK(cache.save());
-        at_the_same_time.remember("b", other);
-        CHECK(at_the_same_time.save());
-    }
-    const PlanCache again(file);
-    CHECK(again.find("a") == one);
-    CHECK(again.find("b") == other);
-    CHECK(std::distance(std::filesystem::directory_iterator(folder.path() / "deep"), {}) == 1);  // no temporary file is left
-
-    const std::string whole = folder.read("deep/plans.json");
-    for (const std::string& damaged :
-         {std::string(), whole.substr(0, whole.size() / 2), std::string("[1, 2]"), std::string("{\"format\": 99}"),
-          std::string(R"({"format": 2, "choices": {"a": {"choice": 3, "seconds": 1}}})")}) {
-        folder.write("deep/plans.json", damaged);
-        PlanCache cache(file);
-        CHECK(contains(cache.warning(), "ignored"));
-        CHECK(!cache.find("a"));
-        cache.remember("a", one);
-        CHECK(cache.save());
-        CHECK(PlanCache(file).find("a") == one);
-    }
-
-    folder.write("file", "");
-    PlanCache nowhere((folder.path() / "file" / "plans.json").string());
-    nowhere.remember("a", one);
-    CHECK(!nowhere.save());
-    CHECK(contains(nowhere.warning(), "could not be written"));
-    CHECK(nowhere.find("a") == one);
-    PlanCache forgetful("");
-    forgetful.remember("a", one);
-    CHECK(forgetful.save());
 }
 
 }  // namespace jem

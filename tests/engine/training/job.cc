@@ -11,7 +11,9 @@ namespace {
 constexpr int kSide = 9, kClasses = 3;
 constexpr int64_t kPixels = int64_t{kSide} * kSide, kImages = 24;
 
-ImageSet images() {
+}  // namespace
+
+ImageSet job_images() {
     ImageSet set;
     set.name = "mnist";
     set.channels = 1;
@@ -24,8 +26,6 @@ ImageSet images() {
     }
     return set;
 }
-
-}  // namespace
 
 Settings small_job() {
     Settings s;
@@ -50,7 +50,7 @@ Settings small_job() {
 Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions& options) {
     device.join(ranks);
     WideResNet network(network_settings(s));
-    const ImageSet set = images();
+    const ImageSet set = job_images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     ImageSetShape shape = {};
     shape.channels = set.channels;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "data/image_set.h"
 #include "engine/device/device.h"
 #include "engine/settings/settings.h"
 #include "tests/check.h"
@@ -13,6 +14,7 @@ namespace jem {
 
 // 9 x 9 x 1: an image of 81 values, so that the fours of a noise draw cross the borders of images and of ranks.
 Settings small_job();
+ImageSet job_images();  // that it trains on
 
 enum class Execution { replayed, eager };
 

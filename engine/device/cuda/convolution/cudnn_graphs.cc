@@ -27,8 +27,6 @@ constexpr int64_t kMostElements = (int64_t{1} << 31) - 1;
 constexpr int64_t kChannelMultiple = 8;
 constexpr int64_t kMostImageChannels = 4;
 
-DType activation_type(CudaPrecision precision) { return precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
-
 DataType_t cudnn_type(DType type) {
     switch (type) {
         case DType::f32:
@@ -83,94 +81,6 @@ Dims strides_nhwc(const Dims& d) { return {d[1] * d[2] * d[3], 1, d[1] * d[3], d
 int64_t uid_of(ConvRole role) { return static_cast<int64_t>(role) + 1; }
 
 }  // namespace
-
-const char* pass_name(ConvPass pass) {
-    switch (pass) {
-        case ConvPass::forward:
-            return "forward";
-        case ConvPass::backward_data:
-            return "backward_data";
-        case ConvPass::backward_weights:
-            return "backward_weights";
-    }
-    return "?";
-}
-
-const char* fusion_name(Fusion fusion) {
-    switch (fusion) {
-        case Fusion::none:
-            return "nothing else";
-        case Fusion::bias:
-            return "bias";
-        case Fusion::bias_residual:
-            return "bias and residual";
-        case Fusion::bias_sums:
-            return "bias and sums";
-        case Fusion::bias_residual_sums:
-            return "bias, residual and sums";
-        case Fusion::norm_leaky:
-            return "norm and leaky in front, bias";
-        case Fusion::norm_leaky_residual:
-            return "norm and leaky in front, bias and residual";
-        case Fusion::norm_leaky_sums:
-            return "norm and leaky in front, bias and sums";
-        case Fusion::norm_leaky_residual_sums:
-            return "norm and leaky in front, bias, residual and sums";
-        case Fusion::leaky_backward_sums:
-            return "leaky backward and sums";
-        case Fusion::accumulate:
-            return "accumulation";
-    }
-    return "?";
-}
-
-ConvPass pass_of(Fusion fusion) {
-    switch (fusion) {
-        case Fusion::leaky_backward_sums:
-            return ConvPass::backward_data;
-        case Fusion::accumulate:
-            return ConvPass::backward_weights;
-        default:
-            return ConvPass::forward;
-    }
-}
-
-bool has_norm(Fusion f) {
-    return f == Fusion::norm_leaky || f == Fusion::norm_leaky_residual || f == Fusion::norm_leaky_sums ||
-           f == Fusion::norm_leaky_residual_sums;
-}
-bool has_residual(Fusion f) {
-    return f == Fusion::bias_residual || f == Fusion::bias_residual_sums || f == Fusion::norm_leaky_residual ||
-           f == Fusion::norm_leaky_residual_sums;
-}
-bool has_sums(Fusion f) {
-    return f == Fusion::bias_sums || f == Fusion::bias_residual_sums || f == Fusion::norm_leaky_sums ||
-           f == Fusion::norm_leaky_residual_sums || f == Fusion::leaky_backward_sums;
-}
-
-std::vector<ConvOperand> operands_of(const ConvProblem& p) {
-    const ConvShape& s = p.shape;
-    const DType type = activation_type(p.precision);
-    const auto channels = [](ConvRole role, int64_t c) { return ConvOperand{role, {1, c, 1, 1}, DType::f32}; };
-    const ConvOperand x{ConvRole::x, {p.batch, s.in_channels, s.height, s.width}, type};
-    const ConvOperand w{
-        ConvRole::w, {s.out_channels, s.in_channels, s.kernel.height, s.kernel.width}, p.fusion == Fusion::accumulate ? DType::f32 : type};
-    const ConvOperand y{ConvRole::y, {p.batch, s.out_channels, s.out_height(), s.out_width()}, type};
-    std::vector<ConvOperand> out = {x, w, y};
-    const bool leaky_backward = p.fusion == Fusion::leaky_backward_sums;
-    if (p.fusion != Fusion::none && pass_of(p.fusion) == ConvPass::forward) out.push_back(channels(ConvRole::bias, s.out_channels));
-    if (has_residual(p.fusion)) out.push_back({ConvRole::residual, y.dims, type});
-    if (has_norm(p.fusion) || leaky_backward) {
-        out.push_back(channels(ConvRole::scale, s.in_channels));
-        out.push_back(channels(ConvRole::shift, s.in_channels));
-    }
-    if (leaky_backward) out.push_back({ConvRole::norm_input, x.dims, type});
-    if (has_sums(p.fusion))
-        for (const ConvRole role : {ConvRole::centre, ConvRole::sum, ConvRole::sum_of_products})
-            out.push_back(channels(role, leaky_backward ? s.in_channels : s.out_channels));
-    if (p.fusion == Fusion::accumulate) out.push_back({ConvRole::accumulated_w, w.dims, DType::f32});
-    return out;
-}
 
 void check_operands(const ConvProblem& p, const std::vector<ConvOperand>& operands) {
     const auto refuse = [&](const std::string& problem, const std::string& why, const std::string& advice) {
@@ -294,7 +204,7 @@ struct ConvGraph::Impl : fe::graph::Graph {
                           .set_dim(dims)
                           .set_stride(strides_nhwc(dims))
                           .set_data_type(cudnn_type(o.type))
-                          .set_alignment(kCudnnAlignment));
+                          .set_alignment(kConvAlignment));
     }
     static void name_output(const TensorPtr& t, const ConvOperand& o) {
         const Dims dims(o.dims.begin(), o.dims.end());
@@ -304,7 +214,7 @@ struct ConvGraph::Impl : fe::graph::Graph {
             .set_dim(dims)
             .set_stride(strides_nhwc(dims))
             .set_data_type(cudnn_type(o.type))
-            .set_alignment(kCudnnAlignment);
+            .set_alignment(kConvAlignment);
     }
     static fe::graph::Pointwise_attributes pointwise_of(fe::PointwiseMode_t mode) {
         return fe::graph::Pointwise_attributes().set_mode(mode).set_compute_data_type(DataType_t::FLOAT);
@@ -498,9 +408,9 @@ void ConvGraph::execute(const ConvPointers& pointers, std::byte* workspace) cons
     if (g.cudnn->executing == nullptr || g.finalised == SIZE_MAX) refuse("it was only planned");
     for (auto& [uid, address] : g.pack) {
         address = pointers.data[static_cast<size_t>(uid - 1)];
-        if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kCudnnAlignment != 0)
+        if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kConvAlignment != 0)
             refuse(std::string(role_name(static_cast<ConvRole>(uid - 1))) + " is missing or not aligned to " +
-                   std::to_string(kCudnnAlignment) + " bytes");
+                   std::to_string(kConvAlignment) + " bytes");
     }
     fe::error_t status = g.execute_plan_at_index(g.cudnn->executing, g.pack, workspace, g.ranked[g.finalised]);
     if (status.is_bad()) refuse(engine(g.finalised) + ": " + one_line(status.get_message()));

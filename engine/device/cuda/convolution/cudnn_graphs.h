@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/device/cuda/convolution/problem.h"
 #include "engine/device/cuda/cuda_device.h"
-#include "engine/device/device.h"
 
 namespace jem {
 
@@ -21,67 +21,10 @@ public:
     using CudaUnavailable::CudaUnavailable;
 };
 
-enum class ConvPass { forward, backward_data, backward_weights };
-const char* pass_name(ConvPass pass);  // "forward" ...
-
-// What is computed in one graph with the convolution. a = leaky(scale[c] * x + shift[c]) is batch norm with its coefficients
-// folded, and the activation behind it. Biases, scales and sums are f32 [C]. Sums are taken over N, H, W: of d = y - centre[c] and of
-// d^2, y as it is stored.
-enum class Fusion {
-    none,
-    bias,                      // forward: y = conv(x) + bias
-    bias_residual,             // forward: y = conv(x) + bias + residual; residual may be y
-    bias_sums,                 // forward: y = conv(x) + bias, sum(d), sum(d^2)
-    bias_residual_sums,        // forward: y = conv(x) + bias + residual, sum(d), sum(d^2); residual may be y
-    norm_leaky,                // forward: the same four of a
-    norm_leaky_residual,       //
-    norm_leaky_sums,           //
-    norm_leaky_residual_sums,  //
-    leaky_backward_sums,       // backward to data: d_z = d_a * leaky'(z), sum(d_z), sum(d_z * (x - centre)), where x is the norm's input
-                               // and z = scale * (x - centre) + shift: centre is its mean, shift its beta
-    accumulate,                // backward to weights, onto f32: d_w = d_w + gradient
-};
-const char* fusion_name(Fusion fusion);  // "bias" ...
-ConvPass pass_of(Fusion fusion);         // none: forward, though it goes with all
-bool has_norm(Fusion fusion);            // norm and leaky of the forward pass
-bool has_residual(Fusion fusion);
-bool has_sums(Fusion fusion);  // of either pass
-
-struct ConvProblem {
-    ConvShape shape;
-    int64_t batch = 0;
-    ConvPass pass = ConvPass::forward;
-    Fusion fusion = Fusion::none;
-    CudaPrecision precision = CudaPrecision::f32;
-    ConvAlgorithm algorithm = ConvAlgorithm::automatic;
-    bool nondeterministic = false;  // let engines in that do not repeat bit for bit, and sums in any order
-    size_t workspace_limit = size_t{512} << 20;
-};
-
-// What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ...
-enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, centre, sum, sum_of_products, accumulated_w };
-inline constexpr size_t kConvRoles = 12;
-
-struct ConvOperand {
-    ConvRole role = ConvRole::x;
-    std::array<int64_t, 4> dims{};  // N, C, H, W (w: O, I, H, W); channels lie side by side in memory
-    DType type = DType::f32;
-};
-
-// The operands that the problem asks for, in the order of roles.
-std::vector<ConvOperand> operands_of(const ConvProblem& problem);
 // Refuses what cuDNN would accept and compute wrongly, or plan with a huge scratch: filters of fewer channels than the input
 // (a grouped convolution without a word), sizes that do not match, more elements than engines index, odd channel counts.
 // Throws CudnnError.
 void check_operands(const ConvProblem& problem, const std::vector<ConvOperand>& operands);
-
-// Addresses by role, each a multiple of kCudnnAlignment; those that a problem does not use are null.
-struct ConvPointers {
-    std::array<void*, kConvRoles> data{};
-    void*& operator[](ConvRole role) { return data[static_cast<size_t>(role)]; }
-    void* operator[](ConvRole role) const { return data[static_cast<size_t>(role)]; }
-};
-inline constexpr size_t kCudnnAlignment = 16;
 
 // cuDNN for one GPU.
 class Cudnn {

@@ -11,7 +11,7 @@
 namespace jem {
 
 // Of what lies one behind the other in a workspace.
-inline size_t aligned(size_t bytes) {
+constexpr size_t aligned(size_t bytes) {
     constexpr size_t kAlignment = 256;
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }

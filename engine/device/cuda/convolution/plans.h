@@ -1,37 +1,36 @@
-// Who makes the plans of the CUDA device: NVIDIA's libraries, or loops in the tests.
+// The plans of the CUDA device: convolutions by a list of providers, the linear head by a library or, in the tests, by loops.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
+#include "engine/device/cuda/convolution/search.h"
 #include "engine/device/cuda/gpu.h"
-#include "engine/device/device.h"
-#include "kernels/cuda/cuda_launcher.h"
+#include "engine/device/linear.h"
 
 namespace jem {
 
+using ConvProviders = std::vector<std::unique_ptr<ConvProvider>>;
+using MakeLinearPlan = std::function<std::unique_ptr<LinearPlan>(int64_t in, int64_t out, const std::vector<int64_t>& batches)>;
+
 class CudaPlans {
 public:
-    virtual ~CudaPlans() = default;
-    virtual std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options) = 0;
-    virtual std::unique_ptr<LinearPlan> linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) = 0;
+    // on_device: the GPU is at hand (engines are timed); otherwise they are only planned for the GPU described, and nothing can be
+    // executed. launcher and ops must outlive it, and it the plans.
+    CudaPlans(CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu, const CudaPlanSettings& settings, bool on_device,
+              ConvProviders convolutions, MakeLinearPlan linear);
+
+    std::unique_ptr<ConvPlan> convolution(const ConvShape& shape, const ConvOptions& options);
+    std::unique_ptr<LinearPlan> linear(int64_t in, int64_t out, const std::vector<int64_t>& batches) { return linear_(in, out, batches); }
+    Choices& choices() { return planning_.choices; }
+
+private:
+    ConvPlanning planning_;
+    MakeLinearPlan linear_;
 };
 
-struct CudaPlanSettings {
-    CudaPrecision precision = CudaPrecision::f32;
-    bool nondeterministic = false;  // let engines in that do not repeat bit for bit
-    std::string cache_file;         // timed choices are remembered there; empty: not
-
-    // Of one convolution. In f32, without tensor cores, minimal filtering pays most, and wants a batch's transformed tensors in memory:
-    // on an H100 an iteration of WRN-10-10 takes 0.257 s within 512 MiB, and 0.231 without a limit, its arena then being 2220 MiB in place
-    // of 1165.
-    size_t workspace_limit() const { return size_t{precision == CudaPrecision::f32 ? 2048u : 512u} << 20; }
-};
-
-// Convolutions by cuDNN's graph API, the linear head by cuBLASLt. on_device: the GPU is at hand (plans are timed, fused ones
-// are compiled); otherwise they are only finalised for the GPU described, and nothing can be executed.
-// launcher and ops must outlive the plans.
+// NVIDIA's: cuDNN and cuBLASLt.
 std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu, const CudaPlanSettings& settings,
                                               bool on_device);
 
