@@ -156,7 +156,7 @@ def compare_train(args, network, precision, folder):
         if result is None:
             return None
         with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as lines:
-            times = [json.loads(line)["time_s"] for line in lines][:-1]
+            times = [entry["time_s"] for entry in map(json.loads, lines) if "event" not in entry][:-1]
         # A line is written when the next iteration is queued, the last but one thus with the last: the first says the end of the second.
         return {**result, "seconds": [after - before for before, after in zip(times, times[1:])][-args.iterations:]}
 

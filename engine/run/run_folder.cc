@@ -46,7 +46,7 @@ void RunFolder::create() const {
 std::unique_ptr<RunLock> RunFolder::own() const {
     create();
     auto lock = std::make_unique<RunLock>(root_);
-    remove_dead_temporaries(root_, {"config.json.", "metrics.jsonl."});
+    remove_dead_temporaries(root_, {"config.json.", "convolutions.json.", "metrics.jsonl."});
     remove_dead_temporaries(root_ / "checkpoints", {"last.", "best."});
     remove_dead_temporaries(root_ / "samples", {"iteration_"});
     return lock;

@@ -39,6 +39,7 @@ public:
 
     std::filesystem::path config() const { return root_ / "config.json"; }
     std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+    std::filesystem::path choices() const { return root_ / "convolutions.json"; }  // where a device chooses by time
     std::filesystem::path last() const { return root_ / "checkpoints" / "last.safetensors"; }
     std::filesystem::path best() const { return root_ / "checkpoints" / "best.safetensors"; }
     std::filesystem::path state() const { return root_ / "checkpoints" / "last.state.safetensors"; }

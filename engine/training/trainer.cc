@@ -5,6 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/classification.h"
+#include "engine/run/kept_choices.h"
 #include "engine/settings/schedule.h"
 
 namespace jem {
@@ -77,14 +78,19 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       held_out_name_(held_out_name),
       folder_(folder),
       observer_(observer),
-      parts_(device, network, settings, source_of(train, settings), held_out_.count()),
+      chosen_anew_(plan_as_kept(
+          device, folder.choices(),
+          [&] { planned_ = std::make_unique<TrainingParts>(device, network, settings, source_of(train, settings), held_out_.count()); })),
+      parts_(*planned_),
       ranks_(device.communicator()) {
-    if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
-    parts_.memory.allocate();
-    iteration_.store().upload(train);
-    iteration_.record();
+    together(ranks_.ranks(), [&] {
+        if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
+        parts_.memory.allocate();
+        iteration_.store().upload(train);
+        iteration_.record();
+    });
 }
 
 void Trainer::start_or_resume(bool resume) {
@@ -131,6 +137,7 @@ void Trainer::start_or_resume_alone(bool resume) {
         }
     }
     folder_.cut_metrics(progress_.iteration);
+    for (const std::string& event : chosen_anew_) folder_.append_metrics({{"iteration", progress_.iteration}, {"event", event}});
     folder_.write_config(settings_);
 }
 

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/network/predictor.h"
 #include "engine/run/run_folder.h"
@@ -53,7 +55,8 @@ struct TrainingResult {
     std::string message;  // for diverged: what happened, and which checkpoint is good
 };
 
-// With several ranks every rank has one, and makes the same calls; only rank 0's writes, evaluates and tells its observer.
+// With several ranks every rank has one, and makes the same calls (its making is one of them); only rank 0's writes, evaluates and tells
+// its observer.
 class Trainer {
 public:
     // train: without the held-out images; held_out: evaluated each epoch, called held_out_name ("valid", "test").
@@ -85,7 +88,9 @@ private:
     std::string held_out_name_;
     const RunFolder& folder_;
     TrainingObserver& observer_;
-    TrainingParts parts_;
+    std::unique_ptr<TrainingParts> planned_;
+    std::vector<std::string> chosen_anew_;  // though the run keeps it: for the log
+    TrainingParts& parts_;
     TrainingIteration& iteration_ = parts_.iteration;
     int64_t iterations_per_epoch_ = 0, total_ = 0;
     Communicator& ranks_;

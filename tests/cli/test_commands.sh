@@ -169,6 +169,9 @@ run 0 evaluate --checkpoint $weights --metrics ece --weights ema && expect 'it s
 run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy
 if /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; then
     run 0 evaluate --checkpoint run/checkpoints/best.safetensors --metrics ece --quiet
+    cp -r run reported && echo '{"iteration":99,"event":"a word about the run"}' >>reported/metrics.jsonl
+    "$root/tools/report" reported >out 2>err || fail 'there is no report of a run with an event' err
+    ! grep -q '<dd>99<' reported/report/index.html || fail 'an event counts as an iteration' reported/report/index.html
     "$root/tools/report" run >out 2>err || fail 'there is no report' err
     for part in 'Evaluation of last' 'Evaluation of best'; do expect "the report has $part" grep -q "$part" run/report/index.html; done
 fi

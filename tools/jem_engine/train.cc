@@ -147,11 +147,8 @@ int train(const TrainOptions& o) {
     the_job().join_device(*device);
 
     const auto network = make_network(settings);
-    std::unique_ptr<Trainer> trainer;
-    together(ranks, [&] {
-        trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
-                                            settings.n_valid > 0 ? "valid" : "test", folder, console);
-    });
+    const auto trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
+                                                   settings.n_valid > 0 ? "valid" : "test", folder, console);
     console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
                                 static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
