@@ -1,19 +1,22 @@
 #include "engine/files/safetensors.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cassert>
 #include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <stdexcept>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "data/input_error.h"
@@ -28,6 +31,7 @@ static_assert(std::endian::native == std::endian::little, "tensors are copied as
 using nlohmann::json;
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
+constexpr size_t kPieceBytes = size_t{1} << 20;    // of a tensor, at a time
 constexpr const char* kMetadataKey = "__metadata__";
 
 struct TypeInfo {
@@ -113,6 +117,40 @@ std::optional<std::vector<int64_t>> as_sizes(const json& value) {
     return sizes;
 }
 
+/// A file that stays open as long as somebody may read from it.
+class InputFile {
+public:
+    explicit InputFile(const std::filesystem::path& path) : path_(path) {
+        std::error_code error;
+        num_bytes_ = std::filesystem::file_size(path, error);  // fails for folders, too
+        if (error) throw InputError("cannot read '" + path.string() + "' (" + error.message() + "). Check the path.");
+        descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        if (descriptor_ < 0) {
+            throw InputError("cannot read '" + path.string() + "' (" + std::generic_category().message(errno) +
+                             "). Check its permissions.");
+        }
+    }
+    InputFile(const InputFile&) = delete;
+    InputFile& operator=(const InputFile&) = delete;
+    ~InputFile() { close(descriptor_); }
+
+    uint64_t num_bytes() const { return num_bytes_; }
+    void read(uint64_t first, std::span<std::byte> out) const {
+        while (!out.empty()) {
+            const ssize_t got = pread(descriptor_, out.data(), std::min(out.size(), size_t{1} << 30), static_cast<off_t>(first));
+            if (got < 0 && errno == EINTR) continue;
+            if (got <= 0) throw damaged(path_, "reading stopped before byte " + std::to_string(num_bytes_) + ", the file's end");
+            first += static_cast<uint64_t>(got);
+            out = out.subspan(static_cast<size_t>(got));
+        }
+    }
+
+private:
+    std::filesystem::path path_;
+    uint64_t num_bytes_ = 0;
+    int descriptor_ = -1;
+};
+
 /// Where a tensor lies in the data.
 struct ByteRange {
     int64_t begin;
@@ -186,69 +224,75 @@ float half_to_float(uint16_t half) {
     return sign * std::ldexp(static_cast<float>(0x400 + fraction), exponent - 25);
 }
 
-/// Reads the bytes as values of type Stored and converts each.
+/// Reads as many values of type Stored as there is room for, and converts each.
 template <class Stored, class Out, class Convert>
-std::vector<Out> convert(const FileTensor& tensor, Convert convert_one) {
-    std::vector<Out> values(tensor.bytes.size() / sizeof(Stored));
-    for (size_t i = 0; i < values.size(); ++i) {
-        Stored stored;
-        std::memcpy(&stored, tensor.bytes.data() + i * sizeof(Stored), sizeof(Stored));
-        values[i] = static_cast<Out>(convert_one(stored));
+void convert(const FileTensor& tensor, int64_t first, std::span<Out> out, Convert convert_one) {
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(Stored));
+    if constexpr (std::is_same_v<Stored, Out>) {
+        tensor.read(first * kBytes, std::as_writable_bytes(out));
+    } else {
+        std::vector<Stored> piece(std::min(out.size(), kPieceBytes / sizeof(Stored)));
+        while (!out.empty()) {
+            piece.resize(std::min(piece.size(), out.size()));
+            tensor.read(first * kBytes, std::as_writable_bytes(std::span(piece)));
+            std::transform(piece.begin(), piece.end(), out.begin(), [&](Stored value) { return static_cast<Out>(convert_one(value)); });
+            first += std::ssize(piece);
+            out = out.subspan(piece.size());
+        }
     }
-    return values;
 }
 
 constexpr auto kAsIs = [](auto value) { return value; };
 
-/// The values of a floating-point tensor, or nothing for another type.
+/// False for a type that is none of floating-point values.
 template <class Out>
-std::optional<std::vector<Out>> float_values(const FileTensor& tensor) {
+bool read_floating(const FileTensor& tensor, int64_t first, std::span<Out> out) {
     switch (tensor.type) {
         case FileType::f32:
-            return convert<float, Out>(tensor, kAsIs);
+            return convert<float>(tensor, first, out, kAsIs), true;
         case FileType::f64:
-            return convert<double, Out>(tensor, kAsIs);
+            return convert<double>(tensor, first, out, kAsIs), true;
         case FileType::bf16:
-            return convert<Bf16, Out>(tensor, kAsIs);
+            return convert<Bf16>(tensor, first, out, kAsIs), true;
         case FileType::f16:
-            return convert<uint16_t, Out>(tensor, half_to_float);
+            return convert<uint16_t>(tensor, first, out, half_to_float), true;
         default:
-            return std::nullopt;
+            return false;
     }
 }
 
-std::optional<std::vector<int64_t>> int_values(const FileTensor& tensor) {
+/// False for a type that is none of integers.
+bool read_integers(const FileTensor& tensor, std::span<int64_t> out) {
     switch (tensor.type) {
         case FileType::i64:
-            return convert<int64_t, int64_t>(tensor, kAsIs);
+            return convert<int64_t>(tensor, 0, out, kAsIs), true;
         case FileType::i32:
-            return convert<int32_t, int64_t>(tensor, kAsIs);
+            return convert<int32_t>(tensor, 0, out, kAsIs), true;
         case FileType::u32:
-            return convert<uint32_t, int64_t>(tensor, kAsIs);
+            return convert<uint32_t>(tensor, 0, out, kAsIs), true;
         case FileType::u8:
-            return convert<uint8_t, int64_t>(tensor, kAsIs);
+            return convert<uint8_t>(tensor, 0, out, kAsIs), true;
         default:
-            return std::nullopt;
+            return false;
     }
 }
 
-template <class T>
-std::vector<T> expect_kind(std::optional<std::vector<T>> values, const std::filesystem::path& path, const std::string& name,
-                           const FileTensor& tensor, const std::string& expected) {
-    if (!values) {
-        throw InputError("tensor " + quoted(name) + " of '" + path.string() + "' has the wrong type (" + file_type_name(tensor.type) +
-                         ", expected " + expected + "). Check how the file was made.");
-    }
-    return std::move(*values);
+InputError wrong_type(const std::filesystem::path& path, const std::string& name, const FileTensor& tensor, const std::string& expected) {
+    return InputError("tensor " + quoted(name) + " of '" + path.string() + "' has the wrong type (" + file_type_name(tensor.type) +
+                      ", expected " + expected + "). Check how the file was made.");
 }
 
 template <class T>
 FileTensor make_tensor(FileType type, std::span<const T> values, std::vector<int64_t> shape) {
-    FileTensor tensor{.type = type, .shape = std::move(shape), .bytes = {}};
-    assert(tensor.num_elements() == static_cast<int64_t>(values.size()));
     const auto bytes = std::as_bytes(values);
-    tensor.bytes.assign(bytes.begin(), bytes.end());
-    return tensor;
+    return make_file_tensor(type, {bytes.begin(), bytes.end()}, std::move(shape));
+}
+
+template <class T>
+std::vector<T> all_floats(const FileTensor& tensor) {
+    std::vector<T> values(static_cast<size_t>(tensor.num_elements()));
+    read_values(tensor, 0, std::span(values));
+    return values;
 }
 
 }  // namespace
@@ -261,6 +305,29 @@ int64_t FileTensor::num_elements() const {
     int64_t product = 1;
     for (const int64_t size : shape) product *= size;
     return product;
+}
+
+std::vector<std::byte> FileTensor::bytes() const {
+    std::vector<std::byte> all(static_cast<size_t>(num_bytes));
+    read(0, all);
+    return all;
+}
+
+void read_values(const FileTensor& tensor, int64_t first, std::span<float> out) {
+    if (!read_floating(tensor, first, out)) throw std::logic_error("Integers were read as floating-point values.");
+}
+
+void read_values(const FileTensor& tensor, int64_t first, std::span<double> out) {
+    if (!read_floating(tensor, first, out)) throw std::logic_error("Integers were read as floating-point values.");
+}
+
+FileTensor make_file_tensor(FileType type, std::vector<std::byte> bytes, std::vector<int64_t> shape) {
+    FileTensor tensor{.type = type, .shape = std::move(shape), .num_bytes = std::ssize(bytes), .read = nullptr};
+    assert(tensor.num_elements() * file_type_bytes(type) == tensor.num_bytes);
+    tensor.read = [shared = std::make_shared<const std::vector<std::byte>>(std::move(bytes))](int64_t first, std::span<std::byte> out) {
+        std::copy_n(shared->begin() + first, out.size(), out.begin());
+    };
+    return tensor;
 }
 
 FileTensor make_file_tensor(std::span<const float> values, std::vector<int64_t> shape) {
@@ -276,25 +343,14 @@ FileTensor make_file_tensor(std::span<const int64_t> values, std::vector<int64_t
 }
 
 SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
-    std::error_code error;
-    const uint64_t file_bytes = std::filesystem::file_size(path, error);  // fails for folders, too
-    if (error) throw InputError("cannot read '" + path.string() + "' (" + error.message() + "). Check the path.");
-    errno = 0;
-    std::ifstream stream(path, std::ios::binary);
-    if (!stream) {
-        throw InputError("cannot read '" + path.string() + "' (" + std::generic_category().message(errno) + "). Check its permissions.");
-    }
-    const auto read_bytes = [&](void* out, uint64_t num_bytes) {
-        if (!stream.read(static_cast<char*>(out), static_cast<std::streamsize>(num_bytes))) {
-            throw damaged(path, "reading stopped before byte " + std::to_string(file_bytes) + ", the file's end");
-        }
-    };
+    const auto content = std::make_shared<const InputFile>(path);
+    const uint64_t file_bytes = content->num_bytes();
 
     uint64_t header_bytes = 0;
     if (file_bytes < sizeof header_bytes) {
         throw damaged(path, "it has " + std::to_string(file_bytes) + " bytes, too few for the header's length");
     }
-    read_bytes(&header_bytes, sizeof header_bytes);
+    content->read(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
     if (header_bytes > kMaxHeaderBytes) {
         throw damaged(path, "a header of " + std::to_string(header_bytes) + " bytes, more than the format's 100 MB");
     }
@@ -302,7 +358,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
         throw damaged(path, "a header of " + std::to_string(header_bytes) + " bytes in a file of " + std::to_string(file_bytes) + " bytes");
     }
     std::string text(header_bytes, ' ');
-    read_bytes(text.data(), header_bytes);
+    content->read(sizeof header_bytes, std::as_writable_bytes(std::span(text)));
     const json header = parse_header(path, text);
 
     SafetensorsFile file;
@@ -321,10 +377,13 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
         const auto [begin, end] = read_entry(position->second, path, name, entry);
         extents.push_back({begin, end, &position->first, &position->second});
     }
-    check_coverage(extents, path, static_cast<int64_t>(file_bytes - sizeof header_bytes - header_bytes));
+    const uint64_t data_begin = sizeof header_bytes + header_bytes;
+    check_coverage(extents, path, static_cast<int64_t>(file_bytes - data_begin));
     for (const ByteRange& extent : extents) {
-        extent.tensor->bytes.resize(static_cast<size_t>(extent.end - extent.begin));
-        read_bytes(extent.tensor->bytes.data(), extent.tensor->bytes.size());
+        extent.tensor->num_bytes = extent.end - extent.begin;
+        extent.tensor->read = [content, begin = data_begin + static_cast<uint64_t>(extent.begin)](int64_t first, std::span<std::byte> out) {
+            content->read(begin + static_cast<uint64_t>(first), out);
+        };
     }
     return file;
 }
@@ -340,19 +399,22 @@ const FileTensor& SafetensorsFile::at(const std::string& name) const {
     return position->second;
 }
 
-std::vector<float> SafetensorsFile::floats(const std::string& name) const {
+const FileTensor& SafetensorsFile::floating(const std::string& name) const {
     const FileTensor& tensor = at(name);
-    return expect_kind(float_values<float>(tensor), path_, name, tensor, "a floating-point type");
+    if (!read_floating(tensor, 0, std::span<float>())) throw wrong_type(path_, name, tensor, "a floating-point type");
+    return tensor;
 }
 
-std::vector<double> SafetensorsFile::doubles(const std::string& name) const {
-    const FileTensor& tensor = at(name);
-    return expect_kind(float_values<double>(tensor), path_, name, tensor, "a floating-point type");
-}
+std::vector<float> SafetensorsFile::floats(const std::string& name) const { return all_floats<float>(floating(name)); }
+
+std::vector<double> SafetensorsFile::doubles(const std::string& name) const { return all_floats<double>(floating(name)); }
 
 std::vector<int64_t> SafetensorsFile::ints(const std::string& name) const {
     const FileTensor& tensor = at(name);
-    return expect_kind(int_values(tensor), path_, name, tensor, "an integer type");
+    if (!read_integers(tensor, {})) throw wrong_type(path_, name, tensor, "an integer type");
+    std::vector<int64_t> values(static_cast<size_t>(tensor.num_elements()));
+    read_integers(tensor, values);
+    return values;
 }
 
 void SafetensorsFile::write_atomically(const std::filesystem::path& path) const {
@@ -368,14 +430,14 @@ void SafetensorsFile::write_atomically(const std::filesystem::path& path) const 
     for (const auto* named : order) {
         const auto& [name, tensor] = *named;
         const std::optional<int64_t> num_elements = checked_product(tensor.shape);
-        const uint64_t element_bytes = static_cast<uint64_t>(file_type_bytes(tensor.type));
-        if (name == kMetadataKey || !num_elements || static_cast<uint64_t>(*num_elements) != tensor.bytes.size() / element_bytes ||
-            tensor.bytes.size() % element_bytes != 0) {
-            throw std::logic_error("cannot write tensor " + quoted(name) + " (its name, or " + std::to_string(tensor.bytes.size()) +
+        const int64_t element_bytes = file_type_bytes(tensor.type);
+        if (name == kMetadataKey || !num_elements || *num_elements != tensor.num_bytes / element_bytes ||
+            tensor.num_bytes % element_bytes != 0) {
+            throw std::logic_error("cannot write tensor " + quoted(name) + " (its name, or " + std::to_string(tensor.num_bytes) +
                                    " bytes for shape " + shape_text(tensor.shape) + " of " + file_type_name(tensor.type) +
                                    "). This is a bug.");
         }
-        const uint64_t end = offset + tensor.bytes.size();
+        const uint64_t end = offset + static_cast<uint64_t>(tensor.num_bytes);
         header[name] = {{"dtype", file_type_name(tensor.type)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
         offset = end;
     }
@@ -386,7 +448,15 @@ void SafetensorsFile::write_atomically(const std::filesystem::path& path) const 
     OutputFile file(path);
     file.write(&header_bytes, sizeof header_bytes);
     file.write(text.data(), text.size());
-    for (const auto* named : order) file.write(named->second.bytes.data(), named->second.bytes.size());
+    std::vector<std::byte> piece;
+    for (const auto* named : order) {
+        const FileTensor& tensor = named->second;
+        for (int64_t first = 0; first < tensor.num_bytes; first += std::ssize(piece)) {
+            piece.resize(std::min(kPieceBytes, static_cast<size_t>(tensor.num_bytes - first)));
+            tensor.read(first, piece);
+            file.write(piece.data(), piece.size());
+        }
+    }
     file.commit();
 }
 

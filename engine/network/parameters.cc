@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "data/input_error.h"
+#include "engine/network/file_tensors.h"
 #include "kernels/random.h"
 
 namespace jem {
@@ -15,13 +16,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
     return text + "]";
 }
 
-// Index in file order ([out, in, kh, kw]) of the i-th element in device order ([out, kh, kw, in]).
-int64_t file_index(const TensorInfo& info, int64_t i) {
-    if (info.shape.size() != 4) return i;
-    const int64_t in = info.shape[1], taps = info.shape[2] * info.shape[3];
-    const int64_t c = i % in, tap = i / in % taps, out = i / (in * taps);
-    return (out * in + c) * taps + tap;
-}
+Array part(Array flat, const TensorInfo& info) { return flat.slice(info.offset, info.count()); }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
 
@@ -49,19 +44,6 @@ std::vector<double> download_values(Device& device, Array from) {
     return values;
 }
 
-std::vector<double> to_channels_last(std::span<const double> nchw, int64_t n, int64_t c, int64_t hw) {
-    std::vector<double> out(nchw.size());
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t k = 0; k < c; ++k)
-            for (int64_t p = 0; p < hw; ++p)
-                out[static_cast<size_t>((i * hw + p) * c + k)] = nchw[static_cast<size_t>((i * c + k) * hw + p)];
-    return out;
-}
-
-std::vector<double> to_channels_first(std::span<const double> nhwc, int64_t n, int64_t c, int64_t hw) {
-    return to_channels_last(nhwc, n, hw, c);  // the same transposition with the roles exchanged
-}
-
 std::string skipped_tensors(const SafetensorsFile& file, const Network& network) {
     std::string names;
     for (const auto& entry : file.tensors)
@@ -84,36 +66,25 @@ Parameters::Parameters(Device& device, Memory& memory, const Network& network, c
 
 void Parameters::initialise(uint64_t seed) {
     uint64_t element = 0;  // over all parameters in file order, so that a layout change keeps the network
+    const auto value_of = [&](const TensorInfo& info) {
+        if (info.fan_in == 0) return static_cast<float>(info.initial);
+        const Random4 r = random4(seed, RandomStream::parameters, 0, 0, element / 4);
+        return static_cast<float>((2.0 * uniform_of(r.v[element % 4]) - 1.0) / std::sqrt(static_cast<double>(info.fan_in)));
+    };
     for (const TensorInfo& info : network_.parameters()) {
-        std::vector<double> values(static_cast<size_t>(info.count()), info.initial);
-        for (double& v : values) {
-            if (info.fan_in > 0) {
-                const Random4 r = random4(seed, RandomStream::parameters, 0, 0, element / 4);
-                v = static_cast<float>((2.0 * uniform_of(r.v[element % 4]) - 1.0) / std::sqrt(static_cast<double>(info.fan_in)));
-            }
+        std::vector<float> values(static_cast<size_t>(info.count()));
+        for (float& v : values) {
+            v = value_of(info);
             ++element;
         }
-        write(weights(), info, values);
+        upload_tensor(device_, part(weights(), info), make_file_tensor(values, info.shape));
     }
-    for (const TensorInfo& info : network_.statistics())
-        write(statistics(), info, std::vector<double>(static_cast<size_t>(info.count()), info.initial));
+    for (const TensorInfo& info : network_.statistics()) {
+        const std::vector<float> values(static_cast<size_t>(info.count()), static_cast<float>(info.initial));
+        upload_tensor(device_, part(statistics(), info), make_file_tensor(values, info.shape));
+    }
     if (options_.average) device_.copy(average().data, weights().data, weights().bytes());
     device_.synchronize();
-}
-
-FileTensor Parameters::read(Array flat, const TensorInfo& info) const {
-    const std::vector<double> values = download_values(device_, flat.slice(info.offset, info.count()));
-    std::vector<double> ordered(values.size());
-    for (size_t i = 0; i < values.size(); ++i) ordered[static_cast<size_t>(file_index(info, static_cast<int64_t>(i)))] = values[i];
-    if (flat.type == DType::f64) return make_file_tensor(std::span<const double>(ordered), info.shape);
-    const std::vector<float> floats(ordered.begin(), ordered.end());
-    return make_file_tensor(std::span<const float>(floats), info.shape);
-}
-
-void Parameters::write(Array flat, const TensorInfo& info, const std::vector<double>& values) {
-    std::vector<double> ordered(values.size());
-    for (size_t i = 0; i < values.size(); ++i) ordered[i] = values[static_cast<size_t>(file_index(info, static_cast<int64_t>(i)))];
-    upload_values(device_, flat.slice(info.offset, info.count()), ordered);
 }
 
 void Parameters::load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes) {
@@ -141,8 +112,8 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
     if (!differences.empty())
         throw InputError("Checkpoint " + path + " does not fit the network:" + differences +
                          "\nGive the --depth, --width, --norm, --energy-head, --in-channels and --num-classes that it was trained with.");
-    for (const TensorInfo& info : network_.parameters()) write(weights(), info, file.doubles(info.name));
-    for (const TensorInfo& info : network_.statistics()) write(statistics(), info, file.doubles(info.name));
+    for (const TensorInfo& info : network_.parameters()) upload_tensor(device_, part(weights(), info), file.floating(info.name));
+    for (const TensorInfo& info : network_.statistics()) upload_tensor(device_, part(statistics(), info), file.floating(info.name));
 }
 
 bool Parameters::load_array(Array flat, const SafetensorsFile& file, const std::string& prefix) {
@@ -155,16 +126,18 @@ bool Parameters::load_array(Array flat, const SafetensorsFile& file, const std::
     }
     if (!any) return false;
     if (!missing.empty()) throw InputError("Tensors are missing or have another shape:" + missing + ". Give a complete checkpoint.");
-    for (const TensorInfo& info : network_.parameters()) write(flat, info, file.doubles(prefix + info.name));
+    for (const TensorInfo& info : network_.parameters()) upload_tensor(device_, part(flat, info), file.floating(prefix + info.name));
     return true;
 }
 
 void Parameters::save_array(Array flat, SafetensorsFile& file, const std::string& prefix) const {
-    for (const TensorInfo& info : network_.parameters()) file.tensors[prefix + info.name] = read(flat, info);
+    for (const TensorInfo& info : network_.parameters())
+        file.tensors[prefix + info.name] = tensor_on(device_, part(flat, info), info.shape);
 }
 
 void Parameters::save_statistics(SafetensorsFile& file, const std::string& prefix) {
-    for (const TensorInfo& info : network_.statistics()) file.tensors[prefix + info.name] = read(statistics(), info);
+    for (const TensorInfo& info : network_.statistics())
+        file.tensors[prefix + info.name] = tensor_on(device_, part(statistics(), info), info.shape);
 }
 
 }  // namespace jem

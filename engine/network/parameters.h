@@ -41,15 +41,12 @@ public:
     // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included; 1 and 0 for norms.
     void initialise(uint64_t seed);
 
-    // One tensor of a flat array, in file order ([out, in, kh, kw]). f32, or f64 where the device computes in it.
-    FileTensor read(Array flat, const TensorInfo& info) const;
-    void write(Array flat, const TensorInfo& info, const std::vector<double>& values);
-
     // Weights (named as in the network) and running statistics of a checkpoint; all missing, superfluous and misshapen
     // tensors are listed in one InputError. `allowed_prefixes`: other tensors that may be there.
     void load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes);
     // prefix + name for each parameter of a flat array. Optional: false if the file has none of them.
     bool load_array(Array flat, const SafetensorsFile& file, const std::string& prefix);
+    // f32, or f64 where the device computes in it. Read off the device when the file is written: until then both must stay as they are.
     void save_array(Array flat, SafetensorsFile& file, const std::string& prefix) const;
     void save_statistics(SafetensorsFile& file, const std::string& prefix);
 
@@ -66,9 +63,5 @@ private:
 // Host values <-> an array of the device's real type.
 void upload_values(Device& device, Array to, std::span<const double> values);
 std::vector<double> download_values(Device& device, Array from);
-
-// [N, C, H, W] (files) <-> [N, H, W, C] (device)
-std::vector<double> to_channels_last(std::span<const double> nchw, int64_t n, int64_t c, int64_t hw);
-std::vector<double> to_channels_first(std::span<const double> nhwc, int64_t n, int64_t c, int64_t hw);
 
 }  // namespace jem

@@ -10,6 +10,7 @@
 #include "data/input_error.h"
 #include "data/is_there.h"
 #include "engine/files/output_file.h"
+#include "engine/network/file_tensors.h"
 #include "engine/settings/table.h"
 
 namespace jem {
@@ -112,17 +113,7 @@ SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* 
     SafetensorsFile file = weights_file(parameters, s, progress);
     parameters.save_array(parameters.velocity(), file, first_prefix(s));
     if (s.optimizer == Optimizer::adam) parameters.save_array(parameters.second(), file, "adam_v.");
-    if (buffer != nullptr) {
-        const std::vector<double> nchw =
-            to_channels_first(download_values(device, *buffer), s.buffer_size, s.in_channels, s.image_size * s.image_size);
-        const std::vector<int64_t> shape = {s.buffer_size, s.in_channels, s.image_size, s.image_size};
-        if (device.real_type() == DType::f64) {
-            file.tensors[kBuffer] = make_file_tensor(std::span<const double>(nchw), shape);
-        } else {
-            const std::vector<float> floats(nchw.begin(), nchw.end());
-            file.tensors[kBuffer] = make_file_tensor(std::span<const float>(floats), shape);
-        }
-    }
+    if (buffer != nullptr) file.tensors[kBuffer] = tensor_on(device, *buffer, {s.buffer_size, s.in_channels, s.image_size, s.image_size});
     return file;
 }
 
@@ -142,7 +133,7 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
         if (file.at(kBuffer).shape != shape)
             throw InputError("The replay buffer of " + path +
                              " has another size (the run was made with another --buffer-size). Resume with its settings.");
-        upload_values(device, *buffer, to_channels_last(file.doubles(kBuffer), s.buffer_size, s.in_channels, s.image_size * s.image_size));
+        upload_tensor(device, *buffer, file.floating(kBuffer));
     }
     const nlohmann::json json = progress_of(file);
     try {

@@ -58,7 +58,7 @@ private:
     std::filesystem::path root_;
 };
 
-// Weights, running statistics and averages: what evaluate, sample and PyTorch read.
+// Weights, running statistics and averages: what evaluate, sample and PyTorch read. They are read off the device when the file is written.
 SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, const RunProgress& progress);
 // The same and all that resuming needs: optimizer state and replay buffer (null: there is none).
 SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings,

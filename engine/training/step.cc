@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/network/file_tensors.h"
 #include "engine/training/iteration.h"
 
 namespace jem {
@@ -58,16 +59,13 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     if (s.ema > 0 && !parameters.load_array(parameters.average(), input.checkpoint, "ema."))
         device.copy(parameters.average().data, parameters.weights().data, parameters.weights().bytes());
 
-    const int64_t pixels = s.image_size * s.image_size;
-    const auto upload_images = [&](Array to, const std::string& name, int64_t n) {
-        upload_values(device, to, to_channels_last(input.batch.doubles(name), n, s.in_channels, pixels));
-    };
+    const auto upload_images = [&](Array to, const std::string& name) { upload_tensor(device, to, input.batch.floating(name)); };
     if (s.samples()) {
-        upload_images(iteration.real().images(), "x_pos", given.positive);
-        if (given.noise) upload_images(iteration.chain().noise(), "noise", s.sgld_steps * given.negative);
+        upload_images(iteration.real().images(), "x_pos");
+        if (given.noise) upload_images(iteration.chain().noise(), "noise");
     }
     if (s.classifies()) {
-        upload_images(iteration.labelled().images(), "x_lab", given.labelled);
+        upload_images(iteration.labelled().images(), "x_lab");
         if (!input.batch.has("y")) throw InputError(input.batch_path + " has no tensor y (the labels of x_lab). Add it as int64 [N].");
         const std::vector<int64_t> y = input.batch.ints("y");
         if (static_cast<int64_t>(y.size()) != given.labelled)
@@ -85,16 +83,23 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     iteration.prepare_weights();
     const DType type = device.real_type();
     SafetensorsFile dump;
+    // What lies on the device goes on changing, and ends with this call.
+    const auto take = [&](const SafetensorsFile& on_device) {
+        for (const auto& [name, tensor] : on_device.tensors)
+            dump.tensors[name] = make_file_tensor(tensor.type, tensor.bytes(), tensor.shape);
+    };
     const auto dump_gradient = [&](const std::string& prefix) {
         device.synchronize();
-        parameters.save_array(parameters.gradient(), dump, prefix);
+        SafetensorsFile gradient;
+        parameters.save_array(parameters.gradient(), gradient, prefix);
+        take(gradient);
     };
     const auto scalar = [&](const std::string& name, double value) { dump.tensors[name] = vector_tensor({value}, type, {1}); };
 
     std::map<std::string, std::vector<double>> curves;
     IterationState state;
     for (int64_t i = 0; i < input.iterations; ++i) {
-        if (s.samples()) upload_images(iteration.chain().images(), "x_neg_start", given.negative);
+        if (s.samples()) upload_images(iteration.chain().images(), "x_neg_start");
         iteration.begin(i, s.lr, input.optimizer_step + i);
         for (const TrainingIteration::Phase& phase : iteration.phases()) {
             for (int64_t k = 0; k < phase.repeats; ++k) iteration.run(phase);
@@ -107,19 +112,20 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         curves["grad_norm_curve"].push_back(state.grad_norm);
     }
 
+    SafetensorsFile results;
     if (s.samples()) {
-        const std::vector<double> x = download_values(device, iteration.chain().images());
-        dump.tensors["x_neg"] = vector_tensor(to_channels_first(x, given.negative, s.in_channels, pixels), type,
-                                              {given.negative, s.in_channels, s.image_size, s.image_size});
+        results.tensors["x_neg"] =
+            tensor_on(device, iteration.chain().images(), {given.negative, s.in_channels, s.image_size, s.image_size});
         for (const char* name : {"f_pos", "f_neg", "loss_gen"}) scalar(name, iteration.scalars().value(state, name));
     }
     if (s.classifies()) {
         scalar("loss_clf", iteration.scalars().value(state, "loss_clf"));
-        dump.tensors["logits_lab"] = vector_tensor(download_values(device, iteration.kept_logits()), type, {given.labelled, s.num_classes});
+        results.tensors["logits_lab"] = tensor_on(device, iteration.kept_logits(), {given.labelled, s.num_classes});
     }
     scalar("grad_norm", state.grad_norm);
-    parameters.save_array(parameters.weights(), dump, "param.");
-    parameters.save_statistics(dump, "running.");
+    parameters.save_array(parameters.weights(), results, "param.");
+    parameters.save_statistics(results, "running.");
+    take(results);
     // What takes no part: its gradient is zero and it stays as it is.
     for (const auto& [name, tensor] : input.checkpoint.tensors) {
         if (!starts_with_any(name, network.idle_prefixes())) continue;

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <set>
+#include <utility>
 
 #include "data/input_error.h"
 #include "engine/run/run_folder.h"
@@ -52,31 +53,32 @@ std::string difference(const std::string& flag, const Settings& s) {
     return "";
 }
 
-// Moves n images, chosen by the seed, out of the set.
+// Moves n images, chosen by the seed, out of the set; both keep their order.
 ImageSet hold_out(ImageSet& train, int64_t n, uint64_t seed) {
-    const auto empty_like = [&](int64_t count) {
-        ImageSet set;
-        set.name = train.name;
-        set.channels = train.channels;
-        set.height = train.height;
-        set.width = train.width;
-        set.num_classes = train.num_classes;
-        set.class_names = train.class_names;
-        set.flip = train.flip;
-        set.pixels.reserve(static_cast<size_t>(count * train.height * train.width * train.channels));
-        return set;
-    };
-    ImageSet rest = empty_like(train.count() - n), held = empty_like(n);
-    const int64_t count = train.count(), pixels = int64_t{train.height} * train.width * train.channels;
-    std::vector<bool> chosen(static_cast<size_t>(count));
+    std::vector<uint8_t> pixels = std::exchange(train.pixels, {});
+    std::vector<int32_t> labels = std::exchange(train.labels, {});
+    ImageSet held = train;  // but for its images
+    const auto count = std::ssize(labels), size = std::ssize(pixels) / count;
+    std::vector<bool> chosen(labels.size());
     for (int64_t i = 0; i < n; ++i)
         chosen[shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(count), seed, RandomStream::held_out, 0)] = true;
+    held.pixels.reserve(static_cast<size_t>(n * size));
+    int64_t kept = 0;  // in their own place: there is no second copy of them
     for (int64_t i = 0; i < count; ++i) {
-        ImageSet& to = chosen[static_cast<size_t>(i)] ? held : rest;
-        to.pixels.insert(to.pixels.end(), train.pixels.begin() + i * pixels, train.pixels.begin() + (i + 1) * pixels);
-        to.labels.push_back(train.labels[static_cast<size_t>(i)]);
+        const auto image = pixels.begin() + i * size;
+        const int32_t label = labels[static_cast<size_t>(i)];
+        if (chosen[static_cast<size_t>(i)]) {
+            held.pixels.insert(held.pixels.end(), image, image + size);
+            held.labels.push_back(label);
+        } else {
+            if (kept < i) std::copy(image, image + size, pixels.begin() + kept * size);
+            labels[static_cast<size_t>(kept++)] = label;
+        }
     }
-    train = std::move(rest);
+    pixels.resize(static_cast<size_t>(kept * size));
+    labels.resize(static_cast<size_t>(kept));
+    train.pixels = std::move(pixels);
+    train.labels = std::move(labels);
     return held;
 }
 

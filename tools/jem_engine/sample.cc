@@ -10,6 +10,7 @@
 #include "data/input_error.h"
 #include "data/is_there.h"
 #include "engine/files/output_file.h"
+#include "engine/network/file_tensors.h"
 #include "engine/network/predictor.h"
 #include "engine/sampling/image_store.h"
 #include "engine/sampling/input_chain.h"
@@ -40,13 +41,13 @@ struct SampleOptions {
 };
 
 struct Sample {
-    std::vector<double> pixels;  // [H, W, C]
+    std::vector<float> pixels;  // [H, W, C]
     std::vector<double> logits;
     int64_t label = 0;  // the first of the largest logits
     double confidence = 0, lse = 0;
 };
 
-Sample described(std::vector<double> pixels, std::vector<double> logits, double lse) {
+Sample described(std::vector<float> pixels, std::vector<double> logits, double lse) {
     Sample s;
     s.label = std::max_element(logits.begin(), logits.end()) - logits.begin();
     const double largest = logits[static_cast<size_t>(s.label)];
@@ -73,22 +74,18 @@ std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& 
     return {folder / (checkpoint.stem().string() + ".state.safetensors"), folder / "last.state.safetensors"};
 }
 
-// The buffer of the checkpoint itself, or of the state beside it: [N, C, H, W].
+constexpr const char* kBuffer = "replay_buffer";
+
+// The file whose buffer is meant, the checkpoint itself or the state beside it: [N, C, H, W].
 SafetensorsFile buffer_file(const Checkpoint& checkpoint, std::string& path) {
-    const std::string name = "replay_buffer";
-    SafetensorsFile only;
-    const auto take = [&](const SafetensorsFile& file) {
-        only.tensors[name] = file.at(name);
-        return only;
-    };
     path = checkpoint.path;
-    if (checkpoint.file.has(name)) return take(checkpoint.file);
+    if (checkpoint.file.has(kBuffer)) return checkpoint.file;
     const auto states = states_beside(checkpoint.path);
     for (const std::filesystem::path& beside : states) {
         if (!is_there(beside)) continue;
         path = beside.string();
-        const SafetensorsFile file = SafetensorsFile::read(beside);
-        if (file.has(name)) return take(file);
+        SafetensorsFile file = SafetensorsFile::read(beside);
+        if (file.has(kBuffer)) return file;
     }
     throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + states[0].string() +
                      "). Use --from prior, or a run that trained with --p-x-weight above 0.");
@@ -119,7 +116,7 @@ private:
     bool diverged_ = false;
 
     std::string buffer_path_;
-    std::vector<float> buffer_;    // [N, C, H, W]
+    FileTensor buffer_;            // [N, C, H, W]
     std::vector<int64_t> chosen_;  // its images, in the order in which they are continued
 
     std::unique_ptr<Device> device_;
@@ -144,13 +141,12 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     ImageSet train;
     if (buffer) {
         const SafetensorsFile file = buffer_file(checkpoint, buffer_path_);
-        const FileTensor& tensor = file.at("replay_buffer");
-        if (tensor.shape.size() != 4 || tensor.shape[0] < 1 || tensor.shape[1] != s_.in_channels || tensor.shape[2] != s_.image_size ||
-            tensor.shape[3] != s_.image_size)
+        const std::vector<int64_t>& shape = file.at(kBuffer).shape;
+        if (shape.size() != 4 || shape[0] < 1 || shape[1] != s_.in_channels || shape[2] != s_.image_size || shape[3] != s_.image_size)
             throw InputError("The replay buffer of " + buffer_path_ +
                              " holds no images of the network's size. Use its own run's checkpoint.");
-        buffer_ = file.floats("replay_buffer");
-        limit_ = tensor.shape[0];
+        buffer_ = file.floating(kBuffer);
+        limit_ = shape[0];
     } else {
         if (o_.pick != "random") wanted_ *= kCandidatesASample;
         limit_ = o_.label ? wanted_ * kMostTries : wanted_;
@@ -216,9 +212,13 @@ NetworkMemory SampleRun::network_memory() {
 
 // [n, H, W, C]
 std::vector<double> SampleRun::from_buffer(const std::vector<int64_t>& indices) const {
-    std::vector<double> nchw;
-    for (const int64_t i : indices) nchw.insert(nchw.end(), buffer_.begin() + i * pixels_, buffer_.begin() + (i + 1) * pixels_);
-    return to_channels_last(nchw, static_cast<int64_t>(indices.size()), s_.in_channels, s_.image_size * s_.image_size);
+    const auto pixels = static_cast<size_t>(pixels_);
+    std::vector<double> images(indices.size() * pixels), image(pixels);
+    for (size_t n = 0; n < indices.size(); ++n) {
+        read_values(buffer_, indices[n] * pixels_, image);
+        transpose(std::span<const double>(image), pixels_ / s_.in_channels, std::span(images).subspan(n * pixels, pixels));
+    }
+    return images;
 }
 
 void SampleRun::choose_from_buffer() {
@@ -299,7 +299,7 @@ std::vector<Sample> SampleRun::run() {
     }
     if (found.empty() && !diverged_)
         throw std::runtime_error(fmt::format("No sample is predicted as class {} ({} were tried). Give another --class, or more --steps.",
-                                             o_.label.value_or(0), limit_ > 0 ? limit_ : static_cast<int64_t>(buffer_.size()) / pixels_));
+                                             o_.label.value_or(0), limit_ > 0 ? limit_ : buffer_.num_elements() / pixels_));
     sort_by_lse(found, o_.pick, [](const Sample& s) { return s.lse; });
     if (std::ssize(found) > o_.count) found.resize(static_cast<size_t>(o_.count));
     return found;
@@ -328,18 +328,16 @@ void write_class_sheet(const std::string& path, const std::vector<Sample>& sampl
 }
 
 void write_raw(const std::string& path, const std::vector<Sample>& samples, const Settings& s) {
-    const int64_t n = std::ssize(samples);
-    std::vector<double> nhwc;
-    std::vector<float> logits, lse;
+    const int64_t n = std::ssize(samples), pixels = s.in_channels * s.image_size * s.image_size;
+    std::vector<float> images(static_cast<size_t>(n * pixels)), logits, lse;
     std::vector<int64_t> labels;
     for (const Sample& sample : samples) {
-        nhwc.insert(nhwc.end(), sample.pixels.begin(), sample.pixels.end());
+        const auto image = std::span(images).subspan(labels.size() * sample.pixels.size(), sample.pixels.size());
+        transpose(std::span<const float>(sample.pixels), s.in_channels, image);
         logits.insert(logits.end(), sample.logits.begin(), sample.logits.end());
         lse.push_back(static_cast<float>(sample.lse));
         labels.push_back(sample.label);
     }
-    const std::vector<double> nchw = to_channels_first(nhwc, n, s.in_channels, s.image_size * s.image_size);
-    const std::vector<float> images(nchw.begin(), nchw.end());
     SafetensorsFile file;
     file.tensors["images"] = make_file_tensor(std::span<const float>(images), {n, s.in_channels, s.image_size, s.image_size});
     file.tensors["labels"] = make_file_tensor(std::span<const int64_t>(labels), {n});

@@ -21,10 +21,8 @@ using std::filesystem::path;
 
 template <class T>
 FileTensor raw_tensor(FileType type, const std::vector<T>& values) {
-    FileTensor tensor{.type = type, .shape = {static_cast<int64_t>(values.size())}, .bytes = {}};
-    tensor.bytes.resize(values.size() * sizeof(T));
-    std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
-    return tensor;
+    const auto bytes = std::as_bytes(std::span(values));
+    return make_file_tensor(type, {bytes.begin(), bytes.end()}, {std::ssize(values)});
 }
 
 /// One tensor of each type, a scalar, an empty one, and metadata.
@@ -90,7 +88,7 @@ TEST_CASE("safetensors_reader_returns_what_was_written") {
         REQUIRE(read.has(name));
         CHECK(read.at(name).type == tensor.type);
         CHECK(read.at(name).shape == tensor.shape);
-        CHECK(read.at(name).bytes == tensor.bytes);
+        CHECK(read.at(name).bytes() == tensor.bytes());
     }
     CHECK(!std::filesystem::exists(folder.path() / "x.safetensors.tmp"));
 }
@@ -116,6 +114,50 @@ TEST_CASE("safetensors_writer_aligns_the_data_and_each_tensor_and_is_determinist
                   R"("e.empty":{"data_offsets":[48,48])", R"("f.int32":{"data_offsets":[48,56])", R"("g.uint32":{"data_offsets":[56,60])",
                   R"("h.bf16":{"data_offsets":[60,64])", R"("i.f16":{"data_offsets":[64,78])", R"("a.bytes":{"data_offsets":[78,81])"});
     CHECK(content.size() == 8 + header_bytes + 81);
+}
+
+TEST_CASE("safetensors_tensors_are_read_from_the_file_that_was_opened") {
+    const TempFolder folder;
+    SafetensorsFile file;
+    file.tensors["a"] = make_file_tensor(std::vector<float>{1, 2, 3}, {3});
+    file.write_atomically(folder.path() / "x");
+    const SafetensorsFile opened = SafetensorsFile::read(folder.path() / "x");
+    file.tensors["a"] = make_file_tensor(std::vector<float>{4, 5, 6, 7}, {4});
+    file.write_atomically(folder.path() / "x");
+    CHECK(opened.floats("a") == std::vector<float>{1, 2, 3});
+    std::vector<double> last(2);
+    read_values(opened.at("a"), 1, std::span(last));
+    CHECK(last == std::vector<double>{2, 3});
+    opened.write_atomically(folder.path() / "x");
+    CHECK(SafetensorsFile::read(folder.path() / "x").floats("a") == std::vector<float>{1, 2, 3});
+    const SafetensorsFile whole = SafetensorsFile::read(folder.path() / "x");
+    const auto bytes = std::filesystem::file_size(folder.path() / "x");
+    std::filesystem::resize_file(folder.path() / "x", bytes - 1);
+    check_contains(error_of([&] { whole.floats("a"); }), {"x", "reading stopped before byte " + std::to_string(bytes)});
+}
+
+TEST_CASE("safetensors_tensors_are_read_and_written_in_small_pieces") {
+    const TempFolder folder;
+    const int64_t count = 3'000'001;
+    size_t largest = 0;
+    SafetensorsFile file;
+    file.tensors["a"] = {
+        .type = FileType::f32, .shape = {count}, .num_bytes = 4 * count, .read = [&](int64_t first, std::span<std::byte> out) {
+            largest = std::max(largest, out.size());
+            for (size_t i = 0; i < out.size(); i += 4) {
+                const auto value = static_cast<float>(first / 4 + static_cast<int64_t>(i) / 4);
+                std::memcpy(&out[i], &value, sizeof value);
+            }
+        }};
+    file.write_atomically(folder.path() / "x");
+    CHECK(largest <= 1 << 20);
+    const std::vector<double> values = SafetensorsFile::read(folder.path() / "x").doubles("a");
+    REQUIRE(std::ssize(values) == count);
+    for (size_t i = 0; i < values.size(); ++i)
+        if (values[i] != static_cast<double>(i)) {
+            FAIL_CHECK("element " << i << " is " << values[i]);
+            break;
+        }
 }
 
 TEST_CASE("safetensors_values_convert_from_any_type_of_their_kind") {
