@@ -97,6 +97,16 @@ path find_file(const KnownSet& known, const path& dir, const std::string& name) 
     throw missing(known, name, dir);
 }
 
+// Of one part, in a folder that is there.
+std::vector<path> files_of(const KnownSet& known, const path& folder, Split split) {
+    const std::vector<std::string>& names = split == Split::train ? known.train : known.test;
+    const path sub = folder / known.subfolder;
+    const bool in_sub = !known.subfolder.empty() && is_there(sub / names[0]) && !is_there(folder / names[0]);
+    std::vector<path> files;
+    for (const std::string& name : names) files.push_back(find_file(known, in_sub ? sub : folder, name));
+    return files;
+}
+
 }  // namespace
 
 const std::vector<KnownSet>& known_sets() {
@@ -125,11 +135,7 @@ ImageSet load_image_set(const KnownSet& known, const path& dir, Split split) {
     if (!is_there(folder) || !std::filesystem::is_directory(folder, error)) {
         throw InputError("missing data of " + known.name + " ('" + folder.string() + "' is not a folder). " + how_to_get(known));
     }
-    const std::vector<std::string>& names = split == Split::train ? known.train : known.test;
-    const path sub = folder / known.subfolder;
-    const bool in_sub = !known.subfolder.empty() && is_there(sub / names[0]) && !is_there(folder / names[0]);
-    std::vector<path> files;
-    for (const std::string& name : names) files.push_back(find_file(known, in_sub ? sub : folder, name));
+    const std::vector<path> files = files_of(known, folder, split);
 
     ImageSet set{.name = known.name,
                  .channels = known.shape.channels,
@@ -143,6 +149,20 @@ ImageSet load_image_set(const KnownSet& known, const path& dir, Split split) {
     known.read(set, files);
     require_size(set, known.shape.channels, known.shape.height, known.shape.width);
     return set;
+}
+
+std::vector<path> image_files(const std::string& name, const path& dir) {
+    const KnownSet& known = known_set(name);
+    const path folder = dir.empty() ? path(known.default_dir) : dir;
+    std::vector<path> all;
+    for (const Split split : {Split::train, Split::test}) {
+        try {
+            const std::vector<path> files = files_of(known, folder, split);
+            all.insert(all.end(), files.begin(), files.end());
+        } catch (const InputError&) {  // this part is not there
+        }
+    }
+    return all;
 }
 
 ImageSet load_image_set(const std::string& name, const path& dir, Split split) { return load_image_set(known_set(name), dir, split); }

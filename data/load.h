@@ -37,6 +37,9 @@ inline const std::vector<std::string>& known_class_names(const std::string& name
 /// InputError for an unknown name. The folder need not exist.
 std::filesystem::path default_data_dir(const std::string& name);
 
+/// The files that load_image_set reads of both parts, as far as they are there.
+std::vector<std::filesystem::path> image_files(const std::string& name, const std::filesystem::path& dir);
+
 /// Reads one part of a data set from `dir`, or from the default folder if `dir` is empty.
 /// The images keep the files' order. InputError, naming the file, where something is missing or damaged; naming the set, where images
 /// are of another size than the table says.

@@ -239,6 +239,10 @@ refused '--checkpoint is needed' sample --count 3
 refused 'missing data' sample --checkpoint $weights --data-dir empty --quiet
 cp $weights copy.safetensors
 for flag in sheet raw; do refused "--$flag would overwrite --checkpoint" sample --checkpoint copy.safetensors --$flag copy.safetensors; done
+mkdir own_data && cp /usr/share/datasets/fashion-mnist/train-*.gz own_data
+kept=$(cat own_data/* | cksum)
+for file in own_data/*; do refused '--raw would overwrite a file of fashion-mnist' sample --checkpoint $weights --data-dir own_data --raw "$file"; done
+expect 'the data set is as it was' same "$(cat own_data/* | cksum)" "$kept"
 refused '--raw would overwrite --sheet' sample --checkpoint $weights --sheet both --raw ./both
 expect 'the checkpoint is whole' cmp $weights copy.safetensors
 mkfifo pipe

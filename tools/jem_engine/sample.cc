@@ -9,6 +9,7 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "data/load.h"
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/network/predictor.h"
@@ -353,9 +354,11 @@ int sample(const SampleOptions& o) {
     std::vector<NamedPath> inputs = {{"--checkpoint", o.checkpoint}};
     if (o.from == "buffer")
         for (const std::filesystem::path& state : states_beside(o.checkpoint)) inputs.push_back({"the replay buffer's file", state});
-    check_outputs({{"--sheet", sheet}, {"--raw", o.raw}}, inputs);
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
+    if (!s.data.empty())
+        for (const std::filesystem::path& file : image_files(s.data, s.data_dir)) inputs.push_back({"a file of " + s.data, file});
+    check_outputs({{"--sheet", sheet}, {"--raw", o.raw}}, inputs);
     if (o.label && (*o.label < 0 || *o.label >= s.num_classes))
         throw InputError(fmt::format("--class is {} (the network knows 0 to {}). Give one of these.", *o.label, s.num_classes - 1));
     Console console(o.common.quiet);
