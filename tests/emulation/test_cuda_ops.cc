@@ -77,7 +77,7 @@ TEST_CASE("ops_give_the_same_bits_in_any_order_of_threads_and_blocks") {
             }
             for (size_t r = 1; r < runs.size(); ++r)
                 for (size_t i = 0; i < runs[0].size(); ++i) {
-                    const Output &first = runs[0][i], &other = runs[r][i];
+                    const selftest::Output &first = runs[0][i], &other = runs[r][i];
                     const bool same = first.values.size() == other.values.size() &&
                                       std::memcmp(first.values.data(), other.values.data(), first.values.size() * sizeof(double)) == 0;
                     CHECK_MESSAGE(same, c.name, ": ", first.what, " with seed ", r);

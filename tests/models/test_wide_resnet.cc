@@ -386,9 +386,11 @@ TEST_CASE("a_checkpoint_s_energy_head_is_read_where_the_network_has_it_and_left_
     NetworkOnDevice conditional(s, 1, NormMode::running);
     s.energy_head = true;
     NetworkOnDevice both(s, 1, NormMode::running);
-    SafetensorsFile file;
-    both.parameters().save_array(both.parameters().weights(), file, "");
-    both.parameters().save_statistics(file, "");
+    SafetensorsFile saved, file;
+    both.parameters().save_array(both.parameters().weights(), saved, "");
+    both.parameters().save_statistics(saved, "");
+    for (const auto& [name, tensor] : saved.tensors)  // copies: those lie on the device, which goes on
+        file.tensors[name] = make_file_tensor(tensor.type, tensor.bytes(), tensor.shape);
     file.tensors["f.linear.weight"] = file.at("class_output.weight");
     const Values written = both.weights();
     for (NetworkOnDevice* on : {&conditional, &both}) {
