@@ -1,4 +1,4 @@
-// Normalisation and LeakyReLU: forward, the two sums of the backward pass, backward.
+// Normalisation and LeakyReLU (of any slope): forward, the two sums of the backward pass, backward.
 // With xc = x - mean: z = scale * xc + beta, y = leaky(z), scale = gamma / sqrt(var + eps) (Ioffe & Szegedy 2015).
 // Forward and backward compute z by the same expression, so that both see the same side of the kink.
 #pragma once
@@ -11,17 +11,18 @@
 
 namespace jem {
 
-inline constexpr double kLeakySlope = 0.2;
+// What a layer has where it says nothing else.
+inline constexpr double kLeakySlope = 0.2;  // 0: ReLU
 inline constexpr double kNormEpsilon = 1e-5;
-inline constexpr double kNormMomentum = 0.9;  // running = 0.1 * running + 0.9 * batch
+inline constexpr double kNormMomentum = 0.9;  // running = (1 - momentum) * running + momentum * batch
 
 template <class R>
-JEM_HD R leaky(R z) {
-    return z > R(0) ? z : R(kLeakySlope) * z;
+JEM_HD R leaky(R z, R slope) {
+    return z > R(0) ? z : slope * z;
 }
 template <class R>
-JEM_HD R leaky_backward(R z, R d_y) {
-    return z > R(0) ? d_y : R(kLeakySlope) * d_y;
+JEM_HD R leaky_backward(R z, R d_y, R slope) {
+    return z > R(0) ? d_y : slope * d_y;
 }
 template <class R>
 JEM_HD R normalised(R x, R mean, R scale, R beta) {
@@ -30,18 +31,20 @@ JEM_HD R normalised(R x, R mean, R scale, R beta) {
 
 template <class R>
 struct Leaky {
+    R slope;
     template <class Y>
     JEM_HD void operator()(Y&& y, R x) const {
-        y = leaky(x);
+        y = leaky(x, slope);
     }
 };
 
 // d_x = leaky'(x) * d_y + residual
 template <class R>
 struct LeakyBackward {
+    R slope;
     template <class Y>
     JEM_HD void operator()(Y&& d_x, R d_y, R x, R residual) const {
-        d_x = leaky_backward(x, d_y) + residual;
+        d_x = leaky_backward(x, d_y, slope) + residual;
     }
 };
 
@@ -55,9 +58,10 @@ struct NormShift {
 
 template <class R>
 struct NormLeaky {
+    R slope;
     template <class Y>
     JEM_HD void operator()(Y&& y, R x, R mean, R scale, R beta) const {
-        y = leaky(normalised(x, mean, scale, beta));
+        y = leaky(normalised(x, mean, scale, beta), slope);
     }
 };
 
@@ -74,9 +78,10 @@ struct NormBackward {
 // The same from d_y, the gradient behind the LeakyReLU.
 template <class R>
 struct NormLeakyBackward {
+    R slope;
     template <class Y>
     JEM_HD void operator()(Y&& d_x, R d_y, R x, R residual, R mean, R scale, R beta, R a, R b) const {
-        NormBackward<R>{}(d_x, leaky_backward(normalised(x, mean, scale, beta), d_y), x, residual, mean, scale, a, b);
+        NormBackward<R>{}(d_x, leaky_backward(normalised(x, mean, scale, beta), d_y, slope), x, residual, mean, scale, a, b);
     }
 };
 
@@ -87,19 +92,20 @@ struct NormOfBatch {
     const R* gamma;                 // [C]
     R *running_mean, *running_var;  // [C], updated unless null
     const IterationState* state;
+    double epsilon, momentum;
 
     // var: biased, of count values
     JEM_HD void set(int64_t c, double batch_mean, double var, double count) const {
         if (var < 0) var = 0;  // keeps a NaN
-        const double inverse = 1.0 / std::sqrt(var + kNormEpsilon);
+        const double inverse = 1.0 / std::sqrt(var + epsilon);
         mean[c] = static_cast<R>(batch_mean);
         inv_std[c] = static_cast<R>(inverse);
         scale[c] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
         const bool finite = batch_mean - batch_mean == 0 && var - var == 0;
         if (running_mean == nullptr || !finite || state->diverged != 0) return;
         const double unbiased = count > 1 ? var * count / (count - 1) : var;
-        running_mean[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_mean[c]) + kNormMomentum * batch_mean);
-        running_var[c] = static_cast<R>((1 - kNormMomentum) * static_cast<double>(running_var[c]) + kNormMomentum * unbiased);
+        running_mean[c] = static_cast<R>((1 - momentum) * static_cast<double>(running_mean[c]) + momentum * batch_mean);
+        running_var[c] = static_cast<R>((1 - momentum) * static_cast<double>(running_var[c]) + momentum * unbiased);
     }
 };
 
@@ -193,9 +199,10 @@ template <class R>
 struct RunningNormCoefficients {
     R *mean, *inv_std, *scale, *a, *b;
     const R *gamma, *running_mean, *running_var;
+    double epsilon;
 
     JEM_HD void operator()(int64_t c) const {
-        const double inverse = 1.0 / std::sqrt(static_cast<double>(running_var[c]) + kNormEpsilon);
+        const double inverse = 1.0 / std::sqrt(static_cast<double>(running_var[c]) + epsilon);
         mean[c] = running_mean[c];
         inv_std[c] = static_cast<R>(inverse);
         scale[c] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
@@ -226,9 +233,10 @@ struct NormBackwardSums {
     double* own_sums;     // [2, C]: where not null, the sums are left there and `out` is not written
     R *d_gamma, *d_beta;  // [C], accumulated into unless null
     int64_t channels;
+    R slope;
 
     JEM_HD void map(R (&sums)[kSums], R d_y, R x, R mean, R scale, R beta) const {
-        const R dz = leaky_backward(normalised(x, mean, scale, beta), d_y);
+        const R dz = leaky_backward(normalised(x, mean, scale, beta), d_y, slope);
         sums[0] = dz;
         sums[1] = dz * (x - mean);
     }

@@ -11,6 +11,7 @@
 
 #include "kernels/images.h"
 #include "kernels/loss.h"
+#include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "kernels/sampling.h"
 #include "kernels/state.h"
@@ -21,12 +22,14 @@ namespace jem {
 // One norm layer's values for the batch at hand, R [C] each. beta is the parameter itself.
 struct NormCoefficients {
     Array mean, inv_std, scale, beta;
-    Array a, b;  // of the backward pass
+    Array a, b;                  // of the backward pass
+    double slope = kLeakySlope;  // of the LeakyReLU behind; 0: ReLU
 };
 
 struct BatchNormParameters {
     Array gamma, beta;                // R [C]
     Array running_mean, running_var;  // R [C]
+    double epsilon = kNormEpsilon, momentum = kNormMomentum;
 };
 
 enum class RunningStatistics { update, keep };
@@ -89,7 +92,7 @@ public:
     virtual void norm_shift(Array shift, const NormCoefficients& norm) = 0;
     // y = leaky(scale * (x - mean) + beta)
     virtual void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) = 0;
-    virtual void leaky(const Tensor& y, const Tensor& x) = 0;
+    virtual void leaky(const Tensor& y, const Tensor& x, double slope = kLeakySlope) = 0;
     // a, b of the coefficients; accumulates d_gamma and d_beta unless they are empty.
     virtual void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) = 0;
     // The same from sums that a convolution left, R [2, C]: over N, H, W, of dz = leaky' * d_y and of dz * (x - mean).
@@ -109,7 +112,8 @@ public:
     // The same through norm alone: dz is the gradient between norm and leaky.
     virtual void norm_backward(const Tensor& d_x, const Tensor& dz, const Tensor& x, const NormCoefficients& norm,
                                const Tensor* residual) = 0;
-    virtual void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) = 0;
+    virtual void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual,
+                                double slope = kLeakySlope) = 0;
     // d_bias[c] += sum of d_y over N, H, W
     virtual void bias_gradient(Array d_bias, const Tensor& d_y) = 0;
     // y = x + bias[c] (R), + residual unless that is null

@@ -111,18 +111,18 @@ public:
     void running_norm_coefficients(const NormCoefficients& out, const BatchNormParameters& p) override {
         exec_.for_each("running_norm_coefficients", out.mean.count,
                        RunningNormCoefficients<R>{out.mean.as<R>(), out.inv_std.as<R>(), out.scale.as<R>(), out.a.as<R>(), out.b.as<R>(),
-                                                  p.gamma.as<R>(), p.running_mean.as<R>(), p.running_var.as<R>()});
+                                                  p.gamma.as<R>(), p.running_mean.as<R>(), p.running_var.as<R>(), p.epsilon});
     }
     void norm_shift(Array shift, const NormCoefficients& norm) override {
         exec_.for_each("norm_shift", flat(shift.count), NormShift<R>{}, Out<R>{shift.as<R>()}, In<R>{norm.mean.as<R>()},
                        In<R>{norm.scale.as<R>()}, In<R>{norm.beta.as<R>()});
     }
     void norm_leaky(const Tensor& y, const Tensor& x, const NormCoefficients& norm) override {
-        exec_.for_each("norm_leaky", x.layout(), NormLeaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()}, PerChannel<R>{norm.mean.as<R>()},
-                       PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
+        exec_.for_each("norm_leaky", x.layout(), NormLeaky<R>{static_cast<R>(norm.slope)}, Out<A>{y.as<A>()}, In<A>{x.as<A>()},
+                       PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
     }
-    void leaky(const Tensor& y, const Tensor& x) override {
-        exec_.for_each("leaky", x.layout(), Leaky<R>{}, Out<A>{y.as<A>()}, In<A>{x.as<A>()});
+    void leaky(const Tensor& y, const Tensor& x, double slope) override {
+        exec_.for_each("leaky", x.layout(), Leaky<R>{static_cast<R>(slope)}, Out<A>{y.as<A>()}, In<A>{x.as<A>()});
     }
     void norm_backward_sums(const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y, const Tensor& x) override {
         backward_sums("norm_backward_sums", Array{}, norm, d_gamma, d_beta, d_y, x);
@@ -145,8 +145,8 @@ public:
     void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                              const Tensor* residual) override {
         const auto run = [&](auto added) {
-            exec_.for_each("norm_leaky_backward", x.layout(), NormLeakyBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()},
-                           In<A>{x.as<A>()}, added, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
+            exec_.for_each("norm_leaky_backward", x.layout(), NormLeakyBackward<R>{static_cast<R>(norm.slope)}, Out<A>{d_x.as<A>()},
+                           In<A>{d_y.as<A>()}, In<A>{x.as<A>()}, added, PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()},
                            PerChannel<R>{norm.beta.as<R>()}, PerChannel<R>{norm.a.as<R>()}, PerChannel<R>{norm.b.as<R>()});
         };
         if (residual != nullptr)
@@ -166,10 +166,10 @@ public:
         else
             run(Zero<A>{});
     }
-    void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual) override {
+    void leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Tensor* residual, double slope) override {
         const auto run = [&](auto added) {
-            exec_.for_each("leaky_backward", x.layout(), LeakyBackward<R>{}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()}, In<A>{x.as<A>()},
-                           added);
+            exec_.for_each("leaky_backward", x.layout(), LeakyBackward<R>{static_cast<R>(slope)}, Out<A>{d_x.as<A>()}, In<A>{d_y.as<A>()},
+                           In<A>{x.as<A>()}, added);
         };
         if (residual != nullptr)
             run(In<A>{residual->as<A>()});
@@ -425,7 +425,9 @@ private:
                 .gamma = p.gamma.as<R>(),
                 .running_mean = update ? p.running_mean.as<R>() : nullptr,
                 .running_var = update ? p.running_var.as<R>() : nullptr,
-                .state = state};
+                .state = state,
+                .epsilon = p.epsilon,
+                .momentum = p.momentum};
     }
     static NormBackwardCoefficients<R> backward_coefficients(const NormCoefficients& norm, double count) {
         return {.a = norm.a.as<R>(), .b = norm.b.as<R>(), .inv_std = norm.inv_std.as<R>(), .scale = norm.scale.as<R>(), .count = count};
@@ -438,7 +440,8 @@ private:
                 .own_sums = own_sums.count > 0 ? own_sums.as<double>() : nullptr,
                 .d_gamma = weights ? d_gamma.as<R>() : nullptr,
                 .d_beta = weights ? d_beta.as<R>() : nullptr,
-                .channels = l.channels()};
+                .channels = l.channels(),
+                .slope = static_cast<R>(norm.slope)};
     }
     void backward_sums(const char* label, Array own_sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
                        const Tensor& x) {

@@ -62,6 +62,7 @@ struct ConvOptions {
     ConvAlgorithm algorithm = ConvAlgorithm::automatic;
     ConvInput input = ConvInput::activations;
     std::vector<ConvCall> calls = {};  // all that there will be, so that no other fusion is planned; empty: any
+    double slope = kLeakySlope;        // of the LeakyReLU around it: a plan may fuse it for this one alone
 };
 
 struct FusedForward {

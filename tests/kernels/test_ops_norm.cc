@@ -315,7 +315,9 @@ TEST_CASE("a_variance_that_rounding_made_negative_counts_as_0") {
                                                                  .gamma = &gamma,
                                                                  .running_mean = nullptr,
                                                                  .running_var = nullptr,
-                                                                 .state = nullptr},
+                                                                 .state = nullptr,
+                                                                 .epsilon = kEpsilon,
+                                                                 .momentum = 0.9},
                                                          .first = &first,
                                                          .rows = 1,
                                                          .block = 1,
@@ -487,6 +489,103 @@ TEST_CASE("norm_backward_sums_give_a_b_and_add_to_the_parameters_gradients") {
             check_within("d_beta of sums", m.read(got_beta), beta, beta_limit);
             m.ops().norm_backward_of_sums(of_sums, {}, {}, sums, in);
             check_within("d_gamma kept", m.read(got_gamma), gamma, gamma_limit);
+        }
+    });
+}
+
+TEST_CASE("the_slope_behind_a_norm_or_alone_is_what_its_layer_says") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents)
+            for (const double slope : {0.0, 0.01, 1.0}) {
+                INFO(e.text() << ", slope " << slope);
+                TestData data(21);
+                const Coefficients k = random_coefficients(data, e.c);
+                const Values x = away_from_the_kink(data, e, k), d_y = data.normals(e.count());
+                const size_t channels = static_cast<size_t>(e.c);
+                Values y, d_x, alone, d_alone, d_gamma(channels), d_beta(channels), gamma_limit(channels), beta_limit(channels);
+                for (size_t i = 0; i < x.size(); ++i) {
+                    const size_t c = channel_of(e, i);
+                    const double z = normalised(k, c, x[i]), xc = x[i] - k.mean[c];
+                    const double dz = z > 0 ? d_y[i] : slope * d_y[i], at_0 = x[i] > 0 ? d_y[i] : slope * d_y[i];
+                    y.push_back(z > 0 ? z : slope * z);
+                    d_x.push_back(k.scale[c] * dz + k.a[c] * xc + k.b[c]);
+                    alone.push_back(x[i] > 0 ? x[i] : slope * x[i]);
+                    d_alone.push_back(at_0);
+                    d_gamma[c] += k.inv_std[c] * dz * xc, gamma_limit[c] += kSum * m.rounding() * std::abs(k.inv_std[c] * dz * xc);
+                    d_beta[c] += dz, beta_limit[c] += kSum * m.rounding() * std::abs(dz);
+                }
+                NormCoefficients norm = upload(m, k);
+                norm.slope = slope;
+                const Tolerance tolerance = m.roundings(kElementwise, kMagnitude);
+                const Tensor in = m.tensor(e, x), gradient = m.tensor(e, d_y), out = m.unwritten(e);
+                m.ops().norm_leaky(out, in, norm);
+                check_close("y", m.read(out), y, tolerance);
+                m.ops().norm_leaky_backward(out, gradient, in, norm, nullptr);
+                check_close("d_x", m.read(out), d_x, tolerance);
+                m.ops().leaky(out, in, slope);
+                check_close("y without norm", m.read(out), alone, m.roundings(2));
+                m.ops().leaky_backward(out, gradient, in, nullptr, slope);
+                check_close("d_x without norm", m.read(out), d_alone, m.roundings(2));
+                const Array got_gamma = m.real(Values(channels)), got_beta = m.real(Values(channels));
+                m.ops().norm_backward_sums(norm, got_gamma, got_beta, gradient, in);
+                check_within("d_gamma", m.read(got_gamma), d_gamma, gamma_limit);
+                check_within("d_beta", m.read(got_beta), d_beta, beta_limit);
+                const Array own = {m.raw(nullptr, 2 * channels * sizeof(double)), DType::f64, 2 * e.c};
+                m.ops().norm_backward_own_sums(own, norm, {}, {}, gradient, in);
+                const std::vector<double> sums = m.read_as<double>(own.data, own.count);
+                check_within("sum of d_z", Values(sums.begin(), sums.begin() + e.c), d_beta, beta_limit);
+            }
+    });
+}
+
+TEST_CASE("epsilon_and_momentum_of_a_norm_are_what_its_layer_says") {
+    on_every_device([](OnDevice& m) {
+        constexpr double kOwnEpsilon = 0.02, kOwnMomentum = 0.25;
+        IterationState* state = m.state();
+        for (const Extent& e : kExtents) {
+            if (e.n * e.rows() == 1) continue;  // its variance is 0, and rounding of the sums is all that would be seen
+            if (e.rows() > 10000) continue;     // so many that the definition's own sums lose the digits
+            INFO(e.text());
+            TestData data(22);
+            const Values x = data.normals(e.count(), 0.3, 1.5);
+            const Moments want = moments(e, x);
+            const auto count = static_cast<double>(e.n * e.rows());
+            const auto layer = [&] {
+                NormLayer l = norm_layer(m, data, e.c);
+                l.parameters.epsilon = kOwnEpsilon;
+                l.parameters.momentum = kOwnMomentum;
+                return l;
+            };
+            const auto check_scale = [&](const NormLayer& l, const Values& variances) {
+                Values scale;
+                for (size_t c = 0; c < variances.size(); ++c) scale.push_back(l.gamma[c] / std::sqrt(variances[c] + kOwnEpsilon));
+                check_close("scale", m.read(l.out.scale), scale, {.relative = kStatistics * m.rounding()});
+            };
+            const auto check = [&](const char* how, const NormLayer& l) {
+                INFO(how);
+                Values mean, var;
+                for (size_t c = 0; c < want.mean.size(); ++c) {
+                    mean.push_back((1 - kOwnMomentum) * l.running_mean[c] + kOwnMomentum * want.mean[c]);
+                    var.push_back((1 - kOwnMomentum) * l.running_var[c] + kOwnMomentum * want.var[c] * count / (count - 1));
+                }
+                check_scale(l, want.var);
+                check_close("running mean", m.read(l.parameters.running_mean), mean, m.roundings(kSum));
+                check_close("running variance", m.read(l.parameters.running_var), var, {.relative = kStatistics * m.rounding()});
+            };
+            const NormLayer of_values = layer(), of_sums = layer(), of_ranks = layer(), running = layer();
+            const Tensor in = m.tensor(e, x);
+            m.ops().batch_norm_statistics(of_values.out, in, of_values.parameters, RunningStatistics::update, state);
+            check("of the values", of_values);
+            const auto centred = [&](size_t i) { return x[i] - of_sums.running_mean[channel_of(e, i)]; };
+            const Array sums = m.real(sums_of(e, centred, [&](size_t i) { return centred(i) * centred(i); }));
+            m.ops().batch_norm_of_sums(of_sums.out, sums, in, of_sums.parameters, RunningStatistics::update, state);
+            check("of sums", of_sums);
+            const Array shares{m.raw(nullptr, static_cast<size_t>(2 * e.c) * sizeof(double)), DType::f64, 2 * e.c};
+            m.ops().batch_norm_moments(shares, in);
+            m.ops().join_moments(of_ranks.out, shares, in, of_ranks.parameters, RunningStatistics::update, state);
+            check("of ranks", of_ranks);
+            m.ops().running_norm_coefficients(running.out, running.parameters);
+            check_scale(running, running.running_var);
         }
     });
 }

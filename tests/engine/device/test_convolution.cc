@@ -130,9 +130,11 @@ public:
         check_forward(definition, out, tx);
         check_backward_data(definition, in, td_y);
         check_backward_weights(definition, tx, td_y);
-        check_norm_in_front(in, out, tx, td_y);
         check_sums_behind(out, tx);
-        check_leaky_backward(in, tx, td_y);
+        for (const double slope : {0.2, 0.0}) {
+            check_norm_in_front(in, out, tx, td_y, slope);
+            check_leaky_backward(in, tx, td_y, static_cast<float>(slope));
+        }
         check_equal("x stays", m_.read(tx), x);
         check_equal("d_y stays", m_.read(td_y), d_y);
     }
@@ -182,11 +184,16 @@ private:
     }
 
     // A plan that takes norm and LeakyReLU in front of it does just what the op and the convolution do one after the other.
-    void check_norm_in_front(const Extent& in, const Extent& out, const Tensor& x, const Tensor& d_y) {
+    void check_norm_in_front(const Extent& in, const Extent& out, const Tensor& x, const Tensor& d_y, double slope) {
         TestData data(16);
         const auto coefficient = [&](double low, double high) { return m_.real(data.uniforms(in.c, low, high)); };
-        const NormCoefficients norm{
-            .mean = coefficient(-1, 1), .inv_std = {}, .scale = coefficient(0.5, 2), .beta = coefficient(-1, 1), .a = {}, .b = {}};
+        const NormCoefficients norm{.mean = coefficient(-1, 1),
+                                    .inv_std = {},
+                                    .scale = coefficient(0.5, 2),
+                                    .beta = coefficient(-1, 1),
+                                    .a = {},
+                                    .b = {},
+                                    .slope = slope};
         const Tensor activation = m_.unwritten(in), residual = m_.tensor(out, data.normals(out.count()));
         m_.ops().norm_leaky(activation, x, norm);
         for (const Tensor* added : {static_cast<const Tensor*>(nullptr), &residual}) {
@@ -223,11 +230,12 @@ private:
         }
     }
     // The LeakyReLU's way back, fused, is its op on the convolution's result.
-    void check_leaky_backward(const Extent& in, const Tensor& x, const Tensor& d_y) {
+    void check_leaky_backward(const Extent& in, const Tensor& x, const Tensor& d_y, float slope) {
         if (!plan_->fuses_leaky_backward(x.n)) return;
         TestData data(18);
         const Values mean = data.uniforms(in.c, -1, 1), scale = data.uniforms(in.c, 0.5, 2), beta = data.uniforms(in.c, -1, 1);
-        const NormCoefficients norm{.mean = m_.real(mean), .inv_std = {}, .scale = m_.real(scale), .beta = m_.real(beta), .a = {}, .b = {}};
+        const NormCoefficients norm{
+            .mean = m_.real(mean), .inv_std = {}, .scale = m_.real(scale), .beta = m_.real(beta), .a = {}, .b = {}, .slope = slope};
         const Tensor apart = m_.unwritten(in), fused = m_.unwritten(in);
         const Array sums = m_.real(Values(static_cast<size_t>(2 * in.c)));
         plan_->backward_data(apart, d_y, prepared_, workspace_);
@@ -238,7 +246,7 @@ private:
             const size_t c = channel(in, i);
             const auto centred = static_cast<float>(values[i]) - static_cast<float>(mean[c]);
             const float z = std::fma(centred, static_cast<float>(scale[c]), static_cast<float>(beta[c]));
-            want.push_back(static_cast<double>(z > 0 ? static_cast<float>(d_x[i]) : 0.2f * static_cast<float>(d_x[i])));
+            want.push_back(static_cast<double>(z > 0 ? static_cast<float>(d_x[i]) : slope * static_cast<float>(d_x[i])));
         }
         check_equal(shape_.text() + ", backward_data with LeakyReLU", d_z, want);
         check_sums(

@@ -152,7 +152,8 @@ struct ReadPlain {
 template <class V>
 struct ReadActivated {
     V mean, scale, beta;
-    JEM_INLINE ReadActivated(const NormInFront& norm, int64_t channel) {
+    float slope;
+    JEM_INLINE ReadActivated(const NormInFront& norm, int64_t channel) : slope(norm.slope) {
         load(mean, norm.mean + channel);
         load(scale, norm.scale + channel);
         load(beta, norm.beta + channel);
@@ -162,7 +163,7 @@ struct ReadActivated {
         V x;
         load(x, from);
         const V z = (x - mean) * scale + beta;
-        v = z > 0.0f ? z : static_cast<float>(kLeakySlope) * z;
+        v = z > 0.0f ? z : slope * z;
     }
 };
 
@@ -241,8 +242,9 @@ struct WriteLeakyBackward {
     A* to;
     const A* input;
     V mean, scale, beta;
+    float slope;
     JEM_INLINE WriteLeakyBackward(const BackwardOutput& o, int64_t channel)
-        : to(static_cast<A*>(o.d_x)), input(static_cast<const A*>(o.x)) {
+        : to(static_cast<A*>(o.d_x)), input(static_cast<const A*>(o.x)), slope(o.norm.slope) {
         load(mean, o.norm.mean + channel);
         load(scale, o.norm.scale + channel);
         load(beta, o.norm.beta + channel);
@@ -251,7 +253,7 @@ struct WriteLeakyBackward {
         V x;
         load(x, input + i);
         const V centred = x - mean, z = centred * scale + beta;
-        V d_z = z > 0.0f ? value : static_cast<float>(kLeakySlope) * value;
+        V d_z = z > 0.0f ? value : slope * value;
         round_to<A>(d_z);
         store(to + i, d_z);
         sums[0] += d_z;

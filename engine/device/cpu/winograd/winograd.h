@@ -25,6 +25,7 @@ struct Problem {
 // The norm in front of a convolution's input: leaky((x - mean) * scale + beta).
 struct NormInFront {
     const float *mean = nullptr, *scale = nullptr, *beta = nullptr;
+    float slope = 0;  // of the LeakyReLU
 };
 
 // What becomes of a result before it is written. `sums`, where not null, receives two values a channel, [2, C].

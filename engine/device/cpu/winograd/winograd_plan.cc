@@ -15,7 +15,9 @@ namespace {
 // in WRN-16-10 that makes no difference beyond the clock's noise, and a hundred MiB less.
 constexpr size_t kKeptBytes = size_t{12} << 20;
 
-winograd::NormInFront norm_of(const NormCoefficients& n) { return {n.mean.as<float>(), n.scale.as<float>(), n.beta.as<float>()}; }
+winograd::NormInFront norm_of(const NormCoefficients& n) {
+    return {n.mean.as<float>(), n.scale.as<float>(), n.beta.as<float>(), static_cast<float>(n.slope)};
+}
 
 class WinogradPlan final : public ConvPlan {
 public:

@@ -16,6 +16,7 @@ public:
           shape_(shape),
           name_(shape.text()),
           algorithm_(options.algorithm),
+          slope_(options.slope),
           narrows_input_(options.input == ConvInput::images && planning.activation() != DType::f32),
           batches_(choose_engines(planning, shape, options)) {
         for (const PlannedBatch& b : batches_)
@@ -63,6 +64,7 @@ public:
         p[ConvRole::residual] = residual != nullptr ? residual->data : nullptr;
         if (around.activation) {
             expect(with.norm->scale.count == shape_.in_channels && with.norm->scale.type == DType::f32, "another norm");
+            expect(with.norm->slope == slope_, "another slope");
             const Array shift{take(workspace, shift_bytes()), DType::f32, shape_.in_channels};
             planning_.ops.norm_shift(shift, *with.norm);
             p[ConvRole::scale] = with.norm->scale.data;
@@ -107,6 +109,7 @@ public:
         check_tensors(b, d_z, d_y);
         expect_tensor(with.x, "input of the norm", x_dims(b), planning_.activation());
         expect(with.norm.scale.count == shape_.in_channels && with.norm.scale.type == DType::f32, "another norm");
+        expect(with.norm.slope == slope_, "another slope");
         ConvPointers p = pointers_to(d_z.data, prepared, d_y.data);
         p[ConvRole::norm_input] = with.x.data;
         p[ConvRole::centre] = with.norm.mean.data;
@@ -200,6 +203,7 @@ private:
     ConvShape shape_;
     std::string name_;  // of the shape, for profiles
     ConvAlgorithm algorithm_;
+    double slope_;        // of the LeakyReLU that may be fused
     bool narrows_input_;  // x is f32 images, the convolution reads bf16
     std::vector<PlannedBatch> batches_;
     size_t workspace_bytes_ = 0;

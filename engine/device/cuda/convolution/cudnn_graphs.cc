@@ -19,7 +19,6 @@ using Dims = std::vector<int64_t>;
 
 constexpr int64_t kOldestCudnn = 90800;  // the first that plans from a description
 constexpr int64_t kOrderedSums = 91100;  // the first that can be asked for sums in a fixed order
-constexpr float kSlope = static_cast<float>(kLeakySlope);
 // Many of cuDNN's kernels count elements with 32 bits. It accepts larger tensors (2^33 elements were tried) without a word.
 constexpr int64_t kMostElements = (int64_t{1} << 31) - 1;
 // Tensor core engines read 16 bytes of channels at a time. With other counts cuDNN converts whole tensors in its scratch
@@ -266,7 +265,7 @@ void ConvGraph::Impl::lay_out() {
                 x->set_data_type(type);
                 x = add(x, input(ConvRole::shift));
                 x->set_data_type(type);
-                x = pointwise(x, pointwise_of(fe::PointwiseMode_t::RELU_FWD).set_relu_lower_clip_slope(kSlope));
+                x = pointwise(x, pointwise_of(fe::PointwiseMode_t::RELU_FWD).set_relu_lower_clip_slope(problem.slope));
                 x->set_data_type(type);
             }
             TensorPtr y = conv_fprop(x, input(ConvRole::w), geometry<fe::graph::Conv_fprop_attributes>());
@@ -288,7 +287,7 @@ void ConvGraph::Impl::lay_out() {
                 const TensorPtr x = input(ConvRole::norm_input);
                 const TensorPtr xc = subtract(x, input(ConvRole::centre));
                 const TensorPtr z = add(multiply(xc, input(ConvRole::scale)), input(ConvRole::shift));
-                const TensorPtr d_z = pointwise(d, z, pointwise_of(fe::PointwiseMode_t::RELU_BWD).set_relu_lower_clip_slope(kSlope));
+                const TensorPtr d_z = pointwise(d, z, pointwise_of(fe::PointwiseMode_t::RELU_BWD).set_relu_lower_clip_slope(problem.slope));
                 output(d_z, ConvRole::x);
                 output(sum(d_z), ConvRole::sum);
                 output(sum(multiply(d_z, xc)), ConvRole::sum_of_products);

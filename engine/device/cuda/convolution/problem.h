@@ -64,7 +64,8 @@ struct ConvProblem {
     Fusion fusion = Fusion::none;
     CudaPrecision precision = CudaPrecision::f32;
     ConvAlgorithm algorithm = ConvAlgorithm::automatic;
-    bool nondeterministic = false;  // let engines in that do not repeat bit for bit, and sums in any order
+    float slope = static_cast<float>(kLeakySlope);  // of the LeakyReLU that is fused
+    bool nondeterministic = false;                  // let engines in that do not repeat bit for bit, and sums in any order
     size_t workspace_limit = size_t{512} << 20;
 };
 

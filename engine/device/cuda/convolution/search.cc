@@ -93,7 +93,9 @@ private:
     };
 
     ConvProblem problem(const Batch& b, const ConvPart& part) const {
-        return planning_.problem(shape_, b.plan.batch, options_.algorithm, part);
+        ConvProblem problem = planning_.problem(shape_, b.plan.batch, options_.algorithm, part);
+        problem.slope = static_cast<float>(options_.slope);
+        return problem;
     }
     bool supported(const Batch& b, const ConvPart& part) const {
         const ConvProblem wanted = problem(b, part);
@@ -158,6 +160,7 @@ private:
         const CudaPlanSettings& s = planning_.settings;
         return shape_.text() + " | " + what + " | batch " + std::to_string(b.plan.batch) + " | " + precision_name(s.precision) +
                (options_.algorithm == ConvAlgorithm::direct ? " | direct" : "") +
+               (options_.slope == kLeakySlope ? "" : " | slope " + std::to_string(options_.slope)) +
                (s.nondeterministic ? " | nondeterministic" : " | deterministic") + " | at most " +
                std::to_string(s.workspace_limit() >> 20) + " MiB";
     }
@@ -267,7 +270,7 @@ private:
         for (const auto& [part, candidates] : b.candidates)
             for (const Candidate& c : candidates) workspace = std::max(workspace, c.engine->workspace_bytes());
         const bool nothing_to_time = known(b);
-        Trial trial(planning_.launcher, planning_.activation(), shape_, b.plan.batch, workspace);
+        Trial trial(planning_.launcher, planning_.activation(), shape_, options_.slope, b.plan.batch, workspace);
         if (!trial.possible() && !nothing_to_time) {
             tell("Too little GPU memory is free to time " + shape_.text() + " for batch " + std::to_string(b.plan.batch) +
                  ": the first engine is taken.");

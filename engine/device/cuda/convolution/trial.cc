@@ -17,8 +17,8 @@ constexpr size_t kStagingBytes = size_t{4} << 20;
 
 }  // namespace
 
-Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, int64_t batch, size_t workspace_bytes)
-    : launcher_(launcher), activation_(activation), shape_(shape), batch_(batch) {
+Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, size_t workspace_bytes)
+    : launcher_(launcher), activation_(activation), shape_(shape), slope_(slope), batch_(batch) {
     const auto bytes = [](int64_t count, DType type) { return aligned(static_cast<size_t>(count) * size_of(type)); };
     const int64_t x = batch * shape.in_channels * shape.height * shape.width;
     const int64_t y = batch * shape.out_channels * shape.out_height() * shape.out_width();
@@ -81,7 +81,8 @@ NormCoefficients Trial::norm() const {
             .scale = of_input(kScale),
             .beta = of_input(kBeta),
             .a = of_input(kA),
-            .b = of_input(kB)};
+            .b = of_input(kB),
+            .slope = slope_};
 }
 NormCoefficients Trial::next_norm() const {
     return {.mean = of_output(kNextMean), .inv_std = of_output(kNextInvStd), .scale = of_output(kNextScale), .beta = {}, .a = {}, .b = {}};

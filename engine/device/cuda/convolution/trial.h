@@ -20,7 +20,7 @@ namespace jem {
 class Trial {
 public:
     // workspace_bytes: of the engine that needs the most.
-    Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, int64_t batch, size_t workspace_bytes);
+    Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, size_t workspace_bytes);
 
     bool possible() const { return memory_->data() != nullptr; }  // false: too little memory is free
     enum Part : size_t { kX, kY, kResidual, kW, kWeightSum, kOtherX, kOfChannels, kParts };
@@ -81,6 +81,7 @@ private:
     CudaLauncher& launcher_;
     DType activation_;
     ConvShape shape_;
+    double slope_;  // of the LeakyReLU that is fused
     int64_t batch_;
     std::array<size_t, kParts> offsets_{};
     size_t operand_bytes_ = 0;
