@@ -8,11 +8,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/images.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
+#include "kernels/pool.h"
 #include "kernels/sampling.h"
 #include "kernels/state.h"
 #include "kernels/tensor.h"
@@ -121,6 +123,16 @@ public:
     // [N, C, H, W] -> [N, C, 1, 1] of R, and back
     virtual void mean_pool(const Tensor& y, const Tensor& x) = 0;
     virtual void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) = 0;
+    // The maximum or average of each window, activations of any channel blocks; y has `outputs` of x's size. A window's maximum is the
+    // first of equal ones, NaN where it holds one; d_x receives d_y there. d_x and y are other memory than x and d_y.
+    virtual void pool(const Tensor& y, const Tensor& x, const Pooling& how) = 0;
+    virtual void pool_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Pooling& how) = 0;
+    // y = the parts' channels, one part's behind the other's; and back. Channel blocks may differ; all in memory of their own.
+    virtual void concatenate(const Tensor& y, std::span<const Tensor> parts) = 0;
+    virtual void concatenate_backward(std::span<const Tensor> d_parts, const Tensor& d_y) = 0;
+    // y = x / (1 - rate), or 0 with probability `rate`, drawn anew in every iteration and step. Its own backward: of d_y, with the same
+    // settings before the state moves on.
+    virtual void dropout(const Tensor& y, const Tensor& x, const IterationState* state, const DropoutSettings& how) = 0;
 
     // Losses; logits are R [N, classes, 1, 1] ---------------------------------------------------------------------------
     virtual void log_sum_exp(Array lse, const Tensor& logits) = 0;

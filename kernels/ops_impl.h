@@ -6,9 +6,12 @@
 // Sums are taken in an order that depends on the shape alone.
 #pragma once
 
+#include <stdexcept>
+
 #include "kernels/norm.h"
 #include "kernels/operands.h"
 #include "kernels/ops.h"
+#include "kernels/pool.h"
 
 namespace jem {
 
@@ -202,6 +205,24 @@ public:
         l.blocks = l.planes;
         exec_.for_each("mean_pool_backward", l, MeanPoolBackward<R>{static_cast<R>(1.0 / static_cast<double>(l.rows))}, Out<A>{d_x.as<A>()},
                        PerChannel<R>{d_y.as<R>()});
+    }
+
+    void pool(const Tensor& y, const Tensor& x, const Pooling& how) override {
+        exec_.for_each("pool", y.count(), Pool<R, A>{y.as<A>(), windows_of(x, y, how)});
+    }
+    void pool_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Pooling& how) override {
+        exec_.for_each("pool_backward", d_x.count(), PoolBackward<R, A>{d_x.as<A>(), d_y.as<A>(), windows_of(x, d_y, how)});
+    }
+    void concatenate(const Tensor& y, std::span<const Tensor> parts) override { copy_channels("concatenate", y, parts, true); }
+    void concatenate_backward(std::span<const Tensor> d_parts, const Tensor& d_y) override {
+        copy_channels("concatenate_backward", d_y, d_parts, false);
+    }
+    void dropout(const Tensor& y, const Tensor& x, const IterationState* state, const DropoutSettings& how) override {
+        if (!(how.rate >= 0 && how.rate < 1) || how.layer < 0 || how.layer >= 4096 || how.pass < 0 || how.pass >= 4096)
+            throw std::invalid_argument("A dropout was given a rate outside of [0, 1), or too many layers or passes.");
+        exec_.for_each("dropout", x.n * x.h * x.w * DropValues<R, A>::fours(x.c),
+                       DropValues<R, A>{y.as<A>(), x.as<A>(), places_of(x), state, how, static_cast<float>(1 - how.rate),
+                                        static_cast<R>(1 / (1 - how.rate))});
     }
 
     void log_sum_exp(Array lse, const Tensor& logits) override {
@@ -448,6 +469,26 @@ private:
         const Layout l = x.layout();
         exec_.column_reduce(label, l, backward_sums_of(own_sums, norm, d_gamma, d_beta, l), In<A>{d_y.as<A>()}, In<A>{x.as<A>()},
                             PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
+    }
+    static Places places_of(const Tensor& t) { return {t.c, t.h, t.w, t.block}; }
+    static PoolWindows<R, A> windows_of(const Tensor& x, const Tensor& y, const Pooling& how) {
+        const auto fits = [](const PoolWindow& window, int64_t in, int64_t out) {
+            return 2 * window.padding <= window.kernel && window.stride > 0 && out > 0 && window.outputs(in) == out;
+        };
+        if (!fits(how.rows, x.h, y.h) || !fits(how.columns, x.w, y.w) || x.n != y.n || x.c != y.c)
+            throw std::invalid_argument("A pooling was given a window or an output that does not fit its input.");
+        return {x.as<A>(), places_of(x), places_of(y), how};
+    }
+    void copy_channels(const char* label, const Tensor& whole, std::span<const Tensor> parts, bool to_whole) {
+        int64_t first = 0;
+        for (const Tensor& part : parts) {
+            if (part.n != whole.n || part.h != whole.h || part.w != whole.w || first + part.c > whole.c)
+                throw std::invalid_argument("A concatenation was given parts that do not fit the whole.");
+            exec_.for_each(label, part.count(),
+                           CopyChannels<A>{part.as<A>(), whole.as<A>(), places_of(part), places_of(whole), first, to_whole});
+            first += part.c;
+        }
+        if (first != whole.c) throw std::invalid_argument("A concatenation was given parts that do not fill the whole.");
     }
     static Layout flat(int64_t count) { return {.planes = 1, .rows = count, .block = 1, .blocks = 1}; }
 

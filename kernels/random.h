@@ -26,6 +26,7 @@ enum class RandomStream : uint32_t {
     buffer_fill_weights = 12,
     buffer_fill_pixels = 13,
     held_out = 14,
+    dropout = 15,
 };
 
 struct Random4 {

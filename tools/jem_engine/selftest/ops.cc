@@ -199,6 +199,38 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
         s.ops().mean_pool_backward(d_x, s.flat({e.n, e.c, 1, 1}, Values(v.d_y.begin(), v.d_y.begin() + e.n * e.c)));
         out.push_back({"d_x", s.read(d_x), element});
     });
+    add("pool", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        for (const auto& [how, name] : {std::pair{Pooling{.kind = PoolKind::max}, "maximum"},
+                                        {Pooling{.kind = PoolKind::average}, "average"},
+                                        {Pooling{.kind = PoolKind::average, .count_padding = false}, "average of the values alone"}}) {
+            Pooling p = how;
+            p.rows = {.kernel = 2, .stride = 1, .padding = 1};
+            p.columns = {.kernel = 3, .stride = 2, .padding = 1};
+            const Extent to = {e.n, e.c, p.rows.outputs(e.h), p.columns.outputs(e.w)};
+            const Tensor x = s.activation(e, v.x), y = s.activation(to), d_x = s.activation(e);
+            s.ops().pool(y, x, p);
+            s.ops().pool_backward(d_x, s.activation(to, Numbers(31).many(to.count(), -1, 1)), x, p);
+            out.push_back({name, s.read(y), sum});
+            out.push_back({fmt::format("d_x of {}", name), s.read(d_x), sum});
+        }
+    });
+    add("concatenate", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        const Extent more = {e.n, 5, e.h, e.w}, whole = {e.n, e.c + 5, e.h, e.w};
+        const Tensor parts[] = {s.activation(e, v.x), s.activation(more, Numbers(32).many(more.count(), -1, 1))};
+        const Tensor back[] = {s.activation(e), s.activation(more)}, y = s.activation(whole);
+        s.ops().concatenate(y, parts);
+        s.ops().concatenate_backward(back, y);
+        out.push_back({"y", s.read(y), kExact});
+        for (const Tensor& part : back) out.push_back({"part", s.read(part), kExact});
+    });
+    add("dropout", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        const Tensor x = s.activation(e, v.x), y = s.activation(e);
+        IterationState later;
+        later.iteration = 7;
+        later.step = 3;
+        s.ops().dropout(y, x, s.state(later), {.rate = 0.3, .seed = 11, .layer = 5, .pass = 2, .first_image = 64});
+        out.push_back({"y", s.read(y), element});
+    });
 }
 
 // Where the cases have their scalars in the state.

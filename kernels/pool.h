@@ -1,0 +1,179 @@
+// What gathers, moves or drops values of an activation: pooling over windows, concatenation along channels, dropout.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/qualifiers.h"
+#include "kernels/random.h"
+#include "kernels/state.h"
+#include "kernels/tensor.h"
+
+namespace jem {
+
+enum class PoolKind { max, average };
+
+// A window along one direction. Padding is at most half of the kernel, so that no window lies in it alone.
+struct PoolWindow {
+    int64_t kernel = 2, stride = 2, padding = 0;
+
+    constexpr int64_t outputs(int64_t size) const { return (size + 2 * padding - kernel) / stride + 1; }
+    // Places of the window of output i: begin .. end of the values, of `size` there are.
+    JEM_HD int64_t begin(int64_t i) const { return i * stride > padding ? i * stride - padding : 0; }
+    JEM_HD int64_t end(int64_t i, int64_t size) const {
+        return i * stride - padding + kernel < size ? i * stride - padding + kernel : size;
+    }
+    // Outputs whose windows hold place i: first .. past.
+    JEM_HD int64_t first(int64_t i) const { return i + padding < kernel ? 0 : (i + padding - kernel) / stride + 1; }
+    JEM_HD int64_t past(int64_t i, int64_t outputs) const {
+        return (i + padding) / stride + 1 < outputs ? (i + padding) / stride + 1 : outputs;
+    }
+};
+
+struct Pooling {
+    PoolKind kind = PoolKind::max;
+    PoolWindow rows{}, columns{};
+    bool count_padding = true;  // average: over the whole window, its padding taken as zeros; else over the values alone
+};
+
+// Where value (image, channel, row, column) of an activation lies.
+struct Places {
+    int64_t channels, height, width, block;
+
+    JEM_HD int64_t at(int64_t image, int64_t channel, int64_t position) const {
+        return ((image * (channels / block) + channel / block) * (height * width) + position) * block + channel % block;
+    }
+    JEM_HD int64_t image(int64_t i) const { return i / (channels * height * width); }
+    JEM_HD int64_t position(int64_t i) const { return i / block % (height * width); }
+    JEM_HD int64_t channel(int64_t i) const { return i / (block * height * width) % (channels / block) * block + i % block; }
+};
+
+// What both directions know of a window: which of its values the maximum is, and what an average divides by. In: a type that R is made of.
+template <class R, class In>
+struct PoolWindows {
+    const In* x;  // null where only averages are asked for
+    Places in, out;
+    Pooling how;
+
+    // The position of the maximum: the first of equal ones, the last NaN before all else.
+    JEM_HD int64_t maximum(int64_t image, int64_t channel, int64_t row, int64_t column) const {
+        int64_t best = how.rows.begin(row) * in.width + how.columns.begin(column);
+        R most = static_cast<R>(x[in.at(image, channel, best)]);
+        for (int64_t h = how.rows.begin(row); h < how.rows.end(row, in.height); ++h)
+            for (int64_t w = how.columns.begin(column); w < how.columns.end(column, in.width); ++w) {
+                const R v = static_cast<R>(x[in.at(image, channel, h * in.width + w)]);
+                if (!(v > most) && v == v) continue;
+                most = v;
+                best = h * in.width + w;
+            }
+        return best;
+    }
+    JEM_HD R divisor(int64_t row, int64_t column) const {
+        if (how.count_padding) return static_cast<R>(how.rows.kernel * how.columns.kernel);
+        return static_cast<R>((how.rows.end(row, in.height) - how.rows.begin(row)) *
+                              (how.columns.end(column, in.width) - how.columns.begin(column)));
+    }
+};
+
+// Item: one value of y.
+template <class R, class A>
+struct Pool {
+    A* y;
+    PoolWindows<R, A> windows;
+
+    JEM_HD void operator()(int64_t i) const {
+        const Places &in = windows.in, &out = windows.out;
+        const int64_t image = out.image(i), channel = out.channel(i);
+        const int64_t row = out.position(i) / out.width, column = out.position(i) % out.width;
+        if (windows.how.kind == PoolKind::max) {
+            y[i] = windows.x[in.at(image, channel, windows.maximum(image, channel, row, column))];
+            return;
+        }
+        const PoolWindow &rows = windows.how.rows, &columns = windows.how.columns;
+        R sum = R(0);
+        for (int64_t h = rows.begin(row); h < rows.end(row, in.height); ++h)
+            for (int64_t w = columns.begin(column); w < columns.end(column, in.width); ++w)
+                sum += static_cast<R>(windows.x[in.at(image, channel, h * in.width + w)]);
+        y[i] = static_cast<A>(sum / windows.divisor(row, column));
+    }
+};
+
+// Item: one value of d_x, from the windows that hold it, in their order.
+template <class R, class A>
+struct PoolBackward {
+    A* d_x;
+    const A* d_y;
+    PoolWindows<R, A> windows;
+
+    JEM_HD void operator()(int64_t i) const {
+        const Places &in = windows.in, &out = windows.out;
+        const int64_t image = in.image(i), channel = in.channel(i), position = in.position(i);
+        const int64_t h = position / in.width, w = position % in.width;
+        R sum = R(0);
+        for (int64_t row = windows.how.rows.first(h); row < windows.how.rows.past(h, out.height); ++row)
+            for (int64_t column = windows.how.columns.first(w); column < windows.how.columns.past(w, out.width); ++column) {
+                const R d = static_cast<R>(d_y[out.at(image, channel, row * out.width + column)]);
+                if (windows.how.kind == PoolKind::average)
+                    sum += d / windows.divisor(row, column);
+                else if (windows.maximum(image, channel, row, column) == position)
+                    sum += d;
+            }
+        d_x[i] = static_cast<A>(sum);
+    }
+};
+
+// Item: one value of the part, [N, C of the part, H, W], whose channels are first .. of the whole.
+template <class A>
+struct CopyChannels {
+    A *part, *whole;
+    Places of_part, of_whole;
+    int64_t first;
+    bool to_whole;
+
+    JEM_HD void operator()(int64_t i) const {
+        const int64_t there = of_whole.at(of_part.image(i), first + of_part.channel(i), of_part.position(i));
+        if (to_whole)
+            whole[there] = part[i];
+        else
+            part[i] = whole[there];
+    }
+};
+
+struct DropoutSettings {
+    double rate = 0;  // of the values that become 0; the others are divided by 1 - rate
+    uint64_t seed = 0;
+    int64_t layer = 0, pass = 0;  // each below 4096: they draw masks of their own
+    int64_t first_image = 0;      // number of the first image in the job's batch: draws depend on it, not on the layout in memory
+};
+
+// Item: four channels of one place. The same of d_y is its backward pass.
+template <class R, class A>
+struct DropValues {
+    A* y;
+    const A* x;
+    Places places;
+    const IterationState* state;
+    DropoutSettings how;
+    float keep;  // 1 - rate
+    R scale;     // 1 / keep
+
+    JEM_HD static int64_t fours(int64_t channels) { return (channels + 3) / 4; }
+
+    JEM_HD void operator()(int64_t i) const {
+        const int64_t groups = fours(places.channels), positions = places.height * places.width;
+        const int64_t group = i % groups, position = i / groups % positions, image = i / (groups * positions);
+        // 32 bits number the values of a batch in fours, 24 the layer and the pass.
+        const uint64_t salt = static_cast<uint64_t>(how.layer << 12 | how.pass) << 32;
+        const auto number = static_cast<uint64_t>(how.first_image * positions * groups + i);
+        const Random4 r = random4(how.seed, RandomStream::dropout, state->iteration, state->step, salt | number);
+        const uint32_t bits[4] = {r.v[0], r.v[1], r.v[2], r.v[3]};
+        JEM_UNROLL(4)
+        for (int64_t k = 0; k < 4; ++k) {
+            const int64_t channel = 4 * group + k;
+            if (channel >= places.channels) return;
+            const int64_t at = places.at(image, channel, position);
+            y[at] = static_cast<A>(uniform_of(bits[k]) < keep ? static_cast<R>(x[at]) * scale : R(0));
+        }
+    }
+};
+
+}  // namespace jem
