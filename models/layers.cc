@@ -1,0 +1,363 @@
+#include "models/layers.h"
+
+#include <algorithm>
+#include <iterator>
+#include <set>
+#include <stdexcept>
+
+namespace jem {
+namespace {
+
+constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
+
+double slope_in_front(const Conv& conv) { return conv.settings.in_front != nullptr ? conv.settings.in_front->settings.slope : kLeakySlope; }
+
+// In which ways forward calls it.
+void add_calls(std::vector<ConvCall>& calls, const ConvSettings& s) {
+    for (const bool sums : {false, s.sums})
+        calls.push_back(
+            {.around = {.activation = s.in_front != nullptr && s.in_front->takes_batch(), .sums = sums}, .residual = s.residual});
+}
+
+}  // namespace
+
+// Layers ----------------------------------------------------------------------------------------------------------------------
+
+int64_t LayeredNetwork::add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial) {
+    const int64_t offset = parameter_count();
+    parameters_.push_back({name, std::move(shape), offset, fan_in, initial});
+    return offset;
+}
+
+const Conv* LayeredNetwork::add_conv(const std::string& name, const ConvSettings& settings) {
+    const ConvShape& s = settings.shape;
+    const int64_t fan_in = s.in_channels * s.kernel.area();
+    Conv& conv = convs_.emplace_back();
+    conv.name = name;
+    conv.settings = settings;
+    conv.weight = add_parameter(name + ".weight", {s.out_channels, s.in_channels, s.kernel.height, s.kernel.width}, fan_in, 0);
+    if (settings.bias != ConvBias::none) conv.bias = add_parameter(name + ".bias", {s.out_channels}, fan_in, 0);
+    return &conv;
+}
+
+const Norm* LayeredNetwork::add_norm(const std::string& name, int64_t channels, const NormSettings& settings) {
+    Norm& norm = norms_.emplace_back();
+    norm.settings = settings;
+    norm.channels = channels;
+    if (!norm.takes_batch()) return &norm;
+    norm.gamma = add_parameter(name + ".weight", {channels}, 0, 1);
+    norm.beta = add_parameter(name + ".bias", {channels}, 0, 0);
+    norm.running_mean = statistic_count();
+    statistics_.push_back({name + ".running_mean", {channels}, norm.running_mean, 0, 0});
+    norm.running_var = statistic_count();
+    statistics_.push_back({name + ".running_var", {channels}, norm.running_var, 0, 1});
+    return &norm;
+}
+
+const Linear* LayeredNetwork::add_head(Head head, const std::string& name, int64_t in, int64_t out) {
+    Linear& linear = heads_[static_cast<size_t>(head)];
+    linear.in = in;
+    linear.out = out;
+    linear.weight = add_parameter(name + ".weight", {out, in}, in, 0);
+    linear.bias = add_parameter(name + ".bias", {out}, in, 0);
+    return &linear;
+}
+
+// Passes ----------------------------------------------------------------------------------------------------------------------
+
+int LayeredNetwork::add_pass(const PassSettings& settings) {
+    if (device_ != nullptr) throw std::logic_error("Pass " + settings.name + " was added after the network was built.");
+    if (!has_head(settings.head)) throw std::logic_error("Pass " + settings.name + " ends in a head that the network has not.");
+    passes_.push_back(settings);
+    return static_cast<int>(passes_.size()) - 1;
+}
+
+ConvPlan* LayeredNetwork::plan_of(const Conv& conv, const ConvOptions& options) {
+    const double slope = slope_in_front(conv);
+    const auto alike = [&](const auto& other) {
+        return other.shape == conv.shape() && other.input == conv.settings.input && other.slope == slope;
+    };
+    const auto found = std::find_if(plans_.begin(), plans_.end(), alike);
+    if (found != plans_.end()) return found->plan.get();
+    ConvOptions own = options;
+    own.input = conv.settings.input;
+    own.slope = slope;
+    for (const Conv& other : convs_)
+        if (alike(Planned{other.shape(), other.settings.input, slope_in_front(other), nullptr})) add_calls(own.calls, other.settings);
+    plans_.push_back({conv.shape(), own.input, slope, device_->plan_convolution(conv.shape(), own)});
+    memory_->need_workspace(plans_.back().plan->workspace_bytes());
+    return plans_.back().plan.get();
+}
+
+void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorithm) {
+    device_ = &device;
+    memory_ = &memory;
+    std::set<int64_t> batches, all;
+    for (const PassSettings& p : passes_) {
+        if (p.gradients != Gradients::none) batches.insert(p.batch);
+        all.insert(p.batch);
+    }
+    ConvOptions options{.batches = {batches.begin(), batches.end()}, .algorithm = algorithm};
+    std::set_difference(all.begin(), all.end(), batches.begin(), batches.end(), std::back_inserter(options.forward_only));
+    int64_t without_bias = 0;
+    for (Conv& conv : convs_) {
+        conv.plan = plan_of(conv, options);
+        conv.prepared = memory.keep("compute weights", conv.name, conv.plan->prepared_bytes());
+        if (conv.settings.bias == ConvBias::none) without_bias = std::max(without_bias, conv.shape().out_channels);
+    }
+    for (const Head head : {Head::classes, Head::energy}) {
+        Linear& linear = heads_[static_cast<size_t>(head)];
+        std::set<int64_t> of_head;
+        for (const PassSettings& p : passes_)
+            if (p.head == head) of_head.insert(p.batch);
+        if (of_head.empty()) continue;
+        linear.plan = device.plan_linear(linear.in, linear.out, {of_head.begin(), of_head.end()});
+        memory.need_workspace(linear.plan->workspace_bytes());
+    }
+    const size_t real = size_of(device.real_type());
+    int64_t widest = 0;
+    for (Norm& norm : norms_) {
+        if (!norm.takes_batch()) continue;
+        norm.coefficients = memory.keep("statistics", "norm coefficients", static_cast<size_t>(kNormArrays * norm.channels) * real);
+        widest = std::max(widest, norm.channels);
+    }
+    if (widest > 0) norm_sums_ = memory.keep("statistics", "norm sums of a convolution", static_cast<size_t>(2 * widest) * real);
+    const int64_t ranks = device.communicator().size();
+    if (widest > 0 && norm_batch_ == NormBatch::of_job && ranks > 1)
+        norm_shares_ = memory.keep("statistics", "norm sums of all ranks", static_cast<size_t>(ranks * 2 * widest) * sizeof(double));
+    if (without_bias > 0) zeros_ = memory.keep("compute weights", "no bias", static_cast<size_t>(without_bias) * real);
+    for (size_t pass = 0; pass < passes_.size(); ++pass) add_tensors(static_cast<int>(pass));
+}
+
+void LayeredNetwork::prepare(Array weights) {
+    for (Conv& conv : convs_)
+        conv.plan->prepare(memory_->at(conv.prepared), weights.slice(conv.weight, conv.shape().weight_count()), memory_->workspace());
+}
+
+PassTensor LayeredNetwork::hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w) {
+    const PassSettings& p = pass_settings(pass);
+    PassTensor t;
+    t.view = {.type = device_->activation_type(), .n = p.batch, .c = c, .h = h, .w = w, .block = device_->channel_block(c)};
+    t.slot = memory_->transient(p.name + "/" + name, t.view.bytes());
+    return t;
+}
+PassTensor LayeredNetwork::flat(int pass, const std::string& name, int64_t c) {
+    const PassSettings& p = pass_settings(pass);
+    PassTensor t;
+    t.view = {.type = device_->real_type(), .n = p.batch, .c = c, .h = 1, .w = 1, .block = c};
+    t.slot = memory_->transient(p.name + "/" + name, t.view.bytes());
+    return t;
+}
+PassTensor LayeredNetwork::input_of(int pass, const std::string& name, const Conv& conv) {
+    return hidden(pass, name, conv.shape().in_channels, conv.shape().height, conv.shape().width);
+}
+PassTensor LayeredNetwork::output_of(int pass, const std::string& name, const Conv& conv) {
+    return hidden(pass, name, conv.shape().out_channels, conv.shape().out_height(), conv.shape().out_width());
+}
+Tensor LayeredNetwork::at(const PassTensor& t) {
+    Tensor view = t.view;
+    view.data = memory_->at(t.slot);
+    return view;
+}
+
+// Convolutions ----------------------------------------------------------------------------------------------------------------
+
+Array LayeredNetwork::bias_of(const Conv& conv, Array weights) {
+    const int64_t channels = conv.shape().out_channels;
+    if (conv.settings.bias == ConvBias::none) return {memory_->at(zeros_), device_->real_type(), channels};
+    return weights.slice(conv.bias, channels);
+}
+
+bool LayeredNetwork::wants_sums(const Next& next) const {
+    return next.norm != nullptr && next.norm->takes_batch() && next.mode != NormMode::running && !norm_shares_.valid();
+}
+
+Array LayeredNetwork::sums_for(const Norm& norm) { return {memory_->at(norm_sums_), device_->real_type(), 2 * norm.channels}; }
+
+Array LayeredNetwork::activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const PassTensor* a, const Tensor& x,
+                                            const Tensor* residual, const Next& next) {
+    const Norm* norm = conv.settings.in_front;
+    const ConvFusion wanted{.activation = norm != nullptr && norm->takes_batch(), .sums = wants_sums(next)};
+    const ConvFusion fused = conv.plan->fuses(x.n, wanted, residual != nullptr);
+    FusedForward with;
+    NormCoefficients in_front;
+    Tensor from = x;
+    if (fused.activation) {
+        in_front = coefficients(*norm, m.weights);
+        with.norm = &in_front;
+    } else if (norm != nullptr) {
+        from = at(*a);
+        activate(*norm, m, from, x);
+    }
+    if (fused.sums) {
+        with.centre = m.statistics.slice(next.norm->running_mean, next.norm->channels);
+        with.sums = sums_for(*next.norm);
+    }
+    conv.plan->forward_fused(y, from, with, memory_->at(conv.prepared), bias_of(conv, m.weights), residual, memory_->workspace());
+    return with.sums;
+}
+
+Array LayeredNetwork::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next) {
+    return activate_and_convolve(conv, m, y, nullptr, x, nullptr, next);
+}
+
+Array LayeredNetwork::convolve_data(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_x, const Tensor& d_y,
+                                    const Tensor& x) {
+    const Norm* norm = conv.settings.in_front;
+    if (!wants_sums({norm, mode}) || !conv.plan->fuses_leaky_backward(d_y.n)) {
+        convolve_data(conv, d_x, d_y);
+        return {};
+    }
+    const Array sums = sums_for(*norm);
+    conv.plan->backward_data_fused(d_x, d_y, {.x = x, .norm = coefficients(*norm, m.weights), .sums = sums}, memory_->at(conv.prepared),
+                                   memory_->workspace());
+    return sums;
+}
+
+void LayeredNetwork::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {
+    conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
+}
+
+void LayeredNetwork::activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a,
+                                                   const Tensor& x, const Tensor& d_y) {
+    const Norm& norm = *conv.settings.in_front;
+    if (norm.takes_batch() && conv.plan->fuses_weights_activation(x.n)) {
+        conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
+        return add_bias_gradient(conv, m, mode, d_y);
+    }
+    activate(norm, m, at(a), x);
+    convolve_weights(conv, m, mode, at(a), d_y);
+}
+
+Array LayeredNetwork::weights_gradient(const Conv& conv, const NetworkMemory& m) {
+    return m.gradient.slice(conv.weight, conv.shape().weight_count());
+}
+
+void LayeredNetwork::convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y) {
+    conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
+    add_bias_gradient(conv, m, mode, d_y);
+}
+
+// With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of the bias is zero by
+// construction, and what arithmetic would give is rounding noise.
+void LayeredNetwork::add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y) {
+    const ConvBias bias = conv.settings.bias;
+    if (bias == ConvBias::own || (bias == ConvBias::normalised && mode == NormMode::running))
+        ops().bias_gradient(m.gradient.slice(conv.bias, conv.shape().out_channels), d_y);
+}
+
+// Norms and activations -------------------------------------------------------------------------------------------------------
+
+Array LayeredNetwork::coefficient(const Norm& norm, int64_t index) {
+    const Array all{memory_->at(norm.coefficients), device_->real_type(), kNormArrays * norm.channels};
+    return all.slice(index * norm.channels, norm.channels);
+}
+
+NormCoefficients LayeredNetwork::coefficients(const Norm& norm, Array weights) {
+    return {.mean = coefficient(norm, 0),
+            .inv_std = coefficient(norm, 1),
+            .scale = coefficient(norm, 2),
+            .beta = weights.slice(norm.beta, norm.channels),
+            .a = coefficient(norm, 3),
+            .b = coefficient(norm, 4),
+            .slope = norm.settings.slope};
+}
+
+Array LayeredNetwork::shares(const Norm& norm) {
+    return {memory_->at(norm_shares_), DType::f64, device_->communicator().size() * 2 * norm.channels};
+}
+
+void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums) {
+    if (!norm.takes_batch()) return;
+    const BatchNormParameters parameters{.gamma = m.weights.slice(norm.gamma, norm.channels),
+                                         .beta = m.weights.slice(norm.beta, norm.channels),
+                                         .running_mean = m.statistics.slice(norm.running_mean, norm.channels),
+                                         .running_var = m.statistics.slice(norm.running_var, norm.channels),
+                                         .epsilon = norm.settings.epsilon,
+                                         .momentum = norm.settings.momentum};
+    if (mode == NormMode::running) return ops().running_norm_coefficients(coefficients(norm, m.weights), parameters);
+    const RunningStatistics running = mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep;
+    if (sums.count > 0) return ops().batch_norm_of_sums(coefficients(norm, m.weights), sums, x, parameters, running, m.state);
+    if (!norm_shares_.valid()) return ops().batch_norm_statistics(coefficients(norm, m.weights), x, parameters, running, m.state);
+    Communicator& ranks = device_->communicator();
+    ops().batch_norm_moments(ranks.own(shares(norm)), x);
+    ranks.all_gather(shares(norm));
+    ops().join_moments(coefficients(norm, m.weights), shares(norm), x, parameters, running, m.state);
+}
+
+void LayeredNetwork::activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x) {
+    if (norm.takes_batch())
+        ops().norm_leaky(y, x, coefficients(norm, m.weights));
+    else
+        ops().leaky(y, x, norm.settings.slope);
+}
+
+void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x,
+                                       const Tensor& x, const Tensor* residual, Array sums) {
+    if (!norm.takes_batch()) return ops().leaky_backward(d_x, d_x, x, residual, norm.settings.slope);
+    const NormCoefficients norm_values = coefficients(norm, m.weights);
+    const bool weights = pass.gradients == Gradients::weights;
+    const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
+    const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+    if (pass.norm == NormMode::running) {
+        // Nothing flows through running statistics: a and b stay 0, and what the sums make of them goes where nobody reads it.
+        if (weights) {
+            NormCoefficients unread = norm_values;
+            unread.a = sums_for(norm).slice(0, norm.channels);
+            unread.b = sums_for(norm).slice(norm.channels, norm.channels);
+            ops().norm_backward_sums(unread, d_gamma, d_beta, d_x, x);
+        }
+    } else if (sums.count > 0) {
+        ops().norm_backward_of_sums(norm_values, d_gamma, d_beta, sums, x);
+        return ops().norm_backward(d_x, d_x, x, norm_values, residual);
+    } else if (!norm_shares_.valid()) {
+        ops().norm_backward_sums(norm_values, d_gamma, d_beta, d_x, x);
+    } else {
+        Communicator& ranks = device_->communicator();
+        ops().norm_backward_own_sums(ranks.own(shares(norm)), norm_values, d_gamma, d_beta, d_x, x);
+        ranks.all_gather(shares(norm));
+        ops().join_backward_sums(norm_values, shares(norm), x);
+    }
+    ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+}
+
+Tensor LayeredNetwork::drop(const DropoutLayer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x) {
+    if (layer.rate == 0 || pass_settings(pass).norm == NormMode::running) return x;
+    ops().dropout(
+        at(y), x, m.state,
+        {.rate = layer.rate, .seed = layer.seed, .layer = layer.number, .pass = pass, .first_image = device_->communicator().rank() * x.n});
+    return at(y);
+}
+
+// Heads -----------------------------------------------------------------------------------------------------------------------
+
+void LayeredNetwork::apply_head(const Linear& head, const NetworkMemory& m, const PassTensor& logits, const PassTensor& features) {
+    head.plan->forward(at(logits), at(features), m.weights.slice(head.weight, head.out * head.in), m.weights.slice(head.bias, head.out),
+                       memory_->workspace());
+}
+
+void LayeredNetwork::head_backward(const Linear& head, const NetworkMemory& m, Gradients gradients, const PassTensor& d_features,
+                                   const PassTensor& features, const PassTensor& d_logits) {
+    if (gradients == Gradients::weights) {
+        head.plan->backward_weights(m.gradient.slice(head.weight, head.out * head.in), at(features), at(d_logits), memory_->workspace());
+        ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(d_logits));
+    }
+    head.plan->backward_data(at(d_features), at(d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
+}
+
+// -----------------------------------------------------------------------------------------------------------------------------
+
+std::vector<std::pair<std::string, ConvPlan::Choice>> LayeredNetwork::convolution_choices() const {
+    std::vector<std::pair<std::string, ConvPlan::Choice>> out;
+    for (const Planned& p : plans_)
+        for (const ConvPlan::Choice& choice : p.plan->choices()) out.emplace_back(p.shape.text(), choice);
+    return out;
+}
+
+std::string LayeredNetwork::head_engine() const {
+    for (const Linear& head : heads_)
+        if (head.plan) return head.plan->engine();
+    return "";
+}
+
+}  // namespace jem

@@ -1,0 +1,177 @@
+// Layers as values, and the lines that the passes of a network are written in. A network derives from LayeredNetwork, makes its layers in
+// its constructor, names the tensors of a pass in add_tensors, and is two lists, forward and backward, that read side by side.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/network/network.h"
+#include "engine/settings/enums.h"
+#include "kernels/norm.h"
+
+namespace jem {
+
+enum class NormBatch { of_rank, of_job };  // whose images a batch's statistics are taken over, with several ranks
+
+// Normalisation and the LeakyReLU behind it.
+struct NormSettings {
+    NormKind kind = NormKind::batch;  // none: the activation alone
+    double epsilon = kNormEpsilon, momentum = kNormMomentum;
+    double slope = kLeakySlope;  // 0: ReLU
+};
+struct Norm {
+    NormSettings settings;
+    int64_t channels = 0;
+    int64_t gamma = 0, beta = 0;                // offsets in the flat parameters
+    int64_t running_mean = 0, running_var = 0;  // offsets in the flat statistics
+    Slot coefficients;                          // R [5, channels]: mean, inv_std, scale, a, b
+
+    bool takes_batch() const { return settings.kind == NormKind::batch; }
+};
+
+enum class ConvBias {
+    none,  // no parameter
+    own,
+    normalised,  // a batch norm behind it takes each channel's mean away: no gradient but with running statistics
+};
+struct ConvSettings {
+    ConvShape shape;
+    ConvBias bias = ConvBias::own;
+    const Norm* in_front = nullptr;  // what its input passes through; null: nothing
+    bool sums = false;               // a batch norm is right behind it, which sums may be taken for
+    bool residual = false;           // something is added to its output
+    ConvInput input = ConvInput::activations;
+};
+struct Conv {
+    std::string name;
+    ConvSettings settings;
+    int64_t weight = 0, bias = 0;  // offsets in the flat parameters
+    ConvPlan* plan = nullptr;
+    Slot prepared;
+
+    const ConvShape& shape() const { return settings.shape; }
+};
+
+struct Linear {
+    int64_t in = 0, out = 0;
+    int64_t weight = 0, bias = 0;      // offsets in the flat parameters
+    std::unique_ptr<LinearPlan> plan;  // null where no pass ends in it
+};
+
+struct DropoutLayer {
+    double rate = 0;
+    uint64_t seed = 0;
+    int64_t number = 0;  // among the network's: each draws masks of its own
+};
+
+// One tensor of one pass; the memory is the slot's.
+struct PassTensor {
+    Slot slot;
+    Tensor view;  // without address
+};
+
+class LayeredNetwork : public Network {
+public:
+    const std::vector<TensorInfo>& parameters() const override { return parameters_; }
+    const std::vector<TensorInfo>& statistics() const override { return statistics_; }
+    int add_pass(const PassSettings& settings) override;
+    void build(Device& device, Memory& memory, ConvAlgorithm algorithm) override;
+    void prepare(Array weights) override;
+    std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const override;
+    std::string head_engine() const override;
+
+protected:
+    explicit LayeredNetwork(NormBatch norm_batch = NormBatch::of_rank) : norm_batch_(norm_batch) {}
+
+    // Layers, in the order in which their tensors lie in files; they live as long as the network.
+    const Norm* add_norm(const std::string& name, int64_t channels, const NormSettings& settings);
+    const Conv* add_conv(const std::string& name, const ConvSettings& settings);
+    const Linear* add_head(Head head, const std::string& name, int64_t in, int64_t out);
+    DropoutLayer add_dropout(double rate, uint64_t seed) { return {rate, seed, dropouts_++}; }
+    bool has_head(Head head) const { return heads_[static_cast<size_t>(head)].in > 0; }
+
+    // Called by build, once a pass, in their order: makes the pass's tensors.
+    virtual void add_tensors(int pass) = 0;
+    const PassSettings& pass_settings(int pass) const { return passes_[static_cast<size_t>(pass)]; }
+    const Linear& head_of(int pass) const { return heads_[static_cast<size_t>(pass_settings(pass).head)]; }
+    PassTensor hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);  // of the activation type
+    PassTensor flat(int pass, const std::string& name, int64_t c);                          // R [N, C, 1, 1]
+    PassTensor input_of(int pass, const std::string& name, const Conv& conv);
+    PassTensor output_of(int pass, const std::string& name, const Conv& conv);
+    Tensor at(const PassTensor& t);
+    Ops& ops() { return device_->ops(); }
+
+    // The lines that forward and backward are written in. Outputs come first.
+
+    // The norm that comes next, forward. A convolution may take the sums for it while it writes what the norm reads: then it answers with
+    // them, R [2, C], else with nothing; they are valid until the next ones are taken.
+    struct Next {
+        const Norm* norm;  // null: nobody wants sums
+        NormMode mode;
+    };
+    // y = conv(activation(norm(x))) + residual, unless that is null; a is where the activation lies between the two, and a convolution
+    // that fuses them needs no memory for it.
+    Array activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const PassTensor* a, const Tensor& x,
+                                const Tensor* residual, const Next& next);
+    Array convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next = {});
+    // The gradient behind the activation in front of the convolution; with sums it has passed the activation and is that behind the norm.
+    // x is what the norm reads.
+    Array convolve_data(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_x, const Tensor& d_y, const Tensor& x);
+    void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
+    // Accumulates the gradients of weight and bias; a as above.
+    void activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a, const Tensor& x,
+                                       const Tensor& d_y);
+    void convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y);
+    // The norm's coefficients for x, from sums where there are any.
+    void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums);
+    void activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x);
+    // In place: d_x holds the gradient behind the activation and receives the one in front of the norm, + residual unless that is null.
+    // With sums the activation has been passed already.
+    void activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
+                           const Tensor* residual, Array sums);
+    // y, which receives x with some values dropped; x itself in a pass of running statistics, that is evaluation. Of gradients the same.
+    Tensor drop(const DropoutLayer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x);
+    void apply_head(const Linear& head, const NetworkMemory& m, const PassTensor& logits, const PassTensor& features);
+    void head_backward(const Linear& head, const NetworkMemory& m, Gradients gradients, const PassTensor& d_features,
+                       const PassTensor& features, const PassTensor& d_logits);
+
+private:
+    struct Planned {
+        ConvShape shape;
+        ConvInput input;
+        double slope;
+        std::unique_ptr<ConvPlan> plan;
+    };
+
+    int64_t add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial);
+    ConvPlan* plan_of(const Conv& conv, const ConvOptions& options);
+    Array coefficient(const Norm& norm, int64_t index);
+    NormCoefficients coefficients(const Norm& norm, Array weights);
+    Array shares(const Norm& norm);
+    bool wants_sums(const Next& next) const;
+    Array sums_for(const Norm& norm);
+    Array bias_of(const Conv& conv, Array weights);
+    Array weights_gradient(const Conv& conv, const NetworkMemory& m);
+    void add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y);
+
+    NormBatch norm_batch_;
+    std::vector<TensorInfo> parameters_, statistics_;
+    std::deque<Conv> convs_;  // their addresses stay
+    std::deque<Norm> norms_;
+    Linear heads_[2];  // by Head
+    int64_t dropouts_ = 0;
+    std::vector<PassSettings> passes_;
+
+    Device* device_ = nullptr;
+    Memory* memory_ = nullptr;
+    std::vector<Planned> plans_;  // one for all convolutions that are alike
+    Slot norm_shares_;            // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
+    Slot norm_sums_;              // R [2, C]: what a convolution takes for the norm that follows
+    Slot zeros_;                  // R [C]: the bias of convolutions that have none
+};
+
+}  // namespace jem
