@@ -13,6 +13,7 @@
 #include "data/input_error.h"
 #include "engine/network/parameters.h"
 #include "tests/check.h"
+#include "tests/models/network_on_device.h"
 
 namespace jem {
 namespace {
@@ -80,162 +81,21 @@ void check_tensors(const std::vector<TensorInfo>& got, const std::vector<Named>&
     }
 }
 
-// A network with one pass that has weight gradients and one that has the input's, on a device.
-class NetworkOnDevice {
+class WideResNetOnDevice : public NetworkOnDevice {
 public:
-    NetworkOnDevice(const WideResNetSettings& settings, int64_t batch, NormMode mode,
-                    std::unique_ptr<Device> device = make_reference_device(DType::f64), Head head = Head::classes)
-        : device_(std::move(device)), settings_(settings), batch_(batch), network_(settings), memory_(*device_) {
-        weights_pass_ = network_.add_pass({"weights", batch, mode, Gradients::weights, head});
-        input_pass_ = network_.add_pass({"input", batch, mode, Gradients::input, head});
-        parameters_ = std::make_unique<Parameters>(*device_, memory_, network_, Parameters::Options{.gradient = true});
-        const size_t bytes = static_cast<size_t>(pixels()) * size_of(device_->real_type());
-        images_ = memory_.keep("images", "images", bytes);
-        d_images_ = memory_.keep("images", "d_images", bytes);
-        state_ = memory_.keep("scalars", "state", sizeof(IterationState));
-        network_.build(*device_, memory_, ConvAlgorithm::direct);
-        memory_.plan([&] {
-            network_.prepare(parameters_->weights());
-            for (const int pass : {weights_pass_, input_pass_}) {
-                network_.forward(pass, view(), tensor(images_));
-                for (const Output output : {Output::logits, Output::features, Output::first_convolution}) network_.output(pass, output);
-                const Tensor d_images = tensor(d_images_);
-                network_.d_logits(pass);
-                network_.backward(pass, view(), tensor(images_), pass == input_pass_ ? &d_images : nullptr);
-            }
-        });
-        memory_.allocate();
-        parameters_->initialise(11);
-    }
-
-    const WideResNet& network() const { return network_; }
-    Parameters& parameters() { return *parameters_; }
-    int64_t pixels() const { return batch_ * settings_.in_channels * settings_.image_size * settings_.image_size; }
-    Values weights() { return download_values(*device_, parameters_->weights()); }
-    Values statistics() { return download_values(*device_, parameters_->statistics()); }
-    void set_statistics(const Values& v) { upload_values(*device_, parameters_->statistics(), v); }
-
-    Values logits(const Values& weights, const Values& images, bool input = true) {
-        upload_values(*device_, parameters_->weights(), weights);
-        upload_values(*device_, array(images_), images);
-        network_.prepare(parameters_->weights());
-        const int pass = input ? input_pass_ : weights_pass_;
-        network_.forward(pass, view(), tensor(images_));
-        return read(network_.logits(pass));
-    }
-    // What the last forward pass, of input gradients, hands out.
-    Tensor output(Output output) { return network_.output(input_pass_, output); }
-    Values read(const Tensor& t) { return download_values(*device_, {t.data, t.type, t.count()}); }
-    // The gradient of the sum of d_logits * logits.
-    Values weight_gradient(const Values& weights, const Values& images, const Values& d_logits) {
-        logits(weights, images, false);
-        upload_values(*device_, parameters_->gradient(), Values(weights.size()));
-        backward(weights_pass_, d_logits, nullptr);
-        return download_values(*device_, parameters_->gradient());
-    }
-    Values input_gradient(const Values& weights, const Values& images, const Values& d_logits) {
-        logits(weights, images);
-        const Tensor d_images = tensor(d_images_);
-        backward(input_pass_, d_logits, &d_images);
-        return download_values(*device_, array(d_images_));
-    }
-
-private:
-    NetworkMemory view() {
-        return {.weights = parameters_->weights(),
-                .gradient = parameters_->gradient(),
-                .statistics = parameters_->statistics(),
-                .state = reinterpret_cast<IterationState*>(memory_.at(state_))};
-    }
-    Tensor tensor(Slot slot) {
-        return {memory_.at(slot),     device_->real_type(), batch_, settings_.in_channels, settings_.image_size,
-                settings_.image_size, settings_.in_channels};
-    }
-    Array array(Slot slot) { return {memory_.at(slot), device_->real_type(), pixels()}; }
-    void backward(int pass, const Values& d_logits, const Tensor* d_images) {
-        const Tensor t = network_.d_logits(pass);
-        upload_values(*device_, {t.data, t.type, t.count()}, d_logits);
-        network_.backward(pass, view(), tensor(images_), d_images);
-    }
-
-    std::unique_ptr<Device> device_;
-    WideResNetSettings settings_;
-    int64_t batch_;
-    WideResNet network_;
-    Memory memory_;
-    std::unique_ptr<Parameters> parameters_;
-    int weights_pass_ = 0, input_pass_ = 0;
-    Slot images_, d_images_, state_;
+    WideResNetOnDevice(const WideResNetSettings& s, int64_t batch, NormMode mode,
+                       std::unique_ptr<Device> device = make_reference_device(DType::f64), Head head = Head::classes)
+        : NetworkOnDevice(std::make_unique<WideResNet>(s), {.n = batch, .c = s.in_channels, .h = s.image_size, .w = s.image_size}, mode,
+                          std::move(device), head) {}
 };
 
-double dot(const Values& a, const Values& b) {
-    double sum = 0;
-    for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-    return sum;
-}
-
-Values moved(const Values& from, const Values& direction, double by) {
-    Values to = from;
-    for (size_t i = 0; i < to.size(); ++i) to[i] += by * direction[i];
-    return to;
-}
-
-// Weights as in the middle of training: norms that differ from 1 and 0.
-Values random_weights(NetworkOnDevice& on, uint64_t seed) {
-    TestData data(seed);
-    Values w = on.weights();
-    for (const TensorInfo& info : on.network().parameters()) {
-        if (info.fan_in > 0) continue;
-        for (int64_t i = 0; i < info.count(); ++i)
-            w[static_cast<size_t>(info.offset + i)] = info.initial == 1 ? data.uniform(0.5, 1.5) : data.uniform(-0.3, 0.3);
-    }
-    return w;
-}
-
-// Central differences with f64's rounding err by some 1e-15 of the loss / h. Where a LeakyReLU input lies within h of its kink,
-// they err by a part of what that one input contributes: h is so small that of these 15,000 inputs none lies there in any of the directions
-// (with 1e-6 about one in twenty directions met one), and the data stay the same from run to run.
-constexpr double kStep = 1e-8, kGradientError = 2e-6;
-
 void check_gradients(const WideResNetSettings& settings, NormMode mode, Head head = Head::classes) {
-    NetworkOnDevice on(settings, 2, mode, make_reference_device(DType::f64), head);
-    TestData data(17);
-    const Values w = random_weights(on, 5), x = data.uniforms(on.pixels(), -1, 1);
-    const Values d_logits = data.normals(2 * (head == Head::energy ? 1 : settings.num_classes));
-    Values statistics = on.statistics();
-    for (const TensorInfo& info : on.network().statistics())
-        for (int64_t i = 0; i < info.count(); ++i)
-            statistics[static_cast<size_t>(info.offset + i)] = info.initial == 1 ? data.uniform(0.5, 1.5) : data.uniform(-0.2, 0.2);
-    on.set_statistics(statistics);
-    const Values d_w = on.weight_gradient(w, x, d_logits), d_x = on.input_gradient(w, x, d_logits);
-    const auto loss = [&](const Values& weights, const Values& images) { return dot(d_logits, on.logits(weights, images)); };
-    const auto along = [&](const std::string& what, const Values& gradient, const Values& direction, bool of_weights) {
-        const double want = of_weights ? (loss(moved(w, direction, kStep), x) - loss(moved(w, direction, -kStep), x)) / (2 * kStep)
-                                       : (loss(w, moved(x, direction, kStep)) - loss(w, moved(x, direction, -kStep))) / (2 * kStep);
-        const double got = dot(gradient, direction), scale = 1 + std::fabs(want);
-        CHECK_MESSAGE(std::fabs(got - want) <= kGradientError * scale, what, ": got ", got, ", want ", want, ", tolerance ",
-                      kGradientError * scale);
-        return want;
-    };
-    for (int i = 0; i < 3; ++i) {
-        along("all weights", d_w, data.normals(static_cast<int64_t>(w.size()), 0, 0.1), true);
-        along("images", d_x, data.normals(static_cast<int64_t>(x.size())), false);
-    }
-    // Each tensor for itself: no error hides behind larger gradients.
-    for (const TensorInfo& info : on.network().parameters()) {
-        Values direction(w.size());
-        for (int64_t i = 0; i < info.count(); ++i) direction[static_cast<size_t>(info.offset + i)] = data.normal();
-        const double want = along(info.name, d_w, direction, true);
+    WideResNetOnDevice on(settings, 2, mode, make_reference_device(DType::f64), head);
+    check_gradients(on, [&](const TensorInfo& info) {
         const bool other_head = info.name.starts_with(head == Head::energy ? "class_output." : "energy_output.");
         const bool conv_bias = info.shape.size() == 1 && info.fan_in > 0 && !info.name.ends_with("_output.bias");
-        if (other_head || (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias)) {
-            CHECK_MESSAGE(std::fabs(want) < kGradientError, info.name, " has a gradient of ", want);
-            for (int64_t i = 0; i < info.count(); ++i) CHECK(d_w[static_cast<size_t>(info.offset + i)] == 0);
-        } else {
-            CHECK_MESSAGE(std::fabs(want) > 1e-6, info.name, " has no gradient");
-        }
-    }
-    check_equal("statistics", on.statistics(), statistics);
+        return other_head || (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias);
+    });
 }
 
 }  // namespace
@@ -327,10 +187,10 @@ TEST_CASE("a_pass_through_a_head_that_the_network_has_not_is_refused") {
 
 TEST_CASE("an_energy_head_is_one_unit_and_changes_nothing_else") {
     WideResNetSettings s = {.depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4};
-    NetworkOnDevice plain(s, 2, NormMode::running);
+    WideResNetOnDevice plain(s, 2, NormMode::running);
     s.energy_head = true;
-    NetworkOnDevice classes(s, 2, NormMode::running);
-    NetworkOnDevice energy(s, 2, NormMode::running, make_reference_device(DType::f64), Head::energy);
+    WideResNetOnDevice classes(s, 2, NormMode::running);
+    WideResNetOnDevice energy(s, 2, NormMode::running, make_reference_device(DType::f64), Head::energy);
     const Values x = TestData(31).uniforms(plain.pixels(), -1, 1), w = classes.weights();
     check_equal("the initial weights", Values(w.begin(), w.begin() + plain.network().parameter_count()), plain.weights());
     check_equal("logits", classes.logits(w, x), plain.logits(plain.weights(), x));
@@ -348,7 +208,7 @@ TEST_CASE("a_pass_hands_out_the_first_convolution_s_output_and_the_features") {
     constexpr int64_t kSide = 8, kOut = 16;
     const WideResNetSettings s = {
         .depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = kSide, .num_classes = 3};
-    NetworkOnDevice on(s, 2, NormMode::running);
+    WideResNetOnDevice on(s, 2, NormMode::running);
     const Values x = TestData(37).uniforms(on.pixels(), -1, 1), w = on.weights(), logits = on.logits(w, x);
     const Tensor first = on.output(Output::first_convolution), features = on.output(Output::features);
     REQUIRE(first.count() == 2 * kOut * kSide * kSide);
@@ -383,9 +243,9 @@ TEST_CASE("a_pass_hands_out_the_first_convolution_s_output_and_the_features") {
 
 TEST_CASE("a_checkpoint_s_energy_head_is_read_where_the_network_has_it_and_left_unread_elsewhere") {
     WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
-    NetworkOnDevice conditional(s, 1, NormMode::running);
+    WideResNetOnDevice conditional(s, 1, NormMode::running);
     s.energy_head = true;
-    NetworkOnDevice both(s, 1, NormMode::running);
+    WideResNetOnDevice both(s, 1, NormMode::running);
     SafetensorsFile saved, file;
     both.parameters().save_array(both.parameters().weights(), saved, "");
     both.parameters().save_statistics(saved, "");
@@ -393,7 +253,7 @@ TEST_CASE("a_checkpoint_s_energy_head_is_read_where_the_network_has_it_and_left_
         file.tensors[name] = make_file_tensor(tensor.type, tensor.bytes(), tensor.shape);
     file.tensors["f.linear.weight"] = file.at("class_output.weight");
     const Values written = both.weights();
-    for (NetworkOnDevice* on : {&conditional, &both}) {
+    for (NetworkOnDevice* on : std::initializer_list<NetworkOnDevice*>{&conditional, &both}) {
         on->parameters().initialise(12);
         on->parameters().load(file, "file", {});
         check_equal("weights", on->weights(), Values(written.begin(), written.begin() + on->network().parameter_count()));
@@ -407,8 +267,8 @@ TEST_CASE("a_checkpoint_s_energy_head_is_read_where_the_network_has_it_and_left_
 }
 
 TEST_CASE("initialisation_is_uniform_within_one_over_root_fan_in") {
-    NetworkOnDevice on({.depth = 16, .width = 4, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 10}, 1,
-                       NormMode::batch_keep, make_reference_device(DType::f32));
+    WideResNetOnDevice on({.depth = 16, .width = 4, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 10}, 1,
+                          NormMode::batch_keep, make_reference_device(DType::f32));
     const Values w = on.weights();
     for (const TensorInfo& info : on.network().parameters()) {
         CAPTURE(info.name);
@@ -444,7 +304,7 @@ TEST_CASE("initialisation_is_uniform_within_one_over_root_fan_in") {
 
 TEST_CASE("initialisation_depends_on_the_seed_and_on_nothing_else") {
     const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
-    NetworkOnDevice reference(s, 1, NormMode::batch_keep), cpu(s, 1, NormMode::batch_keep, make_cpu_device({.threads = 1}));
+    WideResNetOnDevice reference(s, 1, NormMode::batch_keep), cpu(s, 1, NormMode::batch_keep, make_cpu_device({.threads = 1}));
     check_equal("weights", cpu.weights(), reference.weights());
     const Values before = reference.weights();
     reference.parameters().initialise(12);
@@ -485,7 +345,7 @@ constexpr double kOtherSideOfAKink = 0.01;
 
 TEST_CASE("the_cpu_has_the_oracles_weight_gradients_with_running_statistics") {
     const WideResNetSettings s = {.depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 16, .num_classes = 4};
-    NetworkOnDevice oracle(s, 4, NormMode::running), cpu(s, 4, NormMode::running, make_cpu_device({.threads = 2}));
+    WideResNetOnDevice oracle(s, 4, NormMode::running), cpu(s, 4, NormMode::running, make_cpu_device({.threads = 2}));
     TestData data(29);
     const Values w = random_weights(oracle, 7), x = data.uniforms(oracle.pixels(), -1, 1), d_logits = data.normals(4 * s.num_classes);
     Values statistics = oracle.statistics();
@@ -510,7 +370,7 @@ TEST_CASE("the_cpu_has_the_oracles_weight_gradients_with_running_statistics") {
 
 TEST_CASE("input_gradients_with_running_statistics_are_those_of_differences") {
     const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = 8, .num_classes = 3};
-    NetworkOnDevice on(s, 2, NormMode::running);
+    WideResNetOnDevice on(s, 2, NormMode::running);
     TestData data(19);
     const Values w = random_weights(on, 6), x = data.uniforms(on.pixels(), -1, 1), d_logits = data.normals(6);
     const Values d_x = on.input_gradient(w, x, d_logits);
@@ -531,7 +391,7 @@ TEST_CASE("input_gradients_with_running_statistics_are_those_of_differences") {
 
 TEST_CASE("weight_gradients_accumulate") {
     const WideResNetSettings s = {.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 8, .num_classes = 3};
-    NetworkOnDevice on(s, 2, NormMode::batch_keep);
+    WideResNetOnDevice on(s, 2, NormMode::batch_keep);
     TestData data(23);
     const Values w = on.weights(), x = data.uniforms(on.pixels(), -1, 1), d_logits = data.normals(6);
     const Values once = on.weight_gradient(w, x, d_logits);
@@ -556,7 +416,7 @@ TEST_CASE("images_of_64_pixels_get_a_fourth_group") {
     CHECK(shape("f.bn1.weight") == std::vector<int64_t>{128});
     CHECK(shape("class_output.weight") == std::vector<int64_t>{5, 128});
     // It computes: the reference and the CPU agree.
-    NetworkOnDevice reference(s, 1, NormMode::running), cpu(s, 1, NormMode::running, make_cpu_device({.threads = 2}));
+    WideResNetOnDevice reference(s, 1, NormMode::running), cpu(s, 1, NormMode::running, make_cpu_device({.threads = 2}));
     const Values x = TestData(29).uniforms(3 * 64 * 64, -1, 1), w = reference.weights();
     const Values want = reference.logits(w, x);
     check_close("logits", cpu.logits(w, x), want, {1e-5, 1e-5});

@@ -1,0 +1,79 @@
+#include "tests/models/two_layer_network.h"
+
+#include <stdexcept>
+
+namespace jem {
+namespace {
+
+constexpr Pooling kPooling{
+    .kind = PoolKind::max, .rows = {.kernel = 3, .stride = 2, .padding = 1}, .columns = {.kernel = 3, .stride = 2, .padding = 1}};
+
+}  // namespace
+
+TwoLayerNetwork::TwoLayerNetwork(const TwoLayerSettings& s) {
+    conv_ = add_conv("conv",
+                     {.shape = {.in_channels = s.in_channels, .out_channels = s.channels, .height = s.image_size, .width = s.image_size},
+                      .bias = ConvBias::none,
+                      .sums = true,
+                      .input = ConvInput::images});
+    norm_ = add_norm("norm", s.channels, {.epsilon = 1e-3, .momentum = 0.1, .slope = 0});
+    dropout_ = add_dropout(s.dropout, s.seed);
+    add_head(Head::classes, "head", s.channels, s.num_classes);
+}
+
+void TwoLayerNetwork::add_tensors(int pass) {
+    const ConvShape& s = conv_->shape();
+    const auto smaller = [&](const char* name) {
+        return hidden(pass, name, s.out_channels, kPooling.rows.outputs(s.height), kPooling.columns.outputs(s.width));
+    };
+    tensors_.push_back({.h = output_of(pass, "h", *conv_),
+                        .a = output_of(pass, "a", *conv_),
+                        .pooled = smaller("pooled"),
+                        .dropped = smaller("dropped"),
+                        .features = flat(pass, "features", head_of(pass).in),
+                        .logits = flat(pass, "logits", head_of(pass).out),
+                        .d_logits = flat(pass, "d_logits", head_of(pass).out),
+                        .d_features = flat(pass, "d_features", head_of(pass).in),
+                        .d_pooled = smaller("d_pooled"),
+                        .d_h = output_of(pass, "d_h", *conv_)});
+}
+
+void TwoLayerNetwork::forward(int pass, const NetworkMemory& m, const Tensor& images) {
+    const Tensors& t = of(pass);
+    const NormMode mode = pass_settings(pass).norm;
+    const Array sums = convolve(*conv_, m, at(t.h), images, {norm_, mode});
+    statistics_of(*norm_, m, mode, at(t.h), sums);
+    activate(*norm_, m, at(t.a), at(t.h));
+    ops().pool(at(t.pooled), at(t.a), kPooling);
+    ops().mean_pool(at(t.features), drop(dropout_, pass, m, t.dropped, at(t.pooled)));
+    apply_head(head_of(pass), m, t.logits, t.features);
+}
+
+void TwoLayerNetwork::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
+    const Tensors& t = of(pass);
+    const PassSettings& settings = pass_settings(pass);
+    head_backward(head_of(pass), m, settings.gradients, t.d_features, t.features, t.d_logits);
+    ops().mean_pool_backward(at(t.d_pooled), at(t.d_features));
+    drop(dropout_, pass, m, t.d_pooled, at(t.d_pooled));
+    ops().pool_backward(at(t.d_h), at(t.d_pooled), at(t.a), kPooling);
+    activate_backward(*norm_, m, settings, at(t.d_h), at(t.h), nullptr, {});
+    if (settings.gradients == Gradients::weights)
+        convolve_weights(*conv_, m, settings.norm, images, at(t.d_h));
+    else
+        convolve_data(*conv_, *d_images, at(t.d_h));
+}
+
+Tensor TwoLayerNetwork::output(int pass, Output output) {
+    const Tensors& t = of(pass);
+    switch (output) {
+        case Output::logits:
+            return at(t.logits);
+        case Output::features:
+            return at(t.features);
+        case Output::first_convolution:
+            return at(t.h);
+    }
+    throw std::logic_error("A pass was asked for a tensor that it does not hand out.");
+}
+
+}  // namespace jem
