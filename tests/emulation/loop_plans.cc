@@ -23,8 +23,8 @@ namespace {
 
 // As a library fuses it: one product and one sum.
 template <class A>
-void scale_shift_leaky(A* y, const A* x, const float* scale, const float* shift, int64_t count, int64_t channels) {
-    for (int64_t i = 0; i < count; ++i) y[i] = leaky(std::fma(static_cast<float>(x[i]), scale[i % channels], shift[i % channels]));
+void scale_shift_leaky(A* y, const A* x, const float* scale, const float* shift, int64_t count, int64_t channels, float slope) {
+    for (int64_t i = 0; i < count; ++i) y[i] = leaky(std::fma(static_cast<float>(x[i]), scale[i % channels], shift[i % channels]), slope);
 }
 // sums, products [C]: of y - centre and of its square, y as it is stored: what the graph's reduction reads is the tensor that it writes.
 template <class A>
@@ -43,12 +43,12 @@ void sum_around(float* sums, float* products, const A* y, const float* centre, i
 // dz = leaky'(scale * (x - mean) + beta) * dz; sums, products [C]: of dz, as it is stored, and of dz * (x - mean).
 template <class A>
 void leaky_backward_sums(float* sums, float* products, A* dz, const A* x, const float* mean, const float* scale, const float* beta,
-                         int64_t count, int64_t channels) {
+                         int64_t count, int64_t channels, float slope) {
     for (int64_t c = 0; c < channels; ++c) {
         double sum = 0, product = 0;
         for (int64_t i = c; i < count; i += channels) {
             const float centred = static_cast<float>(x[i]) - mean[c];
-            dz[i] = leaky_backward(scale[c] * centred + beta[c], static_cast<float>(dz[i]));
+            dz[i] = leaky_backward(scale[c] * centred + beta[c], static_cast<float>(dz[i]), slope);
             sum += static_cast<double>(static_cast<float>(dz[i]));
             product += static_cast<double>(static_cast<float>(dz[i]) * centred);
         }
@@ -76,7 +76,7 @@ __global__ void convolve(ConvProblem p, ConvPointers at, std::byte* scratch, Spo
         case ConvPass::forward:
             if (has_norm(p.fusion)) {
                 auto* activated = reinterpret_cast<A*>(scratch);
-                scale_shift_leaky<A>(activated, x.as<A>(), f32(ConvRole::scale), f32(ConvRole::shift), x.count(), x.c);
+                scale_shift_leaky<A>(activated, x.as<A>(), f32(ConvRole::scale), f32(ConvRole::shift), x.count(), x.c, p.slope);
                 x.data = activated;
             }
             loops::conv_forward<A, A>(s, y, x, static_cast<const A*>(at[ConvRole::w]),
@@ -90,7 +90,7 @@ __global__ void convolve(ConvProblem p, ConvPointers at, std::byte* scratch, Spo
             if (has_sums(p.fusion))
                 leaky_backward_sums<A>(f32(ConvRole::sum), f32(ConvRole::sum_of_products), x.as<A>(),
                                        static_cast<const A*>(at[ConvRole::norm_input]), f32(ConvRole::centre), f32(ConvRole::scale),
-                                       f32(ConvRole::shift), x.count(), x.c);
+                                       f32(ConvRole::shift), x.count(), x.c, p.slope);
             first = x.as<A>();
             break;
         case ConvPass::backward_weights:
