@@ -165,14 +165,13 @@ struct DropValues {
         const uint64_t salt = static_cast<uint64_t>(how.layer << 12 | how.pass) << 32;
         const auto number = static_cast<uint64_t>(how.first_image * positions * groups + i);
         const Random4 r = random4(how.seed, RandomStream::dropout, state->iteration, state->step, salt | number);
-        const uint32_t bits[4] = {r.v[0], r.v[1], r.v[2], r.v[3]};
-        JEM_UNROLL(4)
-        for (int64_t k = 0; k < 4; ++k) {
+        const auto drop = [&](int64_t k, uint32_t bits) {
             const int64_t channel = 4 * group + k;
             if (channel >= places.channels) return;
             const int64_t at = places.at(image, channel, position);
-            y[at] = static_cast<A>(uniform_of(bits[k]) < keep ? static_cast<R>(x[at]) * scale : R(0));
-        }
+            y[at] = static_cast<A>(uniform_of(bits) < keep ? static_cast<R>(x[at]) * scale : R(0));
+        };
+        drop(0, r.v[0]), drop(1, r.v[1]), drop(2, r.v[2]), drop(3, r.v[3]);
     }
 };
 

@@ -50,7 +50,7 @@ enum class Until { first_iteration, end };
 void train(const path& root, const std::vector<Loops>& providers, bool resume, Until until) {
     EmulatedDevice device(CudaPrecision::f32, {}, providers);
     const Settings s = run_settings();
-    WideResNet network(network_settings(s));
+    WideResNet network(wide_resnet_settings(s));
     const RunFolder folder(root);
     Silent observer;
     Trainer trainer(*device, network, s, job_images(), job_images(), "test", folder, observer);
@@ -71,7 +71,7 @@ std::vector<nlohmann::json> events_of(const path& root) {
 bool same(const path& a, const path& b) {
     const auto x = state_of(a), y = state_of(b);
     return std::equal(x.begin(), x.end(), y.begin(), y.end(),
-                      [](const auto& p, const auto& q) { return p.first == q.first && p.second.bytes == q.second.bytes; });
+                      [](const auto& p, const auto& q) { return p.first == q.first && p.second.bytes() == q.second.bytes(); });
 }
 
 }  // namespace

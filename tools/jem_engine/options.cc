@@ -11,7 +11,6 @@
 #include "data/input_error.h"
 #include "engine/run/run_folder.h"
 #include "kernels/random.h"
-#include "models/wide_resnet.h"
 #include "tools/jem_engine/job.h"
 #ifdef JEM_HAS_CUDA
 #include "engine/device/cuda/cuda_device.h"
@@ -258,27 +257,9 @@ void refuse_without_mpi(const Device& device) {
                      " in its place" + (missing_mpi().empty() ? "." : "; " + missing_mpi() + "."));
 }
 
-namespace {
-
-WideResNetSettings network_settings(const Settings& s) {
-    return {.depth = s.depth,
-            .width = s.width,
-            .norm = s.norm,
-            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
-            .recompute = s.recompute,
-            .in_channels = s.in_channels,
-            .image_size = s.image_size,
-            .num_classes = s.num_classes,
-            .energy_head = s.energy_head == Head::energy};
-}
-
-}  // namespace
-
-std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
-
 void check_settings(const Settings& s) {
     validate(s);
-    if (const auto wrong = unsupported_size(network_settings(s)))
+    if (const auto wrong = unsupported_size(s))
         throw InputError(wrong->flag + " is " + std::to_string(wrong->value) + " (" + wrong->why + "). Give one of these.");
 }
 

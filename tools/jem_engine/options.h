@@ -19,6 +19,7 @@
 #include "engine/settings/recipes/recipes.h"
 #include "engine/settings/settings.h"
 #include "engine/settings/table.h"
+#include "models/networks.h"
 
 namespace jem {
 
@@ -71,9 +72,6 @@ void refuse_without_mpi(const Device& device);
 
 // Where a file lies that is kept between runs and may be deleted: $XDG_CACHE_HOME/jem_engine/NAME; empty without a home folder.
 std::string user_cache_file(const std::string& name);
-
-// The network that the settings describe; sizes of 0 must have been filled in.
-std::unique_ptr<Network> make_network(const Settings& settings);
 
 // Sizes that were left at 0 are taken from the data set's; without one they are an InputError naming the flag.
 void fill_in_sizes(Settings& settings);

@@ -3,16 +3,12 @@
 
 #include <doctest/doctest.h>
 
-#include <memory>
 #include <vector>
 
-#include "models/wide_resnet.h"
 #include "tests/engine/training/golden.h"
 #include "tools/jem_engine/selftest/selftest.h"
 
 namespace jem {
-
-inline std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(network_settings(s)); }
 
 inline void check_finding(const selftest::Finding& f) { CHECK_MESSAGE(f.ok, f.name, ": ", f.detail); }
 

@@ -47,18 +47,6 @@ std::vector<std::string> golden_case_names() {
     return names;
 }
 
-WideResNetSettings network_settings(const Settings& s) {
-    return {.depth = s.depth,
-            .width = s.width,
-            .norm = s.norm,
-            .norm_batch = s.norm_statistics == NormStatistics::job ? NormBatch::of_job : NormBatch::of_rank,
-            .recompute = s.recompute,
-            .in_channels = s.in_channels,
-            .image_size = s.image_size,
-            .num_classes = s.num_classes,
-            .energy_head = s.energy_head == Head::energy};
-}
-
 GoldenCase load_golden(const std::string& name) {
     GoldenCase g;
     g.name = name;
@@ -72,7 +60,7 @@ GoldenCase load_golden(const std::string& name) {
     g.settings.conv_algorithm = ConvAlgorithm::direct;
 
     const uint64_t seed = g.config.at("seed");
-    const WideResNet network(network_settings(g.settings));
+    const WideResNet network(wide_resnet_settings(g.settings));
     for (const TensorInfo& info : network.parameters()) {
         const bool head = info.name.find("_output.") != std::string::npos;
         const double bound = info.fan_in > 0 ? (head ? 2.0 : 1.0) / std::sqrt(static_cast<double>(info.fan_in)) : 0;
@@ -147,7 +135,7 @@ static void compare_probe(const std::string& name, const std::vector<double>& va
 }
 
 SafetensorsFile run_golden(Device& device, const GoldenCase& g) {
-    WideResNet network(network_settings(g.settings));
+    WideResNet network(wide_resnet_settings(g.settings));
     return run_step(device, network, g.settings,
                     {.checkpoint = g.checkpoint,
                      .checkpoint_path = g.name,

@@ -8,7 +8,7 @@
 #include "engine/device/device.h"
 #include "engine/files/safetensors.h"
 #include "engine/settings/settings.h"
-#include "models/wide_resnet.h"
+#include "models/networks.h"
 
 namespace jem {
 
@@ -22,7 +22,6 @@ struct GoldenCase {
 
 std::vector<std::string> golden_case_names();
 GoldenCase load_golden(const std::string& name);
-WideResNetSettings network_settings(const Settings& settings);
 
 // Allowed differences, relative to the root mean square of a quantity's own values.
 struct GoldenTolerance {

@@ -49,7 +49,7 @@ Settings small_job() {
 
 Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions& options) {
     device.join(ranks);
-    WideResNet network(network_settings(s));
+    WideResNet network(wide_resnet_settings(s));
     const ImageSet set = job_images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     ImageSetShape shape = {};

@@ -48,7 +48,7 @@ TEST_CASE("activations_that_are_recomputed_leave_every_bit_as_it_was_and_need_le
                 const auto device = make_cpu_device({.threads = 1, .activation = activation});
                 results.push_back(run_golden(*device, g));
                 Memory memory(*device);
-                WideResNet network(network_settings(g.settings));
+                WideResNet network(wide_resnet_settings(g.settings));
                 TrainingIteration iteration(*device, memory, network, g.settings,
                                             TrainingIteration::GivenBatches{.positive = 8, .negative = 8, .labelled = 16});
                 iteration.plan();

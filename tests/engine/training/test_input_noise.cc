@@ -29,7 +29,7 @@ Batches draw(double noise, InputNoiseOn on) {
         set.pixels.insert(set.pixels.end(), static_cast<size_t>(pixels), static_cast<uint8_t>(100 + i));
     }
     const auto device = make_cpu_device({.threads = 1});
-    WideResNet network(network_settings(s));
+    WideResNet network(wide_resnet_settings(s));
     Memory memory(*device);
     ImageSetShape shape = {};
     shape.channels = set.channels;

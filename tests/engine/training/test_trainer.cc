@@ -150,7 +150,7 @@ struct Run {
 
 Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
     const auto device = make_cpu_device({.threads = o.threads});
-    WideResNet network(network_settings(s));
+    WideResNet network(wide_resnet_settings(s));
     const RunFolder folder(root);
     Run run;
     // An iteration is told of while the next one runs: n - 1 is told in time to stop after n.
@@ -419,7 +419,7 @@ TEST_CASE("the_configuration_lies_there_before_anything_that_takes_long") {
     const TempFolder folder;
     const Settings s = small();
     const auto device = make_cpu_device({.threads = 1});
-    WideResNet network(network_settings(s));
+    WideResNet network(wide_resnet_settings(s));
     const RunFolder run(folder.path());
     struct Killed {};
     struct Killer final : TrainingObserver {
@@ -641,7 +641,7 @@ TEST_CASE("nothing_changes_while_the_state_says_diverged") {
         s.optimizer = optimizer;
         s.ema = 0.9;
         const auto device = make_cpu_device({.threads = 1});
-        WideResNet network(network_settings(s));
+        WideResNet network(wide_resnet_settings(s));
         const ImageSet set = images(kTrainImages, 1);
         Memory memory(*device);
         const TrainingIteration::DataSource source = {
@@ -696,7 +696,7 @@ TEST_CASE("what_runs_when_does_not_depend_on_sharing_memory_or_on_recording") {
         const ImageSet set = images(kTrainImages, 1);
         const auto run = [&](Memory::Sharing sharing, bool record) {
             const auto device = make_cpu_device({.threads = 1});
-            WideResNet network(network_settings(s));
+            WideResNet network(wide_resnet_settings(s));
             Memory memory(*device, sharing, Memory::Guards::always);
             const TrainingIteration::DataSource source = {{.channels = kChannels,
                                                            .height = kSide,
@@ -772,7 +772,7 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
 
         const auto evaluate = [&](const char* file) {
             const auto device = make_cpu_device({.threads = 1});
-            WideResNet network(network_settings(s));
+            WideResNet network(wide_resnet_settings(s));
             Memory memory(*device);
             const ImageSet held_out = images(130, 2);
             Predictor predictor(*device, memory, network, {.height = kSide, .width = kSide, .channels = kChannels},

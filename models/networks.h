@@ -1,0 +1,19 @@
+// Networks by what the settings say. A new one is a file of its own, and a line here.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "engine/settings/settings.h"
+#include "models/wide_resnet.h"
+
+namespace jem {
+
+WideResNetSettings wide_resnet_settings(const Settings& settings);
+
+// Sizes of 0 must have been filled in. Throws as the network's constructor does.
+std::unique_ptr<Network> make_network(const Settings& settings);
+// The first size that the network does not have.
+std::optional<UnsupportedSize> unsupported_size(const Settings& settings);
+
+}  // namespace jem
