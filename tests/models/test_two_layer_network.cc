@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/settings/recipes.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/step.h"
 #include "tests/models/network_on_device.h"
 
