@@ -12,21 +12,18 @@ namespace jem {
 
 enum class PoolKind { max, average };
 
-// A window along one direction. Padding is at most half of the kernel, so that no window lies in it alone.
+// A window along one direction. Padding is at most half of the kernel, so that no window lies in it alone. Places along a direction are
+// counted in 32 bits: a GPU's thread holds many of them.
 struct PoolWindow {
-    int64_t kernel = 2, stride = 2, padding = 0;
+    int kernel = 2, stride = 2, padding = 0;
 
     constexpr int64_t outputs(int64_t size) const { return (size + 2 * padding - kernel) / stride + 1; }
     // Places of the window of output i: begin .. end of the values, of `size` there are.
-    JEM_HD int64_t begin(int64_t i) const { return i * stride > padding ? i * stride - padding : 0; }
-    JEM_HD int64_t end(int64_t i, int64_t size) const {
-        return i * stride - padding + kernel < size ? i * stride - padding + kernel : size;
-    }
+    JEM_HD int begin(int i) const { return i * stride > padding ? i * stride - padding : 0; }
+    JEM_HD int end(int i, int size) const { return i * stride - padding + kernel < size ? i * stride - padding + kernel : size; }
     // Outputs whose windows hold place i: first .. past.
-    JEM_HD int64_t first(int64_t i) const { return i + padding < kernel ? 0 : (i + padding - kernel) / stride + 1; }
-    JEM_HD int64_t past(int64_t i, int64_t outputs) const {
-        return (i + padding) / stride + 1 < outputs ? (i + padding) / stride + 1 : outputs;
-    }
+    JEM_HD int first(int i) const { return i + padding < kernel ? 0 : (i + padding - kernel) / stride + 1; }
+    JEM_HD int past(int i, int outputs) const { return (i + padding) / stride + 1 < outputs ? (i + padding) / stride + 1 : outputs; }
 };
 
 struct Pooling {
@@ -39,9 +36,11 @@ struct Pooling {
 struct Places {
     int64_t channels, height, width, block;
 
-    JEM_HD int64_t at(int64_t image, int64_t channel, int64_t position) const {
-        return ((image * (channels / block) + channel / block) * (height * width) + position) * block + channel % block;
+    // Of the first row and column; from one position to the next it is `block` values.
+    JEM_HD int64_t begin(int64_t image, int64_t channel) const {
+        return (image * (channels / block) + channel / block) * (height * width) * block + channel % block;
     }
+    JEM_HD int64_t at(int64_t image, int64_t channel, int64_t position) const { return begin(image, channel) + position * block; }
     JEM_HD int64_t image(int64_t i) const { return i / (channels * height * width); }
     JEM_HD int64_t position(int64_t i) const { return i / block % (height * width); }
     JEM_HD int64_t channel(int64_t i) const { return i / (block * height * width) % (channels / block) * block + i % block; }
@@ -54,23 +53,25 @@ struct PoolWindows {
     Places in, out;
     Pooling how;
 
-    // The position of the maximum: the first of equal ones, the last NaN before all else.
-    JEM_HD int64_t maximum(int64_t image, int64_t channel, int64_t row, int64_t column) const {
-        int64_t best = how.rows.begin(row) * in.width + how.columns.begin(column);
-        R most = static_cast<R>(x[in.at(image, channel, best)]);
-        for (int64_t h = how.rows.begin(row); h < how.rows.end(row, in.height); ++h)
-            for (int64_t w = how.columns.begin(column); w < how.columns.end(column, in.width); ++w) {
-                const R v = static_cast<R>(x[in.at(image, channel, h * in.width + w)]);
+    JEM_HD int height() const { return static_cast<int>(in.height); }
+    JEM_HD int width() const { return static_cast<int>(in.width); }
+    // The position of the maximum in x of one image and channel: the first of equal ones, the last NaN before all else.
+    JEM_HD int maximum(const In* plane, int row, int column) const {
+        int best = how.rows.begin(row) * width() + how.columns.begin(column);
+        R most = static_cast<R>(plane[best * in.block]);
+        for (int h = how.rows.begin(row); h < how.rows.end(row, height()); ++h)
+            for (int w = how.columns.begin(column); w < how.columns.end(column, width()); ++w) {
+                const R v = static_cast<R>(plane[(h * width() + w) * in.block]);
                 if (!(v > most) && v == v) continue;
                 most = v;
-                best = h * in.width + w;
+                best = h * width() + w;
             }
         return best;
     }
-    JEM_HD R divisor(int64_t row, int64_t column) const {
+    JEM_HD R divisor(int row, int column) const {
         if (how.count_padding) return static_cast<R>(how.rows.kernel * how.columns.kernel);
-        return static_cast<R>((how.rows.end(row, in.height) - how.rows.begin(row)) *
-                              (how.columns.end(column, in.width) - how.columns.begin(column)));
+        return static_cast<R>((how.rows.end(row, height()) - how.rows.begin(row)) *
+                              (how.columns.end(column, width()) - how.columns.begin(column)));
     }
 };
 
@@ -81,18 +82,19 @@ struct Pool {
     PoolWindows<R, A> windows;
 
     JEM_HD void operator()(int64_t i) const {
-        const Places &in = windows.in, &out = windows.out;
-        const int64_t image = out.image(i), channel = out.channel(i);
-        const int64_t row = out.position(i) / out.width, column = out.position(i) % out.width;
+        const Places& out = windows.out;
+        const A* plane = windows.x + windows.in.begin(out.image(i), out.channel(i));
+        const int position = static_cast<int>(out.position(i)), outputs = static_cast<int>(out.width);
+        const int row = position / outputs, column = position % outputs;
         if (windows.how.kind == PoolKind::max) {
-            y[i] = windows.x[in.at(image, channel, windows.maximum(image, channel, row, column))];
+            y[i] = plane[windows.maximum(plane, row, column) * windows.in.block];
             return;
         }
         const PoolWindow &rows = windows.how.rows, &columns = windows.how.columns;
         R sum = R(0);
-        for (int64_t h = rows.begin(row); h < rows.end(row, in.height); ++h)
-            for (int64_t w = columns.begin(column); w < columns.end(column, in.width); ++w)
-                sum += static_cast<R>(windows.x[in.at(image, channel, h * in.width + w)]);
+        for (int h = rows.begin(row); h < rows.end(row, windows.height()); ++h)
+            for (int w = columns.begin(column); w < columns.end(column, windows.width()); ++w)
+                sum += static_cast<R>(plane[(h * windows.width() + w) * windows.in.block]);
         y[i] = static_cast<A>(sum / windows.divisor(row, column));
     }
 };
@@ -106,15 +108,19 @@ struct PoolBackward {
 
     JEM_HD void operator()(int64_t i) const {
         const Places &in = windows.in, &out = windows.out;
-        const int64_t image = in.image(i), channel = in.channel(i), position = in.position(i);
-        const int64_t h = position / in.width, w = position % in.width;
+        const int64_t image = in.image(i), channel = in.channel(i);
+        const A* from = d_y + out.begin(image, channel);
+        const A* plane = windows.how.kind == PoolKind::max ? windows.x + in.begin(image, channel) : nullptr;
+        const int position = static_cast<int>(in.position(i)), outputs = static_cast<int>(out.width);
+        const int h = position / windows.width(), w = position % windows.width();
+        const int past_row = windows.how.rows.past(h, static_cast<int>(out.height)), past_column = windows.how.columns.past(w, outputs);
         R sum = R(0);
-        for (int64_t row = windows.how.rows.first(h); row < windows.how.rows.past(h, out.height); ++row)
-            for (int64_t column = windows.how.columns.first(w); column < windows.how.columns.past(w, out.width); ++column) {
-                const R d = static_cast<R>(d_y[out.at(image, channel, row * out.width + column)]);
+        for (int row = windows.how.rows.first(h); row < past_row; ++row)
+            for (int column = windows.how.columns.first(w); column < past_column; ++column) {
+                const R d = static_cast<R>(from[(row * outputs + column) * out.block]);
                 if (windows.how.kind == PoolKind::average)
                     sum += d / windows.divisor(row, column);
-                else if (windows.maximum(image, channel, row, column) == position)
+                else if (windows.maximum(plane, row, column) == position)
                     sum += d;
             }
         d_x[i] = static_cast<A>(sum);
