@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/network/predictor.h"
+#include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
 #include "engine/training/iteration.h"
 

@@ -10,6 +10,7 @@
 #include "data/is_there.h"
 #include "engine/evaluation/metric.h"
 #include "engine/files/output_file.h"
+#include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
 #include "engine/settings/table.h"
 #include "tools/jem_engine/console.h"

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "data/input_error.h"
-#include "engine/run/run_folder.h"
+#include "engine/run/checkpoint.h"
 #include "kernels/random.h"
 #include "tools/jem_engine/job.h"
 #ifdef JEM_HAS_CUDA

@@ -5,7 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/files/output_file.h"
-#include "engine/run/run_folder.h"
+#include "engine/run/checkpoint.h"
 #include "tools/jem_engine/options.h"
 
 namespace jem {
