@@ -12,7 +12,8 @@ Predictor::Predictor(Device& device, Memory& memory, Network& network, const Ima
       network_(network),
       size_(size),
       batch_(std::min(kLargestBatch, options.largest)),
-      wants_(options.wants) {
+      wants_(options.wants),
+      features_(options.features) {
     if (batch_ == 0) return;  // an empty set
     const auto values = static_cast<size_t>(batch_ * size.pixels());
     const size_t real = size_of(device.real_type());
@@ -59,6 +60,7 @@ void Predictor::queue(const NetworkMemory& memory) {
         network_.backward(energy_pass_, memory, images(), &d_x);
     }
     network_.logits(pass_), lse();  // live until here
+    if (features_) network_.output(pass_, Output::features);
 }
 
 void Predictor::run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit) {
@@ -73,7 +75,12 @@ void Predictor::run(int64_t count, const Source& source, const NetworkMemory& me
                     .count = n,
                     .logits = {logits.data, logits.type, n * logits.c},
                     .lse = {memory_.at(lse_), device_.real_type(), n},
+                    .features = {},
                     .gradients = {}};
+        if (features_) {
+            const Tensor features = network_.output(pass_, Output::features);
+            batch.features = {features.data, features.type, n * features.c};
+        }
         if (wants_ == Wants::gradients) batch.gradients = {memory_.at(gradients_), device_.real_type(), x.count};
         visit(batch);
     }

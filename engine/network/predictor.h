@@ -1,5 +1,5 @@
-// A network in use, with its running statistics: images in; logits, energies and the gradient at the images out. Evaluation, sampling and
-// every metric ask this.
+// A network in use, with its running statistics: images in; logits, energies, features and the gradient at the images out. Evaluation,
+// sampling and every metric ask this.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ public:
     struct Options {
         int64_t largest = 0;  // images of the largest set
         Wants wants = Wants::logits;
+        bool features = false;             // to be handed out as well
         Head energy_head = Head::classes;  // where it is the energy's own, images go through the network once more for it
     };
 
@@ -40,6 +41,7 @@ public:
         int64_t first, count;  // numbers of its images
         Array logits;          // R [count, classes]
         Array lse;             // R [count]
+        Array features;        // R [count, C], what the head reads; empty unless wanted
         Array gradients;       // R [count, H*W*C], d LSE / d x; empty unless wanted
     };
     // Puts images into `to`, R [count, H*W*C], the first being number `first` of the set.
@@ -80,6 +82,7 @@ private:
     ImageSize size_;
     int64_t batch_;
     Wants wants_;
+    bool features_;
     int pass_ = -1, energy_pass_ = -1;  // the same where the classes' logits are the energy
     Slot images_, bytes_, lse_, gradients_;
 };

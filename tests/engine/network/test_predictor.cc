@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "data/input_error.h"
@@ -35,7 +36,7 @@ public:
           memory_(*device_),
           parameters_(*device_, memory_, network_, {}),
           predictor_(*device_, memory_, network_, {.height = kSide, .width = kSide, .channels = 1},
-                     {.largest = largest, .wants = wants, .energy_head = head}) {
+                     {.largest = largest, .wants = wants, .features = true, .energy_head = head}) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
             network_.prepare(parameters_.weights());
@@ -56,6 +57,17 @@ public:
     Predictions of_values(const Values& values) {
         return predictor_.predict(std::ssize(values) / kPixels, predictor_.values(values), view());
     }
+    Network& network() { return network_; }
+    // [N, C]
+    Values features(const std::vector<uint8_t>& bytes) {
+        Values out;
+        predictor_.run(std::ssize(bytes) / kPixels, predictor_.bytes(bytes), view(), [&](const Predictor::Batch& b) {
+            const Values some = download_values(*device_, b.features);
+            out.insert(out.end(), some.begin(), some.end());
+        });
+        return out;
+    }
+    Values weights() { return download_values(*device_, parameters_.weights()); }
     // [N, pixels]
     Values gradients(const Values& values) {
         Values out;
@@ -125,6 +137,31 @@ TEST_CASE("bytes_and_the_values_that_they_stand_for_are_the_same_images") {
     for (const uint8_t byte : bytes) values.push_back(byte / 255.0 * 2 - 1);
     PredictorOnDevice on(5, Predictor::Wants::logits);
     check_equal("logits", on.of_values(values).logits, on.of_bytes(bytes).logits);
+}
+
+TEST_CASE("features_are_what_the_logits_are_made_of") {
+    constexpr int64_t kCount = 103;  // a batch and three of a padded one
+    const std::vector<uint8_t> bytes = random_bytes(kCount);
+    for (const Head head : {Head::classes, Head::energy}) {
+        PredictorOnDevice on(kCount, Predictor::Wants::gradients, head);
+        const Values features = on.features(bytes), weights = on.weights(), logits = on.of_bytes(bytes).logits;
+        const int64_t channels = std::ssize(features) / kCount;
+        const auto offset_of = [&](const std::string& name) {
+            for (const TensorInfo& info : on.network().parameters())
+                if (info.name == name) return info.offset;
+            return int64_t{-1};
+        };
+        const int64_t w = offset_of("class_output.weight"), b = offset_of("class_output.bias");
+        Values want;
+        for (int64_t n = 0; n < kCount; ++n)
+            for (int64_t c = 0; c < kClasses; ++c) {
+                double sum = weights[static_cast<size_t>(b + c)];
+                for (int64_t k = 0; k < channels; ++k)
+                    sum += features[static_cast<size_t>(n * channels + k)] * weights[static_cast<size_t>(w + c * channels + k)];
+                want.push_back(sum);
+            }
+        check_close("logits", logits, want, {1e-13, 1e-13});
+    }
 }
 
 TEST_CASE("images_of_another_size_than_the_network_takes_are_refused") {
