@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "kernels/pool.h"
@@ -165,11 +166,7 @@ TEST_CASE("concatenation_puts_the_channels_of_one_part_behind_the_others_and_bac
     on_every_device([](OnDevice& m) {
         for (const auto& [widths, block] :
              {std::pair<std::vector<int64_t>, int64_t>{{16, 32, 16}, 16}, {{3, 5, 1, 7}, 0}, {{16, 4}, 0}, {{6}, 0}}) {
-            const int64_t channels = [&] {
-                int64_t sum = 0;
-                for (const int64_t c : widths) sum += c;
-                return sum;
-            }();
+            const int64_t channels = std::accumulate(widths.begin(), widths.end(), int64_t{0});
             const Extent whole{.n = 2, .c = channels, .h = 3, .w = 5, .block = block > 0 ? block : channels};
             INFO(whole.text());
             TestData data(3);
