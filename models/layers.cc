@@ -126,7 +126,14 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
     if (widest > 0 && norm_batch_ == NormBatch::of_job && ranks > 1)
         norm_shares_ = memory.keep("statistics", "norm sums of all ranks", static_cast<size_t>(ranks * 2 * widest) * sizeof(double));
     if (without_bias > 0) zeros_ = memory.keep("compute weights", "no bias", static_cast<size_t>(without_bias) * real);
-    for (size_t pass = 0; pass < passes_.size(); ++pass) add_tensors(static_cast<int>(pass));
+    for (int pass = 0; pass < std::ssize(passes_); ++pass) {
+        add_tensors(pass);
+        const Linear& head = head_of(pass);
+        ends_.push_back({.features = flat(pass, "features", head.in),
+                         .d_features = flat(pass, "d_features", head.in),
+                         .logits = flat(pass, "logits", head.out),
+                         .d_logits = flat(pass, "d_logits", head.out)});
+    }
 }
 
 void LayeredNetwork::prepare(Array weights) {
@@ -331,18 +338,34 @@ Tensor LayeredNetwork::drop(const DropoutLayer& layer, int pass, const NetworkMe
 
 // Heads -----------------------------------------------------------------------------------------------------------------------
 
-void LayeredNetwork::apply_head(const Linear& head, const NetworkMemory& m, const PassTensor& logits, const PassTensor& features) {
-    head.plan->forward(at(logits), at(features), m.weights.slice(head.weight, head.out * head.in), m.weights.slice(head.bias, head.out),
+void LayeredNetwork::apply_head(int pass, const NetworkMemory& m) {
+    const Linear& head = head_of(pass);
+    const Ends& e = ends(pass);
+    head.plan->forward(at(e.logits), at(e.features), m.weights.slice(head.weight, head.out * head.in), m.weights.slice(head.bias, head.out),
                        memory_->workspace());
 }
 
-void LayeredNetwork::head_backward(const Linear& head, const NetworkMemory& m, Gradients gradients, const PassTensor& d_features,
-                                   const PassTensor& features, const PassTensor& d_logits) {
-    if (gradients == Gradients::weights) {
-        head.plan->backward_weights(m.gradient.slice(head.weight, head.out * head.in), at(features), at(d_logits), memory_->workspace());
-        ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(d_logits));
+void LayeredNetwork::head_backward(int pass, const NetworkMemory& m) {
+    const Linear& head = head_of(pass);
+    const Ends& e = ends(pass);
+    if (pass_settings(pass).gradients == Gradients::weights) {
+        head.plan->backward_weights(m.gradient.slice(head.weight, head.out * head.in), at(e.features), at(e.d_logits),
+                                    memory_->workspace());
+        ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(e.d_logits));
     }
-    head.plan->backward_data(at(d_features), at(d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
+    head.plan->backward_data(at(e.d_features), at(e.d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
+}
+
+Tensor LayeredNetwork::output(int pass, Output output) {
+    switch (output) {
+        case Output::logits:
+            return at(ends(pass).logits);
+        case Output::features:
+            return at(ends(pass).features);
+        case Output::first_convolution:
+            return at(first_convolution(pass));
+    }
+    throw std::logic_error("A pass was asked for a tensor that it does not hand out.");
 }
 
 // -----------------------------------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ public:
     void prepare(Array weights) override;
     std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const override;
     std::string head_engine() const override;
+    Tensor output(int pass, Output output) override;
+    Tensor d_logits(int pass) override { return at(ends(pass).d_logits); }
 
 protected:
     explicit LayeredNetwork(NormBatch norm_batch = NormBatch::of_rank) : norm_batch_(norm_batch) {}
@@ -94,8 +96,14 @@ protected:
     DropoutLayer add_dropout(double rate, uint64_t seed) { return {rate, seed, dropouts_++}; }
     bool has_head(Head head) const { return heads_[static_cast<size_t>(head)].in > 0; }
 
-    // Called by build, once a pass, in their order: makes the pass's tensors.
+    // Called by build, once a pass, in their order: makes the pass's tensors, but for its ends.
     virtual void add_tensors(int pass) = 0;
+    virtual PassTensor first_convolution(int pass) const = 0;  // what it makes of the images
+    // What the head reads and makes.
+    struct Ends {
+        PassTensor features, d_features, logits, d_logits;
+    };
+    const Ends& ends(int pass) const { return ends_[static_cast<size_t>(pass)]; }
     const PassSettings& pass_settings(int pass) const { return passes_[static_cast<size_t>(pass)]; }
     const Linear& head_of(int pass) const { return heads_[static_cast<size_t>(pass_settings(pass).head)]; }
     PassTensor hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);  // of the activation type
@@ -135,9 +143,9 @@ protected:
                            const Tensor* residual, Array sums);
     // y, which receives x with some values dropped; x itself in a pass of running statistics, that is evaluation. Of gradients the same.
     Tensor drop(const DropoutLayer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x);
-    void apply_head(const Linear& head, const NetworkMemory& m, const PassTensor& logits, const PassTensor& features);
-    void head_backward(const Linear& head, const NetworkMemory& m, Gradients gradients, const PassTensor& d_features,
-                       const PassTensor& features, const PassTensor& d_logits);
+    // Between the ends of a pass.
+    void apply_head(int pass, const NetworkMemory& m);
+    void head_backward(int pass, const NetworkMemory& m);
 
 private:
     struct Planned {
@@ -165,6 +173,7 @@ private:
     Linear heads_[2];  // by Head
     int64_t dropouts_ = 0;
     std::vector<PassSettings> passes_;
+    std::vector<Ends> ends_;  // by pass
 
     Device* device_ = nullptr;
     Memory* memory_ = nullptr;

@@ -87,10 +87,6 @@ void WideResNet::add_tensors(int pass) {
     const Conv& last = *blocks_.back().conv2;
     t.tail = output_of(pass, "tail", last);
     t.d_tail = output_of(pass, "d_tail", last);
-    t.features = flat(pass, "features", head_of(pass).in);
-    t.d_features = flat(pass, "d_features", head_of(pass).in);
-    t.logits = flat(pass, "logits", head_of(pass).out);
-    t.d_logits = flat(pass, "d_logits", head_of(pass).out);
     tensors_.push_back(std::move(t));
 }
 
@@ -115,8 +111,8 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
     }
     statistics_of(*tail_, m, mode, at(*x), sums);
     activate(*tail_, m, at(p.tail), at(*x));
-    ops().mean_pool(at(p.features), at(p.tail));
-    apply_head(head_of(pass), m, p.logits, p.features);
+    ops().mean_pool(at(ends(pass).features), at(p.tail));
+    apply_head(pass, m);
 }
 
 void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
@@ -126,8 +122,8 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
     const bool weights = settings.gradients == Gradients::weights;
     // Where sampling has half as many images as the labelled batch, as in the paper, its two tensors a block need what one needs there.
     const bool recompute = settings_.recompute && weights;
-    head_backward(head_of(pass), m, settings.gradients, p.d_features, p.features, p.d_logits);
-    ops().mean_pool_backward(at(p.d_tail), at(p.d_features));
+    head_backward(pass, m);
+    ops().mean_pool_backward(at(p.d_tail), at(ends(pass).d_features));
     activate_backward(*tail_, m, settings, at(p.d_tail), at(p.blocks.back().y), nullptr, {});
     const PassTensor* d_y = &p.d_tail;
     for (size_t i = blocks_.size(); i-- > 0;) {
@@ -155,22 +151,5 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
     else
         convolve_data(*stem_, *d_images, at(*d_y));
 }
-
-// ---------------------------------------------------------------------------------------------------------------------------
-
-Tensor WideResNet::output(int pass, Output output) {
-    const Tensors& t = of(pass);
-    switch (output) {
-        case Output::logits:
-            return at(t.logits);
-        case Output::features:
-            return at(t.features);
-        case Output::first_convolution:
-            return at(t.stem);
-    }
-    throw std::logic_error("A pass was asked for a tensor that it does not hand out.");
-}
-
-Tensor WideResNet::d_logits(int pass) { return at(of(pass).d_logits); }
 
 }  // namespace jem

@@ -36,8 +36,6 @@ public:
     std::vector<std::string> unread_prefixes() const override;
     void forward(int pass, const NetworkMemory& memory, const Tensor& images) override;
     void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) override;
-    Tensor output(int pass, Output output) override;
-    Tensor d_logits(int pass) override;
 
 private:
     struct Block {
@@ -51,11 +49,12 @@ private:
         PassTensor d_h, d_x, d_shortcut;  // gradients of h, of the block's input, of what the shortcut passes on
     };
     struct Tensors {
-        PassTensor stem, tail, features, logits, d_logits, d_features, d_tail;
+        PassTensor stem, tail, d_tail;
         std::vector<BlockTensors> blocks;
     };
 
     void add_tensors(int pass) override;
+    PassTensor first_convolution(int pass) const override { return tensors_[static_cast<size_t>(pass)].stem; }
     Tensors& of(int pass) { return tensors_[static_cast<size_t>(pass)]; }
 
     WideResNetSettings settings_;

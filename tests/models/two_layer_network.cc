@@ -1,7 +1,5 @@
 #include "tests/models/two_layer_network.h"
 
-#include <stdexcept>
-
 namespace jem {
 namespace {
 
@@ -30,10 +28,6 @@ void TwoLayerNetwork::add_tensors(int pass) {
                         .a = output_of(pass, "a", *conv_),
                         .pooled = smaller("pooled"),
                         .dropped = smaller("dropped"),
-                        .features = flat(pass, "features", head_of(pass).in),
-                        .logits = flat(pass, "logits", head_of(pass).out),
-                        .d_logits = flat(pass, "d_logits", head_of(pass).out),
-                        .d_features = flat(pass, "d_features", head_of(pass).in),
                         .d_pooled = smaller("d_pooled"),
                         .d_h = output_of(pass, "d_h", *conv_)});
 }
@@ -45,15 +39,15 @@ void TwoLayerNetwork::forward(int pass, const NetworkMemory& m, const Tensor& im
     statistics_of(*norm_, m, mode, at(t.h), sums);
     activate(*norm_, m, at(t.a), at(t.h));
     ops().pool(at(t.pooled), at(t.a), kPooling);
-    ops().mean_pool(at(t.features), drop(dropout_, pass, m, t.dropped, at(t.pooled)));
-    apply_head(head_of(pass), m, t.logits, t.features);
+    ops().mean_pool(at(ends(pass).features), drop(dropout_, pass, m, t.dropped, at(t.pooled)));
+    apply_head(pass, m);
 }
 
 void TwoLayerNetwork::backward(int pass, const NetworkMemory& m, const Tensor& images, const Tensor* d_images) {
     const Tensors& t = of(pass);
     const PassSettings& settings = pass_settings(pass);
-    head_backward(head_of(pass), m, settings.gradients, t.d_features, t.features, t.d_logits);
-    ops().mean_pool_backward(at(t.d_pooled), at(t.d_features));
+    head_backward(pass, m);
+    ops().mean_pool_backward(at(t.d_pooled), at(ends(pass).d_features));
     drop(dropout_, pass, m, t.d_pooled, at(t.d_pooled));
     ops().pool_backward(at(t.d_h), at(t.d_pooled), at(t.a), kPooling);
     activate_backward(*norm_, m, settings, at(t.d_h), at(t.h), nullptr, {});
@@ -61,19 +55,6 @@ void TwoLayerNetwork::backward(int pass, const NetworkMemory& m, const Tensor& i
         convolve_weights(*conv_, m, settings.norm, images, at(t.d_h));
     else
         convolve_data(*conv_, *d_images, at(t.d_h));
-}
-
-Tensor TwoLayerNetwork::output(int pass, Output output) {
-    const Tensors& t = of(pass);
-    switch (output) {
-        case Output::logits:
-            return at(t.logits);
-        case Output::features:
-            return at(t.features);
-        case Output::first_convolution:
-            return at(t.h);
-    }
-    throw std::logic_error("A pass was asked for a tensor that it does not hand out.");
 }
 
 }  // namespace jem

@@ -20,16 +20,14 @@ public:
 
     void forward(int pass, const NetworkMemory& memory, const Tensor& images) override;
     void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) override;
-    Tensor output(int pass, Output output) override;
-    Tensor d_logits(int pass) override { return at(of(pass).d_logits); }
 
 private:
     struct Tensors {
-        PassTensor h, a, pooled, dropped, features, logits;
-        PassTensor d_logits, d_features, d_pooled, d_h;
+        PassTensor h, a, pooled, dropped, d_pooled, d_h;
     };
 
     void add_tensors(int pass) override;
+    PassTensor first_convolution(int pass) const override { return tensors_[static_cast<size_t>(pass)].h; }
     Tensors& of(int pass) { return tensors_[static_cast<size_t>(pass)]; }
 
     const Conv* conv_ = nullptr;
