@@ -8,30 +8,14 @@
 #include <vector>
 
 #include "engine/device/choices.h"
-#include "engine/files/messages.h"
 #include "tests/emulation/device.h"
 #include "tests/temp_folder.h"
+#include "tests/told.h"
 
 namespace jem {
 namespace {
 
 using Fault = LoopEngine::Fault;
-
-// What the engine tells meanwhile.
-class Told {
-public:
-    Told() {
-        set_listener([this](const std::string& text) { lines.push_back(text); });
-    }
-    Told(const Told&) = delete;  // the listener is one
-    Told& operator=(const Told&) = delete;
-    ~Told() { set_listener({}); }
-    int with(const std::string& part) const {
-        return static_cast<int>(
-            std::count_if(lines.begin(), lines.end(), [&](const auto& l) { return l.find(part) != std::string::npos; }));
-    }
-    std::vector<std::string> lines;
-};
 
 const ConvShape kShape{.in_channels = 8, .out_channels = 8, .height = 5, .width = 5, .kernel = 3, .stride = 1};
 const ConvOptions kOptions{.batches = {2}, .calls = {{.around = {}, .residual = true}}};

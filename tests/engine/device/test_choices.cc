@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/files/messages.h"
 #include "tests/temp_folder.h"
+#include "tests/told.h"
 
 namespace jem {
 namespace {
@@ -18,17 +18,6 @@ const std::string kMachine = "GPU | library 1";
 const PlanChoice kOne{.choice = "library eng1 k2=3", .seconds = 1e-3}, kOther{.choice = "bias and sums", .seconds = 2e-3};
 const std::vector<std::string> kDamaged = {"", "{\"format\": 2, \"cho", "[1, 2]", "{\"format\": 99}",
                                            R"({"format": 2, "choices": {"a": {"choice": 3, "seconds": 1}}})"};
-
-class Told {
-public:
-    Told() {
-        set_listener([this](const std::string& text) { lines.push_back(text); });
-    }
-    Told(const Told&) = delete;  // the listener is one
-    Told& operator=(const Told&) = delete;
-    ~Told() { set_listener({}); }
-    std::vector<std::string> lines;
-};
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
