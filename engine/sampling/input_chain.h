@@ -32,7 +32,6 @@ public:
     int64_t count() const { return options_.count; }
     Array labels();  // i32 [count], of the cross-entropy
     Array noise();   // R [steps, count, H*W*C]
-    const Stepper& stepper() const { return *stepper_; }
 
     // Queues what a step needs to know of the start. After images() were written, before the first step.
     void begin();

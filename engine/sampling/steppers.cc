@@ -5,7 +5,7 @@ namespace {
 
 class SgldStepper final : public Stepper {
 public:
-    SgldStepper(const SgldSettings& settings, int scalar, const std::string& name) : settings_(settings), scalar_(scalar), name_(name) {}
+    SgldStepper(const SgldSettings& settings, int scalar) : settings_(settings), scalar_(scalar) {}
 
     void queue(Device& device, const StepCall& c) override {
         SgldSettings settings = settings_;
@@ -13,12 +13,10 @@ public:
         device.ops().sgld_gradient_norm(c.state, c.gradient, c.images, scalar_);
         device.ops().sgld_step(c.x, c.gradient, c.noise, c.state, settings);
     }
-    std::string gradient_scalar() const override { return name_; }
 
 private:
     SgldSettings settings_;
     int scalar_;
-    std::string name_;
 };
 
 class SignStepper final : public Stepper {
@@ -35,7 +33,7 @@ private:
 }  // namespace
 
 std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& scalars, const std::string& scalar) {
-    return std::make_unique<SgldStepper>(settings, scalars.number(scalar), scalar);
+    return std::make_unique<SgldStepper>(settings, scalars.number(scalar));
 }
 
 std::unique_ptr<Stepper> sign_stepper(double step_size, double radius) { return std::make_unique<SignStepper>(step_size, radius); }

@@ -23,8 +23,6 @@ public:
     virtual ~Stepper() = default;
     virtual void queue(Device& device, const StepCall& call) = 0;
     virtual bool wants_start() const { return false; }
-    // The scalar that tells the gradient's size after each step; empty: none.
-    virtual std::string gradient_scalar() const { return {}; }
 };
 
 // x += alpha * clamp(g) + sigma * noise, kept in [-1, 1] (SADA-JEM, Eq. 3; the scripts' alpha). Tells the gradient's norm in the scalar.
