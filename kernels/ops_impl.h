@@ -273,6 +273,18 @@ public:
     void sign_step(Array x, Array gradient, Array start, double step_size, double radius) override {
         exec_.for_each("sign_step", x.count, SignStep<R>{x.as<R>(), gradient.as<R>(), start.as<R>(), step_size, radius});
     }
+    void normalised_step(Array x, Array gradient, Array norms, double step_size) override {
+        if (norms.count == 0) return;
+        const int64_t row = x.count / norms.count;
+        exec_.for_each("gradient_norms", norms.count, RowDistance<R>{norms.as<R>(), gradient.as<R>(), nullptr, row});
+        exec_.for_each("normalised_step", x.count, NormalisedStep<R>{x.as<R>(), gradient.as<R>(), norms.as<R>(), row, step_size});
+    }
+    void project_on_ball(Array x, Array centre, Array norms, double radius) override {
+        if (norms.count == 0) return;
+        const int64_t row = x.count / norms.count;
+        exec_.for_each("distances", norms.count, RowDistance<R>{norms.as<R>(), x.as<R>(), centre.as<R>(), row});
+        exec_.for_each("project_on_ball", x.count, ProjectOnBall<R>{x.as<R>(), centre.as<R>(), norms.as<R>(), row, radius});
+    }
     void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) override {
         exec_.reduce("sgld_gradient_norm", gradient.count, SgldGradientNorm<R>{state, static_cast<double>(images), scalar},
                      In<R>{gradient.as<R>()});

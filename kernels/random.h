@@ -27,6 +27,10 @@ enum class RandomStream : uint32_t {
     buffer_fill_pixels = 13,
     held_out = 14,
     dropout = 15,
+    evaluation_order = 16,
+    attack_start = 17,
+    made_images = 18,
+    landscape = 19,
 };
 
 struct Random4 {

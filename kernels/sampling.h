@@ -89,6 +89,55 @@ struct SignStep {
     }
 };
 
+// One item is one image: the L2 norm of its row of a - b, or of a where b is null.
+template <class R>
+struct RowDistance {
+    R* out;          // [N]
+    const R *a, *b;  // [N, row]
+    int64_t row;
+
+    JEM_HD void operator()(int64_t n) const {
+        double sum = 0;
+        for (int64_t i = n * row; i < (n + 1) * row; ++i) {
+            const double d = static_cast<double>(b == nullptr ? a[i] : a[i] - b[i]);
+            sum += d * d;
+        }
+        out[n] = static_cast<R>(std::sqrt(sum));
+    }
+};
+
+// One item is one value: x + alpha * g / |g| of its image. Where the gradient is 0 the image stays.
+template <class R>
+struct NormalisedStep {
+    R* x;            // [N, row], updated
+    const R* g;      // [N, row], d objective / d x
+    const R* norms;  // [N], of g's rows
+    int64_t row;
+    double step_size;
+
+    JEM_HD void operator()(int64_t i) const {
+        const R norm = norms[i / row];
+        if (norm != R(0)) x[i] += static_cast<R>(step_size) * (g[i] / norm);  // of a NaN too
+    }
+};
+
+// One item is one value: kept within an L2 ball around the start, then in [-1, 1]    (Madry et al. 2018)
+template <class R>
+struct ProjectOnBall {
+    R* x;                // [N, row], updated
+    const R* start;      // [N, row], the ball's centre
+    const R* distances;  // [N], of x's rows from start's
+    int64_t row;
+    double radius;
+
+    JEM_HD void operator()(int64_t i) const {
+        const R distance = distances[i / row], limit = static_cast<R>(radius);
+        R value = distance > limit ? start[i] + (x[i] - start[i]) * (limit / distance) : x[i];
+        value = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
+        x[i] = value;
+    }
+};
+
 // One item is one chain: which buffer image it continues, and whether (and from which class) it starts afresh.
 struct DrawChains {
     int32_t* index;  // [N] into the buffer

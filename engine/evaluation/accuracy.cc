@@ -10,9 +10,8 @@ double accuracy(const Predictions& p) {
 }
 
 Metric accuracy_metric() {
-    return {.name = "accuracy",
-            .help = "the share of images that are classified right, with nll and brier",
-            .measure = [](const Predictions& p) {
+    return {.name = "accuracy", .help = "the share of images that are classified right, with nll and brier", .measure = [](Evaluation& e) {
+                const Predictions& p = e.predictions();
                 return MetricResult{.values = {{"accuracy", accuracy(p)}, {"nll", negative_log_likelihood(p)}, {"brier", brier_score(p)}},
                                     .files = {}};
             }};

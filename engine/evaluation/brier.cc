@@ -20,10 +20,9 @@ double brier_score(const Predictions& p) {
 }
 
 Metric brier_metric() {
-    return {
-        .name = "brier", .help = "the Brier score: the squared error of p(y|x), summed over classes", .measure = [](const Predictions& p) {
-            return MetricResult{.values = {{"brier", brier_score(p)}}, .files = {}};
-        }};
+    return {.name = "brier", .help = "the Brier score: the squared error of p(y|x), summed over classes", .measure = [](Evaluation& e) {
+                return MetricResult{.values = {{"brier", brier_score(e.predictions())}}, .files = {}};
+            }};
 }
 
 }  // namespace jem

@@ -25,7 +25,8 @@ std::string reliability_csv(const Predictions& p, int bins) {
     return csv;
 }
 
-MetricResult measure(const Predictions& p) {
+MetricResult measure(Evaluation& e) {
+    const Predictions& p = e.predictions();
     MetricResult result;
     for (const int bins : kBins) {
         result.values[fmt::format("ece_{}", bins)] = expected_calibration_error(p, bins);

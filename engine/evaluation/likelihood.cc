@@ -10,8 +10,8 @@ double negative_log_likelihood(const Predictions& p) {
 }
 
 Metric likelihood_metric() {
-    return {.name = "nll", .help = "the mean of -log p(label|x), in nats", .measure = [](const Predictions& p) {
-                return MetricResult{.values = {{"nll", negative_log_likelihood(p)}}, .files = {}};
+    return {.name = "nll", .help = "the mean of -log p(label|x), in nats", .measure = [](Evaluation& e) {
+                return MetricResult{.values = {{"nll", negative_log_likelihood(e.predictions())}}, .files = {}};
             }};
 }
 

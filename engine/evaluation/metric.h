@@ -1,4 +1,4 @@
-// A metric: what it makes of a network's predictions. One file each; metrics.cc lists them.
+// A metric: what it makes of a trained network. One file each; metrics.cc lists them.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/network/predictor.h"
+#include "engine/evaluation/evaluation.h"
 
 namespace jem {
 
@@ -15,11 +15,24 @@ struct MetricResult {
     std::vector<std::pair<std::string, std::string>> files;  // name, text: data of pictures
 };
 
+// Passes of the network, in images.
+struct Cost {
+    double forward = 0, gradient = 0;  // forward alone; forward and backward to the images
+
+    double forwards() const { return forward + kGradientCost * gradient; }
+};
+
 struct Metric {
-    std::string name;                             // as in --metrics
-    std::string help;                             // what it measures, in a few words
-    MetricResult (*measure)(const Predictions&);  // of at least one image, with labels
-    std::vector<std::string> file_names = {};     // of the result's files, known before they are written
+    std::string name;                          // as in --metrics
+    std::string help;                          // what it measures, in a few words
+    MetricResult (*measure)(Evaluation&);      // at least one image, with labels, is evaluated
+    std::vector<std::string> file_names = {};  // of the result's files, known before they are written
+    // What it costs besides the predictions of the evaluated images; null: nothing.
+    Cost (*cost)(const Evaluation&) = nullptr;
+    // Why it cannot be measured with these inputs, and what to do; empty where it can. Null: it always can.
+    std::string (*missing)(const Evaluation&) = nullptr;
+    // Of the predictions of the evaluated images; null: not.
+    bool (*wants_gradients)(const EvaluationSettings&) = nullptr;
 };
 
 // One a file.
@@ -27,6 +40,8 @@ Metric accuracy_metric();
 Metric likelihood_metric();
 Metric brier_metric();
 Metric calibration_metric();
+Metric pgd_metric();
+Metric landscape_metric();
 
 const std::vector<Metric>& metrics();
 // Throws InputError for an unknown name, listing the known.

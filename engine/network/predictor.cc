@@ -1,10 +1,20 @@
 #include "engine/network/predictor.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "engine/network/parameters.h"
 
 namespace jem {
+
+void Predictions::append(const Predictions& more) {
+    classes = more.classes;
+    logits.insert(logits.end(), more.logits.begin(), more.logits.end());
+    lse.insert(lse.end(), more.lse.begin(), more.lse.end());
+    gradient_norms.insert(gradient_norms.end(), more.gradient_norms.begin(), more.gradient_norms.end());
+    labels.insert(labels.end(), more.labels.begin(), more.labels.end());
+}
 
 Predictor::Predictor(Device& device, Memory& memory, Network& network, const ImageSize& size, const Options& options)
     : device_(device),
@@ -63,41 +73,50 @@ void Predictor::queue(const NetworkMemory& memory) {
     if (features_) network_.output(pass_, Output::features);
 }
 
-void Predictor::run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit) {
-    for (int64_t first = 0; first < count; first += batch_) {
-        const int64_t n = std::min(batch_, count - first);
-        const Array x{images().data, device_.real_type(), n * size_.pixels()};
-        source(x, first);
-        queue(memory);
-        device_.synchronize();
-        const Tensor logits = network_.logits(pass_);
-        Batch batch{.first = first,
-                    .count = n,
-                    .logits = {logits.data, logits.type, n * logits.c},
-                    .lse = {memory_.at(lse_), device_.real_type(), n},
-                    .features = {},
-                    .gradients = {}};
-        if (features_) {
-            const Tensor features = network_.output(pass_, Output::features);
-            batch.features = {features.data, features.type, n * features.c};
-        }
-        if (wants_ == Wants::gradients) batch.gradients = {memory_.at(gradients_), device_.real_type(), x.count};
-        visit(batch);
+Predictor::Batch Predictor::run_batch(int64_t first, int64_t n, const Source& source, const NetworkMemory& memory) {
+    const Array x{images().data, device_.real_type(), n * size_.pixels()};
+    source(x, first);
+    queue(memory);
+    device_.synchronize();
+    const Tensor logits = network_.logits(pass_);
+    Batch batch{.first = first,
+                .count = n,
+                .logits = {logits.data, logits.type, n * logits.c},
+                .lse = {memory_.at(lse_), device_.real_type(), n},
+                .features = {},
+                .gradients = {}};
+    if (features_) {
+        const Tensor features = network_.output(pass_, Output::features);
+        batch.features = {features.data, features.type, n * features.c};
     }
+    if (wants_ == Wants::gradients) batch.gradients = {memory_.at(gradients_), device_.real_type(), x.count};
+    return batch;
+}
+
+void Predictor::run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit) {
+    for (int64_t first = 0; first < count; first += batch_) visit(run_batch(first, std::min(batch_, count - first), source, memory));
+}
+
+Predictions Predictor::predict_batch(int64_t first, int64_t count, const Source& source, const NetworkMemory& memory) {
+    const Batch batch = run_batch(first, count, source, memory);
+    Predictions out;
+    out.classes = batch.logits.count / count;
+    out.logits = download_values(device_, batch.logits);
+    out.lse = download_values(device_, batch.lse);
+    if (batch.gradients.count > 0) {
+        const std::vector<double> gradients = download_values(device_, batch.gradients);
+        for (auto row = gradients.begin(); row != gradients.end(); row += size_.pixels())
+            out.gradient_norms.push_back(std::sqrt(std::inner_product(row, row + size_.pixels(), row, 0.0)));
+    }
+    return out;
 }
 
 Predictions Predictor::predict(int64_t count, const Source& source, const NetworkMemory& memory, const Progress& progress) {
     Predictions out;
-    const auto append = [&](std::vector<double>& to, const Array& from) {
-        const std::vector<double> values = download_values(device_, from);
-        to.insert(to.end(), values.begin(), values.end());
-    };
-    run(count, source, memory, [&](const Batch& batch) {
-        out.classes = batch.logits.count / batch.count;
-        append(out.logits, batch.logits);
-        append(out.lse, batch.lse);
-        if (progress) progress(batch.first + batch.count);
-    });
+    for (int64_t first = 0; first < count; first += batch_) {
+        out.append(predict_batch(first, std::min(batch_, count - first), source, memory));
+        if (progress) progress(std::min(count, first + batch_));
+    }
     return out;
 }
 

@@ -15,11 +15,13 @@ namespace jem {
 // What the network says of a set of images, on the host.
 struct Predictions {
     int64_t classes = 0;
-    std::vector<double> logits;   // [N, classes]
-    std::vector<double> lse;      // [N], minus the energy: LSE of the logits, or of the energy's own head
-    std::vector<int32_t> labels;  // [N], the set's own; empty where nobody gave any
+    std::vector<double> logits;          // [N, classes]
+    std::vector<double> lse;             // [N], minus the energy: LSE of the logits, or of the energy's own head
+    std::vector<double> gradient_norms;  // [N], |d LSE / d x|; empty unless the predictor wants gradients
+    std::vector<int32_t> labels;         // [N], the set's own; empty where nobody gave any
 
     int64_t count() const { return classes > 0 ? static_cast<int64_t>(logits.size()) / classes : 0; }
+    void append(const Predictions& more);  // the images behind these, of the same network
 };
 
 class Predictor {
@@ -58,6 +60,8 @@ public:
 
     // The network must be prepared with memory.weights. The batches, one after the other.
     void run(int64_t count, const Source& source, const NetworkMemory& memory, const Visit& visit);
+    // One batch, of count <= batch() images, on the host.
+    Predictions predict_batch(int64_t first, int64_t count, const Source& source, const NetworkMemory& memory);
     // All of it on the host.
     Predictions predict(int64_t count, const Source& source, const NetworkMemory& memory, const Progress& progress = nullptr);
 
@@ -75,6 +79,7 @@ private:
 
     Tensor images();
     void queue(const NetworkMemory& memory);
+    Batch run_batch(int64_t first, int64_t count, const Source& source, const NetworkMemory& memory);
 
     Device& device_;
     Memory& memory_;

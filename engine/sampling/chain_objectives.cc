@@ -35,6 +35,7 @@ public:
         const auto of = [&](Slot slot) { return Array{memory_.at(slot), device_.real_type(), count_}; };
         device_.ops().cross_entropy(of(loss_), of(hit_), call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels,
                                     static_cast<double>(count_));  // the op weighs the mean
+        if (call.hits.count > 0) device_.ops().accumulate(call.hits, of(hit_));
     }
 
 private:

@@ -10,9 +10,13 @@ InputChain::InputChain(Device& device, Network& network, Memory& memory, const O
     images_ = memory.keep("samples", options.name + "/samples", bytes);
     gradient_ = memory.transient(options.name + "/gradient", bytes);
     objective_ = make_chain_objective(options.objective, device, memory, options.name, options.count);
-    if (stepper_->wants_start()) start_ = memory.keep("samples", options.name + "/start", bytes);
-    if (options.objective == ChainObjective::cross_entropy)
+    const auto a_value_each = static_cast<size_t>(options.count) * size_of(device.real_type());
+    if (stepper_->wants_centre()) centre_ = memory.keep("samples", options.name + "/centre", bytes);
+    if (stepper_->wants_norms()) norms_ = memory.transient(options.name + "/norms", a_value_each);
+    if (options.objective == ChainObjective::cross_entropy) {
         labels_ = memory.keep("samples", options.name + "/labels", static_cast<size_t>(options.count) * sizeof(int32_t));
+        hits_ = memory.keep("samples", options.name + "/hits", a_value_each);
+    }
     if (options.given_noise_steps > 0)
         noise_ = memory.keep("samples", options.name + "/noise", bytes * static_cast<size_t>(options.given_noise_steps));
 }
@@ -24,6 +28,10 @@ Tensor InputChain::tensor() {
             options_.height,     options_.width,      options_.channels};
 }
 
+Array InputChain::centre() { return array(centre_); }
+
+Array InputChain::hits() { return a_value_each(hits_); }
+
 Array InputChain::labels() { return labels_.valid() ? Array{memory_.at(labels_), DType::i32, options_.count} : Array{}; }
 
 Array InputChain::noise() {
@@ -31,19 +39,28 @@ Array InputChain::noise() {
     return {memory_.at(noise_), device_.real_type(), value_count() * options_.given_noise_steps};
 }
 
-void InputChain::begin() {
-    if (start_.valid()) device_.copy(memory_.at(start_), memory_.at(images_), memory_.bytes(start_));
+void InputChain::begin(Centre centre) {
+    if (centre_.valid() && centre == Centre::start) device_.copy(memory_.at(centre_), memory_.at(images_), memory_.bytes(centre_));
+    if (hits_.valid()) device_.ops().fill_zero(hits());
+}
+
+void InputChain::look(const NetworkMemory& m, IterationState* state) {
+    network_.forward(pass_, m, tensor());
+    objective_->queue({.network = network_, .pass = pass_, .labels = labels(), .state = state, .hits = hits()});
 }
 
 void InputChain::step(const NetworkMemory& m, IterationState* state) {
-    network_.forward(pass_, m, tensor());
-    objective_->queue({.network = network_, .pass = pass_, .labels = labels(), .state = state});
+    look(m, state);
     Tensor d_x = tensor();
     d_x.data = memory_.at(gradient_);
     network_.backward(pass_, m, tensor(), &d_x);
-    stepper_->queue(
-        device_,
-        {.x = images(), .gradient = array(gradient_), .start = array(start_), .noise = noise(), .images = options_.count, .state = state});
+    stepper_->queue(device_, {.x = images(),
+                              .gradient = array(gradient_),
+                              .centre = array(centre_),
+                              .norms = a_value_each(norms_),
+                              .noise = noise(),
+                              .images = options_.count,
+                              .state = state});
     device_.ops().advance_step(state);
 }
 

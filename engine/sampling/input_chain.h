@@ -30,17 +30,24 @@ public:
     Array images();   // R [count, H*W*C]: whoever starts the chain writes them, and they are where it ends
     Tensor tensor();  // the same as [N, H, W, C]
     int64_t count() const { return options_.count; }
+    Array centre();  // the same, what the stepper keeps them near; empty where it asks for nothing
     Array labels();  // i32 [count], of the cross-entropy
+    Array hits();    // R [count], of the cross-entropy: how many of the images since begin() were classified right, step by step
     Array noise();   // R [steps, count, H*W*C]
 
     // Queues what a step needs to know of the start. After images() were written, before the first step.
-    void begin();
+    enum class Centre { start, given };  // given: the caller wrote centre() as well
+    void begin(Centre centre = Centre::start);
     // Queues one step. memory.weights must be what the network was prepared with.
     void step(const NetworkMemory& memory, IterationState* state);
+    // Queues forward and objective alone: what the network says of where the chain is.
+    void look(const NetworkMemory& memory, IterationState* state);
 
 private:
     int64_t value_count() const { return options_.count * options_.height * options_.width * options_.channels; }
     Array array(Slot slot) { return slot.valid() ? Array{memory_.at(slot), device_.real_type(), value_count()} : Array{}; }
+
+    Array a_value_each(Slot slot) { return slot.valid() ? Array{memory_.at(slot), device_.real_type(), options_.count} : Array{}; }
 
     Device& device_;
     Network& network_;
@@ -49,7 +56,7 @@ private:
     std::unique_ptr<Stepper> stepper_;
     std::unique_ptr<Objective> objective_;
     int pass_;
-    Slot images_, gradient_, start_, labels_, noise_;
+    Slot images_, gradient_, centre_, norms_, labels_, hits_, noise_;
 };
 
 }  // namespace jem

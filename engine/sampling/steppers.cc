@@ -21,13 +21,30 @@ private:
 
 class SignStepper final : public Stepper {
 public:
-    SignStepper(double step_size, double radius) : step_size_(step_size), radius_(radius) {}
+    explicit SignStepper(const AttackLimits& limits) : limits_(limits) {}
 
-    void queue(Device& device, const StepCall& c) override { device.ops().sign_step(c.x, c.gradient, c.start, step_size_, radius_); }
-    bool wants_start() const override { return true; }
+    void queue(Device& device, const StepCall& c) override {
+        device.ops().sign_step(c.x, c.gradient, c.centre, limits_.step_size, limits_.radius);
+    }
+    bool wants_centre() const override { return true; }
 
 private:
-    double step_size_, radius_;
+    const AttackLimits& limits_;
+};
+
+class NormalisedStepper final : public Stepper {
+public:
+    explicit NormalisedStepper(const AttackLimits& limits) : limits_(limits) {}
+
+    void queue(Device& device, const StepCall& c) override {
+        device.ops().normalised_step(c.x, c.gradient, c.norms, limits_.step_size);
+        device.ops().project_on_ball(c.x, c.centre, c.norms, limits_.radius);
+    }
+    bool wants_centre() const override { return true; }
+    bool wants_norms() const override { return true; }
+
+private:
+    const AttackLimits& limits_;
 };
 
 }  // namespace
@@ -36,6 +53,8 @@ std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& sca
     return std::make_unique<SgldStepper>(settings, scalars.number(scalar));
 }
 
-std::unique_ptr<Stepper> sign_stepper(double step_size, double radius) { return std::make_unique<SignStepper>(step_size, radius); }
+std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits) { return std::make_unique<SignStepper>(limits); }
+
+std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits) { return std::make_unique<NormalisedStepper>(limits); }
 
 }  // namespace jem

@@ -12,7 +12,8 @@ namespace jem {
 struct StepCall {
     Array x;         // R [N, H*W*C], updated
     Array gradient;  // the same, d objective / d x
-    Array start;     // the same, where the chain began; empty unless a projection asks for it
+    Array centre;    // the same, what a projection keeps them near; empty unless one asks for it
+    Array norms;     // R [N], scratch; empty unless the stepper asks for it
     Array noise;     // R [steps, N, H*W*C], standard normal; empty: drawn
     int64_t images = 0;
     IterationState* state = nullptr;
@@ -22,12 +23,20 @@ class Stepper {
 public:
     virtual ~Stepper() = default;
     virtual void queue(Device& device, const StepCall& call) = 0;
-    virtual bool wants_start() const { return false; }
+    virtual bool wants_centre() const { return false; }
+    virtual bool wants_norms() const { return false; }
 };
 
 // x += alpha * clamp(g) + sigma * noise, kept in [-1, 1] (SADA-JEM, Eq. 3; the scripts' alpha). Tells the gradient's norm in the scalar.
 std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& scalars, const std::string& scalar);
-// x += alpha * sign(g), kept within radius of the start, value by value, and in [-1, 1] (Madry et al. 2018).
-std::unique_ptr<Stepper> sign_stepper(double step_size, double radius);
+// How far an attack goes at a step and in all, in units of x. Read when a step is queued: one that is recorded keeps what it was.
+struct AttackLimits {
+    double step_size = 0, radius = 0;
+};
+// x += alpha * sign(g), kept within radius of the centre, value by value, and in [-1, 1] (Madry et al. 2018; L-infinity). limits must
+// outlive the stepper.
+std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits);
+// x += alpha * g / |g| of each image, kept within radius of the centre in L2, and in [-1, 1].
+std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits);
 
 }  // namespace jem

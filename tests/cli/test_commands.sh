@@ -138,7 +138,7 @@ run 0 train "${tiny[@]}" --iterations 2 --energy-head linear --out linear &&
 most_lines=4 refused 'missing: energy_output' evaluate --checkpoint $weights --energy-head linear --quiet
 
 # --- evaluate -----------------------------------------------------------------------------------------------------------------------
-run 0 evaluate --checkpoint $weights --json --quiet --out measured --seed 77 &&
+run 0 evaluate --checkpoint $weights --split auto --json --quiet --out measured --seed 77 &&
     expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained" && expect 'and how long it took' grep -q '"seconds":' out
 ! grep -q seconds measured/evaluation.json || fail 'the file would differ each time' measured/evaluation.json
 for file in evaluation.json reliability_15.csv reliability_20.csv; do expect "evaluate writes $file" test -s measured/$file; done
@@ -150,8 +150,26 @@ run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy && expect
 run 0 evaluate --checkpoint run/checkpoints/last.state.safetensors --metrics nll --quiet --threads 1 &&
     expect 'evaluate prints a table' grep -q '^nll ' out
 [[ $(grep -c accuracy out) == 0 ]] || fail '--metrics nll prints an accuracy' out
-run 0 evaluate --checkpoint $weights --weights ema --json --quiet && nll=$(value nll) &&
-    run 0 evaluate --checkpoint $weights --json --quiet && same "$(value nll)" "$nll" && fail 'the average is the last weights' out
+run 0 evaluate --checkpoint $weights --split auto --weights ema --json --quiet && nll=$(value nll) &&
+    run 0 evaluate --checkpoint $weights --split auto --json --quiet && same "$(value nll)" "$nll" && fail 'the average is the last weights' out
+run 0 evaluate --checkpoint $weights --split auto --metrics pgd,landscape --pgd-eps 0,2 --pgd-steps 2 --pgd-images 20 --landscape-images 10 --landscape-points 3 \
+    --landscape-points-2d 2 --landscape-to run/checkpoints/best.safetensors --raw raw.safetensors --json --quiet --out attacked &&
+    expect 'robust accuracy is named by the eps that were given' grep -q '"robust_accuracy":{"0":[0-9.]*,"2":[0-9.]*}' out &&
+    expect 'a raw file has the logits' grep -aq '"logits":{' raw.safetensors
+for file in robustness landscape_1d landscape_2d landscape_line; do expect "evaluate writes $file.csv" test -s attacked/$file.csv; done
+expect 'nothing of an evaluation that ended is left to go on with' test ! -e attacked/unfinished.jsonl
+refused '"2,x".*from 0 to 255' evaluate --checkpoint $weights --metrics pgd --pgd-eps 2,x
+run 0 evaluate --checkpoint $weights --metrics all --budget 0 --json --quiet --out budget && expect 'what is beyond the budget is said' grep -q '"left_out":{.*beyond --budget 0' out
+# an attack that takes minutes, stopped when it has begun
+"$program" evaluate --checkpoint $weights --metrics accuracy,pgd --pgd-steps 20000 --json --quiet --out interrupted >out 2>err </dev/null &
+for ((i = 0; i < 600; ++i)); do
+    [[ ! -s interrupted/unfinished.jsonl ]] || break
+    sleep 0.1
+done
+kill -TERM $!
+wait $!
+expect 'an interrupted evaluation exits with 130' test $? -eq 130 && expect 'it keeps what it had' test -s interrupted/evaluation.json &&
+    expect 'and goes on' test -s interrupted/unfinished.jsonl
 refused 'no metric "fid".*accuracy, nll, brier, ece' evaluate --checkpoint $weights --metrics accuracy,fid
 refused 'no metric ""' evaluate --checkpoint $weights --metrics accuracy,
 refused '--checkpoint is needed' evaluate
@@ -163,7 +181,7 @@ refused 'safetensors' evaluate --checkpoint measured/evaluation.json
 kept=run/evaluation/last/evaluation.json
 rm -rf run/evaluation
 run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy && run 0 evaluate --checkpoint $weights --quiet --metrics ece &&
-    expect 'results of several calls join' same "$(grep -cE '"(accuracy|ece_20)"' $kept)" 2
+    expect 'results of several calls join' same "$(grep -cE '"(accuracy|ece_20)": [0-9]' $kept)" 2
 run 0 evaluate --checkpoint $weights --metrics ece --weights ema && expect 'it says so' grep -q 'are replaced' err
 ! grep -q '"accuracy"' $kept || fail 'results of other weights were joined' $kept
 run 0 evaluate --checkpoint $weights --json --quiet --metrics accuracy

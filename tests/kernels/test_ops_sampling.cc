@@ -103,6 +103,22 @@ TEST_CASE("sign_step_stays_within_its_radius_and_in_the_pixels_range") {
     });
 }
 
+TEST_CASE("a_normalised_step_has_its_length_and_the_ball_and_the_pixels_range_are_kept") {
+    on_every_device([](OnDevice& m) {
+        // along (3, 4) / 5; an image without a gradient stays; out of the ball and back to its edge; out of the pixels' range
+        const Array x = m.real({0, 0, 0.5, -0.5, 0.1, 0.2, 0.9, 0}), centre = m.real({0, 0, 0.5, -0.5, 0, 0, 0.9, 0});
+        const Array norms = m.real({0, 0, 0, 0});
+        m.ops().normalised_step(x, m.real({3e-9, 4e-9, 0, 0, 0.6, 0.8, 7, 0}), norms, 0.5);
+        check_close("stepped", m.read(x), {0.3, 0.4, 0.5, -0.5, 0.4, 0.6, 1.4, 0}, m.roundings(8));
+        m.ops().project_on_ball(x, centre, norms, 0.5);
+        const double edge = 0.5 / std::sqrt(0.52);
+        check_close("projected", m.read(x), {0.3, 0.4, 0.5, -0.5, 0.4 * edge, 0.6 * edge, 1, 0}, m.roundings(8));
+        const Array broken = m.real({0.5, 0.5});
+        m.ops().normalised_step(broken, m.real({std::nan(""), 1}), m.real({0}), 0.25);
+        CHECK(std::isnan(m.read(broken).front()));
+    });
+}
+
 TEST_CASE("sgld_gradient_norm_is_the_root_mean_square_of_the_images_norms") {
     constexpr double kNormError = 1e-12;  // exact squares, summed in double
     on_every_device([](OnDevice& m) {

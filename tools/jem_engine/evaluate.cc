@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <iterator>
 
 #include "data/input_error.h"
@@ -14,25 +15,42 @@
 #include "engine/run/run_folder.h"
 #include "engine/settings/table.h"
 #include "tools/jem_engine/console.h"
+#include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/options.h"
 
 namespace jem {
 namespace {
 
 constexpr const char* kResultFile = "evaluation.json";
+constexpr const char* kJournalFile = "unfinished.jsonl";
+constexpr const char* kAll = "all";
 // Results of one checkpoint that agree in these belong together.
 constexpr const char* kIdentity[] = {"iteration", "weights", "data", "split", "images"};
 
 struct EvaluateOptions {
     CommonOptions common;
     SettingsFlags flags;
-    std::string checkpoint, metrics = "accuracy,nll,ece", weights = "last", split = "auto", out;
+    std::string checkpoint, metrics = "accuracy,nll,ece", weights = "last", split = "test", order = "shuffled", protocol = "engine", out,
+                            raw;
+    std::vector<std::string> ood_data;
+    std::string ood_scores = "px,py,pxgrad", pgd_norm = "linf", pgd_eps, pgd_random_start = "on", landscape_to;
+    std::optional<double> pgd_step_size;
+    double budget_minutes = 30;
+    EvaluationSettings settings;
 };
 
-std::vector<Metric> chosen_metrics(const std::string& text) {
-    std::vector<Metric> chosen;
-    for (const std::string& name : comma_parts(text)) chosen.push_back(metric(name));
-    return chosen;
+std::vector<const Metric*> chosen_metrics(const std::string& text) {
+    std::vector<const Metric*> chosen;
+    for (const std::string& name : comma_parts(text)) {
+        if (name == kAll)
+            for (const Metric& m : metrics()) chosen.push_back(&m);
+        else
+            chosen.push_back(&metric(name));
+    }
+    std::vector<const Metric*> once;
+    for (const Metric* m : chosen)
+        if (std::find(once.begin(), once.end(), m) == once.end()) once.push_back(m);
+    return once;
 }
 
 // RUN/evaluation/NAME for RUN/checkpoints/NAME.safetensors of a run; empty for a file from elsewhere.
@@ -56,7 +74,7 @@ std::filesystem::path output_folder(const EvaluateOptions& o, const Checkpoint& 
         console.message(std::string("The results are only printed: ") + e.what());
         return {};
     }
-    std::vector<NamedPath> outputs = {{"--out", folder / kResultFile}};
+    std::vector<NamedPath> outputs = {{"--out", folder / kResultFile}, {"--out", folder / kJournalFile}};
     for (const Metric& m : metrics())
         for (const std::string& file : m.file_names) outputs.push_back({"--out", folder / file});
     check_outputs(outputs, {{"--checkpoint", o.checkpoint}});
@@ -80,79 +98,237 @@ void join_results(const std::filesystem::path& file, const nlohmann::ordered_jso
         console.message("The results in " + file.string() + " are of other weights or images: they are replaced.");
         joined = results;
     }
-    joined.update(results);
+    joined.update(results, true);  // what is an object in both is joined as well
     write_file(file, joined.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
-// A run that holds images out of the training set is evaluated on these, as in its metrics.jsonl, unless another set is asked for.
-bool on_held_out(const EvaluateOptions& o, const Settings& s) {
+// What `--split auto` is: what the run itself was evaluated on.
+std::string split_of(const EvaluateOptions& o, const Settings& s) {
     const bool held_out = s.n_valid > 0;
     if (o.split == "valid" && !held_out)
         throw InputError("--split valid (no images of " + s.data +
                          " were held out of training, or the checkpoint does not say so). Use --split test.");
-    return o.split == "valid" || (o.split == "auto" && held_out);
+    return o.split != "auto" ? o.split : held_out ? "valid" : "test";
 }
 
-int evaluate(const EvaluateOptions& o) {
+ImageSet images_of_split(const std::string& split, const Settings& s) {
+    ImageSet images = split == "test"    ? load_images(s, Split::test)
+                      : split == "valid" ? load_training_images(s).held_out
+                                         : load_training_images(s).train;
+    if (images.count() == 0)
+        throw InputError("The " + split + " set of " + s.data + " is empty (its files hold no image). Give another --data-dir.");
+    return images;
+}
+
+// Numbers above 0, or from 0 on; named as they were given.
+std::vector<NamedNumber> numbers_of(const std::string& flag, const std::string& text) {
+    std::vector<NamedNumber> numbers;
+    for (const std::string& part : comma_parts(text)) {
+        char* end = nullptr;
+        const double value = std::strtod(part.c_str(), &end);
+        const bool digits = !part.empty() && part.find_first_not_of("0123456789.") == std::string::npos;
+        if (!digits || *end != 0 || value > 255)
+            throw InputError(flag + " is \"" + text + "\" (\"" + part +
+                             "\" is no number from 0 to 255). Give numbers with commas between.");
+        numbers.push_back({part, value});
+    }
+    return numbers;
+}
+
+TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights) {
+    const Settings& s = checkpoint.settings;
+    return {.device = device,
+            .conv_algorithm = s.conv_algorithm,
+            .energy_head = s.energy_head,
+            .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
+            .classes = s.num_classes,
+            .make = [&s] { return make_network(s); },
+            .load = [&checkpoint, weights](Parameters& parameters,
+                                           Network& network) { load_weights(parameters, network, checkpoint, weights); }};
+}
+
+// What an interrupted evaluation must agree in to go on.
+std::string identity_of(const EvaluateOptions& o, const Checkpoint& checkpoint, const Device& device,
+                        const nlohmann::ordered_json& header) {
+    std::error_code error;
+    nlohmann::ordered_json all = header;
+    all["bytes"] = std::filesystem::file_size(checkpoint.path, error);
+    all["written"] = std::filesystem::last_write_time(checkpoint.path, error).time_since_epoch().count();
+    all["seed"] = checkpoint.settings.seed;
+    all["order"] = o.order;
+    all["protocol"] = o.protocol;
+    all["device"] = device.name();
+    all["precision"] = checkpoint.settings.precision;
+    all["version"] = JEM_VERSION;
+    return all.dump();
+}
+
+std::string duration(double seconds) {
+    return seconds < 100 ? fmt::format("{:.0f} s", std::ceil(seconds)) : fmt::format("{:.0f} min", std::ceil(seconds / 60));
+}
+
+// What is measured of what was asked for, by an estimate of its time, which is told first.
+struct Choice {
+    std::vector<const Metric*> metrics;
+    nlohmann::ordered_json left_out = nlohmann::ordered_json::object();  // name: why
+};
+
+Choice choose(const EvaluateOptions& o, Evaluation& e, const std::vector<const Metric*>& wanted, Console& console) {
+    Choice choice;
+    const bool all = o.metrics == kAll;
+    std::vector<std::pair<double, const Metric*>> possible;
+    double costly = 0;
+    for (const Metric* m : wanted) {
+        const std::string missing = m->missing != nullptr ? m->missing(e) : "";
+        if (missing.empty())
+            possible.emplace_back(m->cost != nullptr ? m->cost(e).forwards() : 0, m);
+        else if (all)
+            choice.left_out[m->name] = missing;
+        else
+            throw InputError("The metric " + m->name + " cannot be measured (" + missing + ").");
+        if (missing.empty()) costly += possible.back().first;
+    }
+    const double each = e.seconds_forward(), base = each * static_cast<double>(e.images().count());
+    double total = base;
+    std::string told = fmt::format("predictions {}", duration(base));
+    std::stable_sort(possible.begin(), possible.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [forwards, m] : possible) {
+        const double seconds = forwards * each;
+        if (all && total + seconds > 60 * o.budget_minutes) {
+            choice.left_out[m->name] = fmt::format("about {}, beyond --budget {}", duration(seconds), o.budget_minutes);
+            continue;
+        }
+        total += seconds;
+        if (forwards > 0) told += fmt::format(", {} {}", m->name, duration(seconds));
+        choice.metrics.push_back(m);
+    }
+    if (costly > 0 || total > 2) console.message(fmt::format("Estimated: {} ({}).", duration(total), told));
+    for (const auto& [name, why] : choice.left_out.items())
+        console.message(fmt::format("Left out: {} ({}).", name, why.get<std::string>()));
+    return choice;
+}
+
+void write_raw(const std::string& path, const Predictions& p) {
+    SafetensorsFile file;
+    const auto floats = [](const std::vector<double>& values) { return std::vector<float>(values.begin(), values.end()); };
+    const std::vector<float> logits = floats(p.logits), lse = floats(p.lse), norms = floats(p.gradient_norms);
+    const std::vector<int64_t> labels(p.labels.begin(), p.labels.end());
+    std::vector<float> energies;
+    for (const double v : p.lse) energies.push_back(static_cast<float>(-v));
+    file.tensors["logits"] = make_file_tensor(std::span<const float>(logits), {p.count(), p.classes});
+    file.tensors["energies"] = make_file_tensor(std::span<const float>(energies), {p.count()});
+    file.tensors["labels"] = make_file_tensor(std::span<const int64_t>(labels), {p.count()});
+    if (!norms.empty()) file.tensors["gradient_norms"] = make_file_tensor(std::span<const float>(norms), {p.count()});
+    file.write_atomically(path);
+}
+
+void print_values(const nlohmann::ordered_json& values, const std::string& prefix = "") {
+    for (const auto& [name, value] : values.items()) {
+        if (value.is_object())
+            print_values(value, prefix + name + " ");
+        else if (value.is_number_float())
+            fmt::print("{:<11} {:.4f}\n", prefix + name, value.get<double>());
+        else if (value.is_array() && value.size() == 2)
+            fmt::print("{:<11} {:.4f} to {:.4f}\n", prefix + name, value[0].get<double>(), value[1].get<double>());
+        else
+            fmt::print("{:<11} {}\n", prefix + name, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+}
+
+int evaluate(EvaluateOptions& o) {
     if (o.checkpoint.empty())
         throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
-    const std::vector<Metric> chosen = chosen_metrics(o.metrics);
+    const std::vector<const Metric*> wanted = chosen_metrics(o.metrics);
+    o.settings.shuffled = o.order == "shuffled";
+    o.settings.protocol = o.protocol == "authors" ? Protocol::authors : Protocol::engine;
+    o.settings.pgd.norm = o.pgd_norm == "l2" ? AttackNorm::l2 : AttackNorm::linf;
+    if (!o.pgd_eps.empty()) o.settings.pgd.eps = numbers_of("--pgd-eps", o.pgd_eps);
+    o.settings.pgd.step_size = o.pgd_step_size;
+    o.settings.pgd.random_start = o.pgd_random_start == "on";
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
-    const bool valid = on_held_out(o, s);
+    o.settings.seed = s.seed;
+    const std::string split = split_of(o, s);
+    check_outputs({{"--raw", o.raw}}, {{"--checkpoint", o.checkpoint}});
+    std::optional<Checkpoint> other_end;
+    if (!o.landscape_to.empty()) {
+        other_end = read_checkpoint(o.landscape_to, o.flags, o.common);
+        o.settings.landscape.to = [&other_end, &o](Parameters& parameters, Network& network) {
+            load_weights(parameters, network, *other_end, o.weights);
+        };
+    }
     Console console(o.common.quiet);
     const std::filesystem::path out = output_folder(o, checkpoint, console);
     const auto device = make_device(o.common, s.precision);
+    ImageSet images = images_of_split(split, s);
+    const int64_t count = images.count();
+    say_what_is_skipped(checkpoint.file, checkpoint.path, *make_network(s));
 
-    const ImageSet images = valid ? load_training_images(s).held_out : load_images(s, Split::test);
-    if (images.count() == 0)
-        throw InputError("The test set of " + s.data + " is empty (its files hold no image). Give another --data-dir.");
-
-    const auto network = make_network(s);
-    Memory memory(*device);
-    Predictor predictor(*device, memory, *network, {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
-                        {.largest = images.count(), .energy_head = s.energy_head});
-    Parameters parameters(*device, memory, *network, {});
-    network->build(*device, memory, s.conv_algorithm);
-    const auto network_memory = [&] {
-        return NetworkMemory{.weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics()};
-    };
-    memory.plan([&] { predictor.plan(network_memory()); });
-    memory.allocate();
-    load_weights(parameters, *network, checkpoint, o.weights);
-    const auto start = std::chrono::steady_clock::now();
-    Predictions p = predictor.predict(images.count(), predictor.images_of(images), network_memory(),
-                                      [&](int64_t done) { console.progress("Evaluating", done, images.count()); });
-    p.labels = images.labels;
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    for (const double logit : p.logits)
-        if (!std::isfinite(logit))
-            throw std::runtime_error("Logits are not finite (the weights of " + o.checkpoint +
-                                     " are not, or activations overflow). Use an earlier checkpoint.");
-
-    nlohmann::ordered_json json = {{"checkpoint", o.checkpoint},
-                                   {"weights", o.weights},
-                                   {"data", s.data},
-                                   {"split", valid ? "valid" : "test"},
-                                   {"images", images.count()}};
+    nlohmann::ordered_json json = {
+        {"checkpoint", o.checkpoint}, {"weights", o.weights}, {"data", s.data}, {"split", split}, {"images", count}};
     if (const std::optional<int64_t> iteration = iteration_of(checkpoint.file)) json["iteration"] = *iteration;
-    nlohmann::ordered_json values;
-    for (const Metric& m : chosen) {
-        const MetricResult result = m.measure(p);
-        values.update(result.values);
-        for (const auto& [name, text] : result.files)
-            if (!out.empty()) write_file(out / name, text);
+    const nlohmann::ordered_json identity = json;
+    json["protocols"] = nlohmann::ordered_json::object();
+    Journal journal;
+    if (!out.empty()) journal = Journal(out / kJournalFile, identity_of(o, checkpoint, *device, identity));
+    if (journal.found() > 0) console.message("Going on with the evaluation that was interrupted.");
+    const auto start = std::chrono::steady_clock::now();
+    Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
+                           .split = split,
+                           .images = std::move(images),
+                           .training = [&s] { return load_training_images(s).train; },
+                           .others = {},
+                           .made = {},
+                           .settings = o.settings,
+                           .journal = std::move(journal),
+                           .progress = [&](const std::string& what, int64_t done, int64_t total) { console.progress(what, done, total); },
+                           .stop = [] { return interrupted.load(); }});
+    for (const Metric* m : wanted)
+        if (m->wants_gradients != nullptr && m->wants_gradients(o.settings)) evaluation.want_gradients();
+    const Choice choice = choose(o, evaluation, wanted, console);
+    catch_interrupts();
+
+    nlohmann::ordered_json values = nlohmann::ordered_json::object();
+    const auto keep = [&] {
+        json.update(values);
+        if (!out.empty()) join_results(out / kResultFile, json, console);
+    };
+    const auto print = [&] {
+        if (!o.common.json) {
+            fmt::print("checkpoint  {} ({} weights)\n", o.checkpoint, o.weights);
+            fmt::print("data        {}, {} {}\n", s.data, count,
+                       split == "valid" ? "images held out of the training set" : split + (split == "test" ? " images" : "ing images"));
+            print_values(values);
+            if (!out.empty()) fmt::print("written     {}\n", out.string());
+            if (!o.raw.empty()) fmt::print("tensors     {}\n", o.raw);
+        }
+        json["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+                              .count();  // not in the file, which repeats byte for byte
+        print_result(o.common, json);
+    };
+    try {
+        for (const Metric* m : choice.metrics) {
+            const MetricResult result = m->measure(evaluation);
+            values.update(result.values);
+            json["protocols"][m->name] = o.protocol;
+            for (const auto& [name, text] : result.files)
+                if (!out.empty()) write_file(out / name, text);
+        }
+        if (!o.raw.empty()) write_raw(o.raw, evaluation.predictions());
+    } catch (const Interrupted&) {
+        keep();
+        console.message(out.empty() ? "Interrupted: what was measured follows; nothing else was kept."
+                                    : "Interrupted: what was measured is in " + out.string() + ". The same command goes on.");
+        print();
+        return kExitInterrupted;
+    } catch (const std::exception& e) {
+        if (!values.empty()) keep();
+        throw;
     }
-    json.update(values);
-    if (!out.empty()) join_results(out / kResultFile, json, console);
-    if (!o.common.json) {
-        fmt::print("checkpoint  {} ({} weights)\n", o.checkpoint, o.weights);
-        fmt::print("data        {}, {} {}\n", s.data, images.count(), valid ? "images held out of the training set" : "test images");
-        for (const auto& [name, value] : values.items()) fmt::print("{:<11} {:.4f}\n", name, value.get<double>());
-        if (!out.empty()) fmt::print("written     {}\n", out.string());
-    }
-    json["seconds"] = seconds;  // of the predictions; not in the file, which repeats byte for byte
-    print_result(o.common, json);
+    if (!choice.left_out.empty()) values["left_out"] = choice.left_out;
+    keep();
+    evaluation.journal().remove();
+    print();
     return kExitDone;
 }
 
@@ -161,20 +337,46 @@ int evaluate(const EvaluateOptions& o) {
 Command add_evaluate(CLI::App& app) {
     auto o = std::make_shared<EvaluateOptions>();
     constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
-    app.add_option("--checkpoint", o->checkpoint, "Weights and running statistics")->multi_option_policy(last);
-    std::string help = "What to measure, joined by commas";
+    const auto text = [&](const std::string& flag, std::string& to, const std::string& help) {
+        return app.add_option(flag, to, help)->capture_default_str()->multi_option_policy(last);
+    };
+    const auto choice = [&](const std::string& flag, std::string& to, const std::vector<std::string>& values, const std::string& help) {
+        return text(flag, to, help)->check(CLI::IsMember(values));
+    };
+    const auto count = [&](const std::string& flag, int64_t& to, int64_t low, int64_t high, const std::string& help) {
+        return app.add_option(flag, to, help)->transform(whole_number_in(low, high))->capture_default_str()->multi_option_policy(last);
+    };
+    text("--checkpoint", o->checkpoint, "Weights and running statistics");
+    std::string help = "What to measure, joined by commas, or all: what takes less than --budget and has its input";
     for (const Metric& m : metrics()) help += (&m == &metrics().front() ? ": " : "; ") + m.name + " (" + m.help + ")";
-    app.add_option("--metrics", o->metrics, help)->capture_default_str()->multi_option_policy(last);
-    app.add_option("--weights", o->weights, "The last ones, or their moving average")
-        ->check(CLI::IsMember({"last", "ema"}))
+    text("--metrics", o->metrics, help);
+    app.add_option("--budget", o->budget_minutes, "Minutes that --metrics all may take, by an estimate that is told first")
+        ->check(CLI::Range(0.0, 1e6))
         ->capture_default_str()
         ->multi_option_policy(last);
-    app.add_option("--split", o->split, "test, valid (what --n-valid held out), or auto: what the run itself was evaluated on")
-        ->check(CLI::IsMember({"auto", "test", "valid"}))
-        ->capture_default_str()
+    choice("--weights", o->weights, {"last", "ema"}, "The last ones, or their moving average");
+    choice("--split", o->split, {"test", "valid", "train", "auto"},
+           "test, valid (what --n-valid held out), train, or auto: what the run itself was evaluated on");
+    choice("--order", o->order, {"shuffled", "first"}, "Which n of N images a metric takes: of a permutation by --seed, or of the file");
+    choice("--protocol", o->protocol, {"engine", "authors"}, "How each metric is measured: docs/evaluation.md");
+    text("--out", o->out, "Folder for evaluation.json and the data of pictures (for a run's checkpoint RUN/evaluation/NAME)");
+    text("--raw", o->raw, "Safetensors to write: logits [N,classes], energies, labels; gradient_norms where a metric takes them");
+    PgdSettings& pgd = o->settings.pgd;
+    choice("--pgd-norm", o->pgd_norm, {"linf", "l2"}, "Norm of an attack's size");
+    text("--pgd-eps", o->pgd_eps, "Sizes in 1/255 of the pixel range (default: 1,2,4,8,12,16,22,30; l2 32,64,128)");
+    app.add_option_function<double>(
+           "--pgd-step-size", [o = o.get()](double v) { o->pgd_step_size = v; }, "A step in the same unit (default: 2; l2 2.5 eps / steps)")
+        ->check(CLI::Range(0.0, 255.0))
         ->multi_option_policy(last);
-    app.add_option("--out", o->out, "Folder for evaluation.json and reliability_*.csv (for a run's checkpoint RUN/evaluation/NAME)")
-        ->multi_option_policy(last);
+    count("--pgd-steps", pgd.steps, 0, 100000, "Steps of an attack");
+    choice("--pgd-random-start", o->pgd_random_start, {"on", "off"}, "Start anywhere within the size, or at the image");
+    count("--pgd-restarts", pgd.restarts, 1, 1000, "Attacks of an image, any of which may break it");
+    count("--pgd-images", pgd.images, 1, 1000000000, "Images attacked");
+    LandscapeSettings& landscape = o->settings.landscape;
+    count("--landscape-images", landscape.images, 1, 1000000000, "Training images whose energy is taken");
+    count("--landscape-points", landscape.points, 0, 100001, "Points along a direction from -1 to 1; 0: none");
+    count("--landscape-points-2d", landscape.points_2d, 0, 1001, "Points along either side of a plane of two directions; 0: none");
+    text("--landscape-to", o->landscape_to, "Another checkpoint of the same network: the energy between the two as well");
     o->flags.add_to(app, SettingsFlags::Kind::network);
     o->common.add_to(app);
     return [o] { return evaluate(*o); };

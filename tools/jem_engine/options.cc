@@ -332,7 +332,6 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
 }
 
 void load_weights(Parameters& parameters, Network& network, const Checkpoint& c, const std::string& which) {
-    say_what_is_skipped(c.file, c.path, network);
     parameters.load(c.file, c.path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
     if (which == "ema" && !parameters.load_array(parameters.weights(), c.file, "ema."))
         throw InputError("--weights ema: " + c.path +

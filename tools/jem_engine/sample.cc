@@ -199,6 +199,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     });
     memory_->plan([&] { predictor_->plan(network_memory()); });
     memory_->allocate();
+    say_what_is_skipped(checkpoint.file, checkpoint.path, *network_);
     load_weights(*parameters_, *network_, checkpoint, o_.weights);
     if (train.count() > 0) images_->upload(train);
     if (starts_ && s_.init == StartForm::informative && o_.label && images_->start_class(*o_.label) < 0)

@@ -1,26 +1,17 @@
 // jem_engine train
 #include <fmt/format.h>
 
-#include <csignal>
 #include <cstdlib>
 
 #include "data/input_error.h"
 #include "engine/files/output_file.h"
 #include "tools/jem_engine/console.h"
+#include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/job.h"
 #include "tools/jem_engine/options.h"
 
 namespace jem {
 namespace {
-
-std::atomic<bool> interrupted{false};
-
-void on_signal(int) {
-    if (interrupted.exchange(true)) std::_Exit(kExitFailed);  // the second time: at once, without a checkpoint
-}
-
-// mpirun may pass on a signal that the terminal has sent already, and ends for good those that do not end in time.
-void on_signal_of_rank(int) { interrupted = true; }
 
 struct TrainOptions {
     CommonOptions common;
@@ -153,11 +144,10 @@ int train(const TrainOptions& o) {
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
                                 static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
     if (ranks.size() == 1) {
-        std::signal(SIGINT, on_signal);
-        std::signal(SIGTERM, on_signal);
+        catch_interrupts();
     } else {
         // SIGUSR1: mpirun passes it on, and leaves the ranks the time they need
-        for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, on_signal_of_rank);
+        catch_interrupts(Processes::ranks);
         if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
             console.message("To stop with a checkpoint send SIGUSR1 to mpirun: after an interrupt it leaves its ranks but a second.");
     }

@@ -118,7 +118,8 @@ TEST_CASE("a_sampling_chain_follows_the_gradient_of_the_lse_and_tells_its_norm")
 
 TEST_CASE("an_attack_climbs_the_labels_cross_entropy_within_its_radius") {
     constexpr double kStep = 0.02, kRadius = 0.05;
-    ChainOnDevice on(ChainObjective::cross_entropy, sign_stepper(kStep, kRadius));
+    const AttackLimits limits = {.step_size = kStep, .radius = kRadius};
+    ChainOnDevice on(ChainObjective::cross_entropy, sign_stepper(limits));
     const std::vector<int32_t> labels = {0, 3, 1};
     on.device().upload(on.chain().labels().data, labels.data(), labels.size() * sizeof(int32_t));
     const Values x = start();
@@ -139,7 +140,8 @@ TEST_CASE("an_attack_climbs_the_labels_cross_entropy_within_its_radius") {
 TEST_CASE("the_first_step_of_an_attack_goes_by_the_sign_of_the_gradient") {
     // Central differences of the cross-entropy; pixels whose derivative is nearly 0 are left out.
     constexpr double kStep = 0.02, kDifference = 1e-6, kNearlyZero = 1e-6;
-    ChainOnDevice on(ChainObjective::cross_entropy, sign_stepper(kStep, 1));
+    const AttackLimits limits = {.step_size = kStep, .radius = 1};
+    ChainOnDevice on(ChainObjective::cross_entropy, sign_stepper(limits));
     const std::vector<int32_t> labels = {2, 0, 1};
     on.device().upload(on.chain().labels().data, labels.data(), labels.size() * sizeof(int32_t));
     const Values x = start(), y = on.after(x, 1);

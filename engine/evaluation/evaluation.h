@@ -1,0 +1,115 @@
+// One evaluation of a trained network: the images it is measured on, what several metrics read, and how it is interrupted and goes on.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "data/image_set.h"
+#include "engine/evaluation/journal.h"
+#include "engine/evaluation/network_in_use.h"
+#include "kernels/random.h"
+
+namespace jem {
+
+enum class Protocol { engine, authors };
+enum class AttackNorm { linf, l2 };
+
+// A number as it was given: it names what was measured with it.
+struct NamedNumber {
+    std::string text;
+    double value = 0;
+};
+
+struct PgdSettings {
+    AttackNorm norm = AttackNorm::linf;
+    std::vector<NamedNumber> eps;     // in 1/255 of the pixel range; empty: the paper's
+    std::optional<double> step_size;  // likewise; none: 2, or 2.5 eps / steps with l2
+    int64_t steps = 50, restarts = 1, images = 1000;
+    bool random_start = true;
+};
+
+struct LandscapeSettings {
+    int64_t images = 1000;                          // of the training set
+    int64_t points = 51, points_2d = 21;            // along an axis of [-1, 1]; 0: not measured
+    std::function<void(Parameters&, Network&)> to;  // the weights at the other end of a line; empty: no line
+};
+
+struct EvaluationSettings {
+    uint64_t seed = 1;
+    bool shuffled = true;  // n of N images: the first of the documented permutation, or of the file
+    Protocol protocol = Protocol::engine;
+    bool ood_gradients = true;  // the score pxgrad
+    PgdSettings pgd;
+    LandscapeSettings landscape;
+};
+
+// What a pass forward and backward to the images costs, in passes forward: backward to data is as many products.
+inline constexpr double kGradientCost = 2;
+
+// Somebody asked to stop.
+struct Interrupted : std::runtime_error {
+    Interrupted() : std::runtime_error("Interrupted") {}
+};
+
+class Evaluation {
+public:
+    struct Inputs {
+        TrainedNetwork network;
+        std::string split;                   // of images, for names
+        ImageSet images;                     // that are evaluated, with labels
+        std::function<ImageSet()> training;  // the training set; called once, when a metric asks for it
+        std::vector<ImageSet> others;        // strangers, of the network's size
+        std::vector<std::string> made;       // strangers that are made: of made_set_names()
+        EvaluationSettings settings;
+        Journal journal;
+        std::function<void(const std::string& what, int64_t done, int64_t total)> progress;
+        std::function<bool()> stop;
+    };
+    explicit Evaluation(Inputs inputs) : in_(std::move(inputs)) {}
+
+    const EvaluationSettings& settings() const { return in_.settings; }
+    const TrainedNetwork& network() const { return in_.network; }
+    const ImageSet& images() const { return in_.images; }
+    const std::string& split() const { return in_.split; }
+    const std::vector<ImageSet>& others() const { return in_.others; }
+    const std::vector<std::string>& made() const { return in_.made; }
+    const ImageSet& training();
+    Journal& journal() { return in_.journal; }
+    // Tells it. Throws Interrupted where somebody asked to stop.
+    void progress(const std::string& what, int64_t done, int64_t total) const;
+
+    // Of all evaluated images; made when first asked for. with_gradients: gradient_norms too. std::runtime_error where logits are not
+    // finite.
+    const Predictions& predictions();
+    void want_gradients() { gradients_ = true; }  // before predictions() is first called
+    // Of other images, by the predictor that made those; `name` is the journal's.
+    using MakeSource = std::function<Predictor::Source(Predictor&)>;
+    Predictions predict(const std::string& name, int64_t count, const MakeSource& source);
+    // Seconds that an image takes forward: of one batch, the second time.
+    double seconds_forward();
+
+    // Numbers of the first `count` of `total` images, in the order that the settings give.
+    std::vector<int64_t> first_images(int64_t count, int64_t total) const;
+
+private:
+    struct Running {
+        NetworkInUse network;
+        Predictor predictor;
+        explicit Running(const Evaluation& evaluation);
+    };
+    Running& running();
+
+    Inputs in_;
+    bool gradients_ = false;
+    std::unique_ptr<Running> running_;
+    std::optional<Predictions> predictions_;
+    std::optional<ImageSet> training_;
+};
+
+// The images of these numbers, [n, H*W*C] in [-1, 1], as a predictor's source; `set` and `numbers` must outlive it.
+Predictor::Source chosen_images(Predictor& predictor, const ImageSet& set, const std::vector<int64_t>& numbers);
+
+}  // namespace jem

@@ -1,0 +1,214 @@
+#include "engine/evaluation/pgd.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/evaluation/classification.h"
+#include "engine/evaluation/intervals.h"
+#include "engine/evaluation/metric.h"
+
+namespace jem {
+namespace {
+
+constexpr int64_t kLargestBatch = 100;
+constexpr int64_t kStepsBetweenLooks = 5;  // an attack ends early where every image of the batch is broken
+constexpr double kRelativeL2Step = 2.5;    // of eps / steps: from any point of the ball each other one can be reached
+constexpr const char* kFile = "robustness.csv";
+
+double in_units_of_x(double eps) { return 2 * eps / 255; }
+
+// The paper's (Fig. 5).
+std::vector<NamedNumber> default_eps(AttackNorm norm) {
+    std::vector<NamedNumber> all;
+    for (const int eps : norm == AttackNorm::linf ? std::vector{1, 2, 4, 8, 12, 16, 22, 30} : std::vector{32, 64, 128})
+        all.push_back({std::to_string(eps), static_cast<double>(eps)});
+    return all;
+}
+
+std::vector<NamedNumber> eps_of(const PgdSettings& s) { return s.eps.empty() ? default_eps(s.norm) : s.eps; }
+
+double step_of(const PgdSettings& s, Protocol protocol, double eps) {
+    if (s.step_size) return *s.step_size;
+    const bool of_eps = s.norm == AttackNorm::l2 && protocol == Protocol::engine && s.steps > 0;
+    return of_eps ? kRelativeL2Step * eps / static_cast<double>(s.steps) : 2;
+}
+
+std::unique_ptr<Stepper> stepper_of(AttackNorm norm, const AttackLimits& limits) {
+    return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
+}
+
+// Which of `left` an attack breaks, batch by batch.
+std::vector<int64_t> unbroken(Evaluation& e, Attacker& attacker, const std::vector<int64_t>& left, const PgdAttack& attack,
+                              const std::string& name) {
+    std::vector<int64_t> still;
+    for (size_t first = 0; first < left.size(); first += static_cast<size_t>(attacker.batch())) {
+        const size_t end = std::min(left.size(), first + static_cast<size_t>(attacker.batch()));
+        const std::vector<int64_t> batch(left.begin() + static_cast<std::ptrdiff_t>(first),
+                                         left.begin() + static_cast<std::ptrdiff_t>(end));
+        const std::vector<double> broken = e.journal().piece(fmt::format("{}/{}", name, first), [&] {
+            const auto so_far = static_cast<int64_t>(first) * attack.steps;
+            const std::vector<bool> breaks = attacker.breaks(e.images(), batch, attack, [&](int64_t steps) {
+                e.progress("Attacking, " + name, so_far + steps * std::ssize(batch), std::ssize(left) * attack.steps);
+            });
+            return std::vector<double>(breaks.begin(), breaks.end());
+        });
+        for (size_t i = 0; i < batch.size(); ++i)
+            if (broken.at(i) == 0) still.push_back(batch[i]);
+        e.progress("Attacking, " + name, static_cast<int64_t>(end) * attack.steps, std::ssize(left) * attack.steps);
+    }
+    return still;
+}
+
+MetricResult measure(Evaluation& e) {
+    const PgdSettings& s = e.settings().pgd;
+    const std::vector<int64_t> images = e.first_images(s.images, e.images().count());
+    const Predictions& clean = e.predictions();
+    std::vector<int64_t> right;  // an image that is misclassified as it is needs no attack
+    for (const int64_t n : images)
+        if (classified(clean, n).right(clean, n)) right.push_back(n);
+
+    const std::string norm = s.norm == AttackNorm::linf ? "linf" : "l2";
+    MetricResult result;
+    result.values["robust_accuracy"] = nlohmann::ordered_json::object();
+    result.values["robust_accuracy_interval"] = nlohmann::ordered_json::object();
+    std::string csv = "norm,eps,robust_accuracy,low,high,images\n";
+    std::optional<Attacker> attacker;
+    for (const NamedNumber& eps : eps_of(s)) {
+        std::vector<int64_t> left = right;
+        for (int64_t restart = 0; restart < s.restarts && eps.value > 0 && !left.empty(); ++restart) {
+            if (!attacker) attacker.emplace(e.network(), s.norm, std::min(kLargestBatch, std::ssize(right)));
+            const double step = step_of(s, e.settings().protocol, eps.value);
+            left = unbroken(e, *attacker, left,
+                            {.limits = {.step_size = in_units_of_x(step), .radius = in_units_of_x(eps.value)},
+                             .steps = s.steps,
+                             .random_start = s.random_start,
+                             .restart = static_cast<uint32_t>(restart),
+                             .seed = e.settings().seed},
+                            fmt::format("pgd {} eps {} step {} of {} start {}{}", norm, eps.text, step, s.steps,
+                                        s.random_start ? "" : "at the image ", restart));
+        }
+        const double robust = static_cast<double>(left.size()) / static_cast<double>(images.size());
+        const Interval interval = wilson_interval(std::ssize(left), std::ssize(images));
+        result.values["robust_accuracy"][eps.text] = robust;
+        result.values["robust_accuracy_interval"][eps.text] = {interval.low, interval.high};
+        csv += fmt::format("{},{},{},{},{},{}\n", norm, eps.text, robust, interval.low, interval.high, images.size());
+    }
+    result.values["pgd"] = {
+        {"norm", norm}, {"images", images.size()}, {"steps", s.steps}, {"restarts", s.restarts}, {"random_start", s.random_start}};
+    result.files.emplace_back(kFile, csv);
+    return result;
+}
+
+// At most: broken batches end early.
+Cost cost(const Evaluation& e) {
+    const PgdSettings& s = e.settings().pgd;
+    const auto images = static_cast<double>(std::min(s.images, e.images().count()));
+    const auto attacks = static_cast<double>(eps_of(s).size()) * static_cast<double>(s.restarts);
+    return {.forward = images * attacks, .gradient = images * attacks * static_cast<double>(s.steps)};
+}
+
+}  // namespace
+
+Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch)
+    : network_(trained),
+      norm_(norm),
+      batch_(batch),
+      pixels_(trained.size.pixels()),
+      chain_(network_.device(), network_.network(), network_.memory(),
+             {.name = "attack",
+              .count = batch,
+              .height = trained.size.height,
+              .width = trained.size.width,
+              .channels = trained.size.channels,
+              .objective = ChainObjective::cross_entropy,
+              .norm = NormMode::running},
+             stepper_of(norm, limits_)) {
+    network_.ready([&] {
+        chain_.begin(InputChain::Centre::given);
+        chain_.step(network_.passes(), network_.state());
+        chain_.look(network_.passes(), network_.state());
+    });
+}
+
+std::vector<double> Attacker::start_of(const std::vector<double>& centres, const std::vector<int64_t>& images,
+                                       const PgdAttack& attack) const {
+    std::vector<double> x = centres;
+    const auto draw = [&](uint32_t step, uint64_t item) {
+        return random4(attack.seed, RandomStream::attack_start, attack.restart, step, item);
+    };
+    const double radius = attack.limits.radius;
+    const int64_t quads = (pixels_ + 3) / 4;
+    for (size_t n = 0; n < images.size(); ++n) {
+        const auto image = static_cast<uint64_t>(images[n]);
+        std::vector<double> offset;
+        for (int64_t q = 0; q < quads; ++q) {
+            const Random4 bits = draw(0, image * static_cast<uint64_t>(quads) + static_cast<uint64_t>(q));
+            const Normal4 normals = normals_of(bits);
+            for (int k = 0; k < 4 && std::ssize(offset) < pixels_; ++k)
+                offset.push_back(norm_ == AttackNorm::linf ? radius * (2 * static_cast<double>(uniform_of(bits.v[k])) - 1)
+                                                           : static_cast<double>(normals.v[k]));
+        }
+        if (norm_ == AttackNorm::l2) {  // a random direction, radius * U(0, 1) away
+            double squares = 0;
+            for (const double v : offset) squares += v * v;
+            const double length = radius * static_cast<double>(uniform_of(draw(1, image).v[0])) / std::sqrt(squares);
+            for (double& v : offset) v *= length;
+        }
+        for (int64_t i = 0; i < pixels_; ++i) {
+            double& value = x[n * static_cast<size_t>(pixels_) + static_cast<size_t>(i)];
+            value = std::clamp(value + offset[static_cast<size_t>(i)], -1.0, 1.0);
+        }
+    }
+    return x;
+}
+
+std::vector<bool> Attacker::breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done) {
+    Device& device = network_.device();
+    std::vector<double> centres;
+    std::vector<int32_t> labels;
+    for (int64_t i = 0; i < batch_; ++i) {  // the first ones again fill it up
+        const int64_t n = images[static_cast<size_t>(i % std::ssize(images))];
+        labels.push_back(set.labels[static_cast<size_t>(n)]);
+        for (int64_t k = n * pixels_; k < (n + 1) * pixels_; ++k) centres.push_back(2 * set.pixels[static_cast<size_t>(k)] / 255.0 - 1);
+    }
+    std::vector<double> start = centres;
+    if (attack.random_start) {
+        std::vector<int64_t> filled;
+        for (int64_t i = 0; i < batch_; ++i) filled.push_back(images[static_cast<size_t>(i % std::ssize(images))]);
+        start = start_of(centres, filled, attack);
+    }
+    upload_values(device, chain_.centre(), centres);
+    upload_values(device, chain_.images(), start);
+    device.upload(chain_.labels().data, labels.data(), labels.size() * sizeof(int32_t));
+    limits_ = attack.limits;
+    device.ops().begin_iteration(network_.state(), attack.restart, 0, 1, 1);
+    chain_.begin(InputChain::Centre::given);
+    const auto step = capture(device, [&] { chain_.step(network_.passes(), network_.state()); });
+
+    std::vector<bool> broken(images.size(), false);
+    const auto look = [&](int64_t looks) {
+        const std::vector<double> hits = download_values(device, chain_.hits());
+        for (size_t n = 0; n < images.size(); ++n) broken[n] = hits[n] < static_cast<double>(looks);
+        return std::all_of(broken.begin(), broken.end(), [](bool b) { return b; });
+    };
+    for (int64_t k = 0; k < attack.steps; ++k) {
+        step->replay();
+        if (done) done(k + 1);
+        if ((k + 1) % kStepsBetweenLooks == 0 && look(k + 1)) return broken;
+    }
+    chain_.look(network_.passes(), network_.state());
+    look(attack.steps + 1);
+    return broken;
+}
+
+Metric pgd_metric() {
+    return {.name = "pgd",
+            .help = "accuracy under attacks of a growing size, and robustness.csv",
+            .measure = measure,
+            .file_names = {kFile},
+            .cost = cost};
+}
+
+}  // namespace jem

@@ -1,0 +1,269 @@
+// Evaluations of a small network: what is interrupted goes on, attacks stay what they are, and the landscape's middle is the network
+// itself.
+#include "engine/evaluation/evaluation.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/evaluation/classification.h"
+#include "engine/evaluation/intervals.h"
+#include "engine/evaluation/landscape.h"
+#include "engine/evaluation/metric.h"
+#include "engine/evaluation/pgd.h"
+#include "models/wide_resnet.h"
+#include "tests/check.h"
+#include "tests/temp_folder.h"
+
+namespace jem {
+namespace {
+
+constexpr int64_t kImages = 6, kSide = 8, kPixels = kSide * kSide, kClasses = 4;
+constexpr double kRounding = 1e-9;  // of sums in f64
+
+ImageSet made_set() {
+    ImageSet set{.name = "made",
+                 .channels = 1,
+                 .height = kSide,
+                 .width = kSide,
+                 .num_classes = kClasses,
+                 .class_names = {},
+                 .pixels = {},
+                 .labels = {}};
+    for (const double v : TestData(5).uniforms(kImages * kPixels, 0, 256)) set.pixels.push_back(static_cast<uint8_t>(v));
+    for (int64_t n = 0; n < kImages; ++n) set.labels.push_back(static_cast<int32_t>(n % kClasses));
+    return set;
+}
+
+struct Subject {
+    std::unique_ptr<Device> device = make_reference_device(DType::f64);
+    TrainedNetwork trained(uint64_t seed = 3) {
+        return {
+            .device = *device,
+            .conv_algorithm = ConvAlgorithm::direct,
+            .size = {.height = kSide, .width = kSide, .channels = 1},
+            .classes = kClasses,
+            .make =
+                [] {
+                    return std::make_unique<WideResNet>(WideResNetSettings{
+                        .depth = 10, .width = 1, .norm = NormKind::batch, .in_channels = 1, .image_size = kSide, .num_classes = kClasses});
+                },
+            .load =
+                [seed](Parameters& parameters, Network& network) {
+                    parameters.initialise(seed);
+                    network.prepare(parameters.weights());
+                }};
+    }
+    // Labels that the network predicts, so that there is something to attack.
+    Evaluation evaluation(EvaluationSettings settings = {}, Journal journal = {}, std::function<bool()> stop = nullptr) {
+        return Evaluation({.network = trained(),
+                           .split = "test",
+                           .images = made_set(),
+                           .training = made_set,
+                           .others = {},
+                           .made = {},
+                           .settings = std::move(settings),
+                           .journal = std::move(journal),
+                           .progress = nullptr,
+                           .stop = std::move(stop)});
+    }
+};
+
+double mean(const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+std::vector<std::vector<double>> rows_of(const std::string& csv) {
+    std::vector<std::vector<double>> rows;
+    size_t at = csv.find('\n') + 1;
+    while (at < csv.size()) {
+        const size_t end = csv.find('\n', at);
+        std::vector<double> row;
+        for (size_t begin = at; begin < end;) {
+            const size_t comma = std::min(csv.find(',', begin), end);
+            row.push_back(std::stod(csv.substr(begin, comma - begin)));
+            begin = comma + 1;
+        }
+        rows.push_back(row);
+        at = end + 1;
+    }
+    return rows;
+}
+
+}  // namespace
+
+TEST_CASE("a_journal_gives_back_what_was_measured_and_forgets_a_line_that_was_cut") {
+    const TempFolder folder;
+    const auto path = folder.path() / "unfinished.jsonl";
+    const auto never = []() -> std::vector<double> { throw std::logic_error("measured again"); };
+    {
+        Journal journal(path, "weights a");
+        CHECK(journal.found() == 0);
+        journal.piece("one", [] { return std::vector{0.1, std::nan(""), -1e-300}; });
+        journal.piece("two", [] { return std::vector{2.0}; });
+    }
+    std::ofstream(path, std::ios::app) << R"({"piece": "three", "values": [3)";
+    {
+        Journal journal(path, "weights a");
+        CHECK(journal.found() == 2);
+        const std::vector<double> one = journal.piece("one", never);
+        CHECK(one[0] == 0.1);
+        CHECK(std::isnan(one[1]));
+        CHECK(one[2] == -1e-300);
+        CHECK(journal.piece("three", [] { return std::vector{4.0}; }) == std::vector{4.0});
+    }
+    CHECK(Journal(path, "weights a").piece("three", never) == std::vector{4.0});
+    CHECK(Journal(path, "weights b").found() == 0);
+    Journal last(path, "weights a");
+    last.remove();
+    CHECK(!std::filesystem::exists(path));
+}
+
+TEST_CASE("an_interrupted_evaluation_goes_on_and_ends_as_one_that_was_not") {
+    const TempFolder folder;
+    const auto path = folder.path() / "unfinished.jsonl";
+    EvaluationSettings settings;
+    settings.landscape = {.images = 4, .points = 5, .points_2d = 0, .to = nullptr};
+    Subject subject;
+    Evaluation whole = subject.evaluation(settings);
+    const MetricResult want = metric("landscape").measure(whole);
+
+    int calls = 0;
+    Evaluation first = subject.evaluation(settings, Journal(path, "id"), [&] { return ++calls == 2; });
+    CHECK_THROWS_AS(metric("landscape").measure(first), Interrupted);
+    Evaluation second = subject.evaluation(settings, Journal(path, "id"));
+    CHECK(second.journal().found() == 3);  // the centre and two points
+    const MetricResult got = metric("landscape").measure(second);
+    CHECK(got.values == want.values);
+    CHECK(got.files == want.files);
+}
+
+TEST_CASE("the_middle_of_the_landscape_is_the_network_and_a_line_ends_at_the_other") {
+    Subject subject;
+    EvaluationSettings settings;
+    settings.landscape = {.images = kImages, .points = 3, .points_2d = 3, .to = [](Parameters& parameters, Network& network) {
+                              parameters.initialise(4);
+                              network.prepare(parameters.weights());
+                          }};
+    Evaluation evaluation = subject.evaluation(settings);
+    const MetricResult result = metric("landscape").measure(evaluation);
+    const double energy = -mean(evaluation.predictions().lse);
+    REQUIRE(result.files.size() == 3);
+    const auto axis = rows_of(result.files[0].second), plane = rows_of(result.files[1].second), line = rows_of(result.files[2].second);
+    CHECK(axis[1][0] == 0);
+    CHECK(axis[1][1] == doctest::Approx(energy).epsilon(kRounding));
+    CHECK(axis[1][2] == doctest::Approx(kImages * energy).epsilon(kRounding));
+    CHECK(plane[4][2] == doctest::Approx(energy).epsilon(kRounding));
+    CHECK(plane[1][2] == doctest::Approx(axis[0][1]).epsilon(kRounding));  // b = 0: the axis
+    CHECK(std::fabs(axis[0][1] - energy) > 1e-4);
+    CHECK(line[0][1] == doctest::Approx(energy).epsilon(kRounding));
+
+    TrainedNetwork other = subject.trained(4);
+    NetworkInUse in_use(other);
+    Predictor predictor(in_use.device(), in_use.memory(), in_use.network(), other.size, {.largest = kImages});
+    in_use.ready([&] { predictor.plan(in_use.passes()); });
+    const ImageSet set = made_set();
+    CHECK(line[2][1] ==
+          doctest::Approx(-mean(predictor.predict(kImages, predictor.images_of(set), in_use.passes()).lse)).epsilon(kRounding));
+}
+
+TEST_CASE("a_direction_is_as_long_as_the_weights_filter_by_filter_and_leaves_biases_and_norms") {
+    Subject subject;
+    const auto network = subject.trained().make();
+    const Values weights = TestData(8).normals(network->parameter_count());
+    const std::vector<double> d = filter_normalised_direction(*network, weights, 1, 0);
+    const auto norm = [](const std::vector<double>& v, int64_t begin, int64_t count) {
+        double sum = 0;
+        for (int64_t i = begin; i < begin + count; ++i) sum += v[static_cast<size_t>(i)] * v[static_cast<size_t>(i)];
+        return std::sqrt(sum);
+    };
+    for (const TensorInfo& tensor : network->parameters()) {
+        const bool filters = tensor.shape.size() > 1;
+        const int64_t size = filters ? tensor.count() / tensor.shape[0] : tensor.count();
+        for (int64_t begin = tensor.offset; begin < tensor.offset + tensor.count(); begin += size)
+            CHECK_MESSAGE(norm(d, begin, size) == doctest::Approx(filters ? norm(weights, begin, size) : 0).epsilon(kRounding),
+                          tensor.name);
+    }
+    CHECK(d != filter_normalised_direction(*network, weights, 1, 1));
+    CHECK(d != filter_normalised_direction(*network, weights, 2, 0));
+}
+
+TEST_CASE("an_attack_of_an_image_does_not_depend_on_its_batch_and_finds_only_what_is_within_reach") {
+    Subject subject;
+    Evaluation evaluation = subject.evaluation();
+    const Predictions& clean = evaluation.predictions();
+    ImageSet set = made_set();
+    for (int64_t n = 0; n < kImages; ++n) set.labels[static_cast<size_t>(n)] = static_cast<int32_t>(classified(clean, n).best);
+    set.labels[2] = (set.labels[2] + 1) % kClasses;  // wrong as it is
+    std::vector<int64_t> numbers(kImages);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    for (const AttackNorm norm : {AttackNorm::linf, AttackNorm::l2}) {
+        const std::string name = norm == AttackNorm::linf ? "linf" : "l2";
+        INFO(name);
+        const double large = norm == AttackNorm::linf ? 0.5 : 8;
+        const auto attack = [&](double radius, int64_t steps, bool random) {
+            return PgdAttack{
+                .limits = {.step_size = radius / 2, .radius = radius}, .steps = steps, .random_start = random, .restart = 0, .seed = 7};
+        };
+        Attacker together(subject.trained(), norm, kImages), alone(subject.trained(), norm, 1);
+        const std::vector<bool> only_wrong = {false, false, true, false, false, false};
+        CHECK(together.breaks(set, numbers, attack(large, 0, false)) == only_wrong);  // no step from the image: misclassified as it is
+        CHECK(together.breaks(set, numbers, attack(1e-9, 4, true)) == only_wrong);
+        const std::vector<bool> broken = together.breaks(set, numbers, attack(large, 4, true));
+        CHECK(std::count(broken.begin(), broken.end(), true) > 1);
+        for (const int64_t n : numbers) {
+            const auto at = static_cast<size_t>(n);
+            CHECK(alone.breaks(set, {n}, attack(large, 4, true))[0] == broken[at]);
+        }
+        CHECK(together.breaks(set, {4, 1}, attack(large, 4, true)) == std::vector<bool>{broken[4], broken[1]});
+    }
+}
+
+TEST_CASE("robust_accuracy_of_nothing_is_accuracy_and_is_named_as_given") {
+    Subject subject;
+    EvaluationSettings settings;
+    settings.pgd.eps = {{"0", 0}, {"0.50", 0.5}};
+    settings.pgd.steps = 2;
+    settings.pgd.images = 4;
+    settings.shuffled = false;
+    Evaluation evaluation = subject.evaluation(settings);
+    const MetricResult result = metric("pgd").measure(evaluation);
+    const Predictions& p = evaluation.predictions();
+    int right = 0;
+    for (int64_t n = 0; n < 4; ++n) right += classified(p, n).right(p, n) ? 1 : 0;
+    CHECK(result.values["robust_accuracy"]["0"] == right / 4.0);
+    CHECK(result.values["robust_accuracy"]["0.50"] <= right / 4.0);
+    CHECK(result.values["pgd"]["images"] == 4);
+}
+
+TEST_CASE("images_are_taken_by_the_seeds_permutation_or_in_the_files_order") {
+    Subject subject;
+    EvaluationSettings settings;
+    settings.seed = 5;
+    Evaluation shuffled_one = subject.evaluation(settings);
+    const std::vector<int64_t> some = shuffled_one.first_images(10, 1000), more = shuffled_one.first_images(20, 1000);
+    CHECK(std::equal(some.begin(), some.end(), more.begin()));
+    CHECK(std::set<int64_t>(more.begin(), more.end()).size() == 20);
+    CHECK(!std::is_sorted(more.begin(), more.end()));
+    settings.shuffled = false;
+    CHECK(subject.evaluation(settings).first_images(3, 2) == std::vector<int64_t>{0, 1});
+}
+
+// scipy.stats.binomtest(hits, count).proportion_ci(method="wilson")
+TEST_CASE("wilson_intervals_equal_scipys") {
+    CHECK(wilson_interval(35, 100).low == doctest::Approx(0.26364248243097527).epsilon(1e-12));
+    CHECK(wilson_interval(35, 100).high == doctest::Approx(0.44745556703112027).epsilon(1e-12));
+    CHECK(wilson_interval(0, 10).low == 0);
+    CHECK(wilson_interval(0, 10).high == doctest::Approx(0.27753279986288923).epsilon(1e-12));
+    CHECK(wilson_interval(10, 10).high == 1);
+    CHECK(wilson_interval(0, 0).high == 1);
+}
+
+}  // namespace jem
