@@ -12,7 +12,7 @@ Classified classified(const Predictions& p, int64_t n) {
     double sum = 0;
     for (int64_t y = 0; y < p.classes; ++y) sum += std::exp(logits[y] - logits[c.best]);
     c.confidence = 1 / sum;
-    c.log_likelihood = logits[p.labels[static_cast<size_t>(n)]] - logits[c.best] - std::log(sum);
+    c.log_likelihood = p.labels.empty() ? std::nan("") : logits[p.labels[static_cast<size_t>(n)]] - logits[c.best] - std::log(sum);
     return c;
 }
 

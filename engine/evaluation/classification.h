@@ -11,7 +11,7 @@ namespace jem {
 struct Classified {
     int64_t best = 0;           // the first of the largest logits
     double confidence = 0;      // p(best|x)
-    double log_likelihood = 0;  // log p(label|x)
+    double log_likelihood = 0;  // log p(label|x); NaN where images have no labels
 
     bool right(const Predictions& p, int64_t n) const { return best == p.labels[static_cast<size_t>(n)]; }
 };

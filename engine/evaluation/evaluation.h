@@ -41,7 +41,7 @@ struct EvaluationSettings {
     uint64_t seed = 1;
     bool shuffled = true;  // n of N images: the first of the documented permutation, or of the file
     Protocol protocol = Protocol::engine;
-    bool ood_gradients = true;  // the score pxgrad
+    bool ood_px = true, ood_py = true, ood_pxgrad = true;  // scores
     PgdSettings pgd;
     LandscapeSettings landscape;
 };
@@ -84,6 +84,7 @@ public:
     // Of all evaluated images; made when first asked for. with_gradients: gradient_norms too. std::runtime_error where logits are not
     // finite.
     const Predictions& predictions();
+    bool gradients() const { return gradients_; }
     void want_gradients() { gradients_ = true; }  // before predictions() is first called
     // Of other images, by the predictor that made those; `name` is the journal's.
     using MakeSource = std::function<Predictor::Source(Predictor&)>;

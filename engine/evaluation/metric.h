@@ -40,6 +40,7 @@ Metric accuracy_metric();
 Metric likelihood_metric();
 Metric brier_metric();
 Metric calibration_metric();
+Metric ood_metric();
 Metric pgd_metric();
 Metric landscape_metric();
 

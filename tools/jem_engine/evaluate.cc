@@ -9,6 +9,7 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "engine/evaluation/made_images.h"
 #include "engine/evaluation/metric.h"
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
@@ -32,7 +33,7 @@ struct EvaluateOptions {
     SettingsFlags flags;
     std::string checkpoint, metrics = "accuracy,nll,ece", weights = "last", split = "test", order = "shuffled", protocol = "engine", out,
                             raw;
-    std::vector<std::string> ood_data;
+    std::vector<std::string> ood_data = {"interpolation", "uniform", "gaussian"};
     std::string ood_scores = "px,py,pxgrad", pgd_norm = "linf", pgd_eps, pgd_random_start = "on", landscape_to;
     std::optional<double> pgd_step_size;
     double budget_minutes = 30;
@@ -135,6 +136,38 @@ std::vector<NamedNumber> numbers_of(const std::string& flag, const std::string& 
     return numbers;
 }
 
+// Sets that are not the network's own, each fitted to its images, and those that are made.
+struct Strangers {
+    std::vector<ImageSet> sets;
+    std::vector<std::string> made;
+};
+
+Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& console) {
+    Strangers strangers;
+    std::vector<std::string> names;
+    for (const std::string& given : o.ood_data)
+        for (const std::string& name : comma_parts(given)) {
+            const std::vector<std::string>& made = MadeImages::names();
+            if (std::find(made.begin(), made.end(), name) != made.end()) {
+                strangers.made.push_back(name);
+                names.push_back(name);
+                continue;
+            }
+            ImageSet set =
+                load_other_set(name, Split::test,
+                               {.channels = static_cast<int>(s.in_channels),
+                                .size = static_cast<int>(s.image_size),
+                                .progress = [&](int64_t done, int64_t total) { console.progress("Reading " + name, done, total); }});
+            names.push_back(set.name);
+            strangers.sets.push_back(std::move(set));
+        }
+    for (size_t i = 0; i < names.size(); ++i)
+        if (std::find(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(i), names[i]) !=
+            names.begin() + static_cast<std::ptrdiff_t>(i))
+            throw InputError("--ood-data names " + names[i] + " twice (results go by the name). Give folders of different names.");
+    return strangers;
+}
+
 TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights) {
     const Settings& s = checkpoint.settings;
     return {.device = device,
@@ -188,7 +221,7 @@ Choice choose(const EvaluateOptions& o, Evaluation& e, const std::vector<const M
             throw InputError("The metric " + m->name + " cannot be measured (" + missing + ").");
         if (missing.empty()) costly += possible.back().first;
     }
-    const double each = e.seconds_forward(), base = each * static_cast<double>(e.images().count());
+    const double each = e.seconds_forward(), base = each * static_cast<double>(e.images().count()) * (e.gradients() ? kGradientCost : 1);
     double total = base;
     std::string told = fmt::format("predictions {}", duration(base));
     std::stable_sort(possible.begin(), possible.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
@@ -235,6 +268,16 @@ void print_values(const nlohmann::ordered_json& values, const std::string& prefi
     }
 }
 
+void read_scores(EvaluateOptions& o) {
+    EvaluationSettings& s = o.settings;
+    s.ood_px = s.ood_py = s.ood_pxgrad = false;
+    for (const std::string& name : comma_parts(o.ood_scores)) {
+        if (name != "px" && name != "py" && name != "pxgrad")
+            throw InputError("--ood-scores is \"" + o.ood_scores + "\" (there is no score \"" + name + "\"). Give some of px,py,pxgrad.");
+        (name == "px" ? s.ood_px : name == "py" ? s.ood_py : s.ood_pxgrad) = true;
+    }
+}
+
 int evaluate(EvaluateOptions& o) {
     if (o.checkpoint.empty())
         throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
@@ -245,6 +288,7 @@ int evaluate(EvaluateOptions& o) {
     if (!o.pgd_eps.empty()) o.settings.pgd.eps = numbers_of("--pgd-eps", o.pgd_eps);
     o.settings.pgd.step_size = o.pgd_step_size;
     o.settings.pgd.random_start = o.pgd_random_start == "on";
+    read_scores(o);
     const Checkpoint checkpoint = read_checkpoint(o.checkpoint, o.flags, o.common);
     const Settings& s = checkpoint.settings;
     o.settings.seed = s.seed;
@@ -262,6 +306,7 @@ int evaluate(EvaluateOptions& o) {
     const auto device = make_device(o.common, s.precision);
     ImageSet images = images_of_split(split, s);
     const int64_t count = images.count();
+    Strangers strangers = strangers_of(o, s, console);
     say_what_is_skipped(checkpoint.file, checkpoint.path, *make_network(s));
 
     nlohmann::ordered_json json = {
@@ -277,8 +322,8 @@ int evaluate(EvaluateOptions& o) {
                            .split = split,
                            .images = std::move(images),
                            .training = [&s] { return load_training_images(s).train; },
-                           .others = {},
-                           .made = {},
+                           .others = std::move(strangers.sets),
+                           .made = strangers.made,
                            .settings = o.settings,
                            .journal = std::move(journal),
                            .progress = [&](const std::string& what, int64_t done, int64_t total) { console.progress(what, done, total); },
@@ -361,6 +406,10 @@ Command add_evaluate(CLI::App& app) {
     choice("--protocol", o->protocol, {"engine", "authors"}, "How each metric is measured: docs/evaluation.md");
     text("--out", o->out, "Folder for evaluation.json and the data of pictures (for a run's checkpoint RUN/evaluation/NAME)");
     text("--raw", o->raw, "Safetensors to write: logits [N,classes], energies, labels; gradient_norms where a metric takes them");
+    app.add_option("--ood-data", o->ood_data,
+                   "Sets of strangers, NAME or NAME:DIR of a data set, images:DIR, interpolation, uniform, gaussian; may be given again")
+        ->capture_default_str();
+    text("--ood-scores", o->ood_scores, "What is to tell strangers: log p(x), p(y|x), the gradient's length, which costs as much again");
     PgdSettings& pgd = o->settings.pgd;
     choice("--pgd-norm", o->pgd_norm, {"linf", "l2"}, "Norm of an attack's size");
     text("--pgd-eps", o->pgd_eps, "Sizes in 1/255 of the pixel range (default: 1,2,4,8,12,16,22,30; l2 32,64,128)");

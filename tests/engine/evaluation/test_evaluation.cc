@@ -13,9 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "data/input_error.h"
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
 #include "engine/evaluation/landscape.h"
+#include "engine/evaluation/made_images.h"
 #include "engine/evaluation/metric.h"
 #include "engine/evaluation/pgd.h"
 #include "models/wide_resnet.h"
@@ -61,18 +63,20 @@ struct Subject {
                     network.prepare(parameters.weights());
                 }};
     }
-    // Labels that the network predicts, so that there is something to attack.
     Evaluation evaluation(EvaluationSettings settings = {}, Journal journal = {}, std::function<bool()> stop = nullptr) {
-        return Evaluation({.network = trained(),
-                           .split = "test",
-                           .images = made_set(),
-                           .training = made_set,
-                           .others = {},
-                           .made = {},
-                           .settings = std::move(settings),
-                           .journal = std::move(journal),
-                           .progress = nullptr,
-                           .stop = std::move(stop)});
+        return Evaluation(inputs(std::move(settings), std::move(journal), std::move(stop)));
+    }
+    Evaluation::Inputs inputs(EvaluationSettings settings, Journal journal, std::function<bool()> stop) {
+        return {.network = trained(),
+                .split = "test",
+                .images = made_set(),
+                .training = made_set,
+                .others = {},
+                .made = {},
+                .settings = std::move(settings),
+                .journal = std::move(journal),
+                .progress = nullptr,
+                .stop = std::move(stop)};
     }
 };
 
@@ -241,6 +245,64 @@ TEST_CASE("robust_accuracy_of_nothing_is_accuracy_and_is_named_as_given") {
     CHECK(result.values["robust_accuracy"]["0"] == right / 4.0);
     CHECK(result.values["robust_accuracy"]["0.50"] <= right / 4.0);
     CHECK(result.values["pgd"]["images"] == 4);
+}
+
+TEST_CASE("interpolated_images_are_means_of_consecutive_batches_and_noise_keeps_to_the_pixels_range") {
+    ImageSet set = made_set();
+    for (int k = 0; k < 6; ++k) set.pixels.insert(set.pixels.end(), set.pixels.begin(), set.pixels.end());
+    set.labels.resize(set.pixels.size() / kPixels);
+    REQUIRE(set.count() == 384);  // three full batches and a rest: two pairs
+    std::vector<int64_t> numbers(static_cast<size_t>(set.count()));
+    std::iota(numbers.rbegin(), numbers.rend(), 0);
+    const MadeImages between("interpolation", set, numbers, 1);
+    CHECK(between.count() == 200);
+    const auto value = [&](int64_t image, int64_t i) { return 2 * set.pixels[static_cast<size_t>(image * kPixels + i)] / 255.0 - 1; };
+    for (const int64_t n : {0, 99, 199}) {
+        const std::vector<double> x = between.image(n);
+        for (int64_t i = 0; i < kPixels; ++i)
+            CHECK(x[static_cast<size_t>(i)] == doctest::Approx((value(383 - n, i) + value(283 - n, i)) / 2));
+    }
+    for (const std::string name : {"uniform", "gaussian"}) {
+        const MadeImages noise(name, set, numbers, 1);
+        CHECK(noise.count() == 384);
+        double sum = 0, squares = 0, edge = 0;
+        for (int64_t n = 0; n < noise.count(); ++n)
+            for (const double v : noise.image(n)) sum += v, squares += v * v, edge += std::fabs(v) == 1 ? 1 : 0;
+        const double count = 384.0 * kPixels, variance = squares / count;
+        CHECK(std::fabs(sum / count) < 5 * std::sqrt(variance / count));
+        // of N(0, 1) cut at 1 a share of 0.3173 lies at the edges, and the rest has the variance 0.2911 of its own
+        CHECK(std::fabs(variance - (name == "uniform" ? 1.0 / 3 : 0.3173 + 0.6827 * 0.2911)) < 0.02);
+        CHECK(std::fabs(edge / count - (name == "uniform" ? 0 : 0.3173)) < 0.02);
+        CHECK(noise.image(3) == noise.image(3));
+        CHECK(noise.image(3) != noise.image(4));
+    }
+    CHECK_THROWS_AS(MadeImages("snow", set, numbers, 1), InputError);
+}
+
+TEST_CASE("a_set_cannot_be_told_from_itself_and_scores_are_the_predictions") {
+    Subject subject;
+    Evaluation::Inputs inputs = subject.inputs({}, {}, nullptr);
+    ImageSet same = made_set();
+    same.name = "same";
+    inputs.others = {same};
+    Evaluation evaluation(std::move(inputs));
+    evaluation.want_gradients();
+    const MetricResult result = metric("ood").measure(evaluation);
+    for (const char* score : {"px", "py", "pxgrad"}) CHECK(result.values["ood"]["same"]["auroc_" + std::string(score)] == 0.5);
+    CHECK(result.values["ood"]["same"]["images"] == kImages);
+    CHECK(result.files[0].first == "ood_scores.csv");
+    std::string numbers_only = result.files[0].second;
+    for (size_t at; (at = numbers_only.find("test,")) != std::string::npos;) numbers_only.erase(at, 5);
+    for (size_t at; (at = numbers_only.find("same,")) != std::string::npos;) numbers_only.erase(at, 5);
+    const auto rows = rows_of(numbers_only);
+    REQUIRE(rows.size() == 2 * kImages);
+    const Predictions& p = evaluation.predictions();
+    for (size_t n = 0; n < kImages; ++n) {
+        CHECK(rows[n][1] == p.lse[n]);
+        CHECK(rows[n][2] == classified(p, static_cast<int64_t>(n)).confidence);
+        CHECK(rows[n][3] == -p.gradient_norms[n]);
+        CHECK(rows[n] == rows[n + kImages]);
+    }
 }
 
 TEST_CASE("images_are_taken_by_the_seeds_permutation_or_in_the_files_order") {
