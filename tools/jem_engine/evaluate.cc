@@ -168,18 +168,6 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
     return strangers;
 }
 
-TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights) {
-    const Settings& s = checkpoint.settings;
-    return {.device = device,
-            .conv_algorithm = s.conv_algorithm,
-            .energy_head = s.energy_head,
-            .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
-            .classes = s.num_classes,
-            .make = [&s] { return make_network(s); },
-            .load = [&checkpoint, weights](Parameters& parameters,
-                                           Network& network) { load_weights(parameters, network, checkpoint, weights); }};
-}
-
 // What an interrupted evaluation must agree in to go on.
 std::string identity_of(const EvaluateOptions& o, const Checkpoint& checkpoint, const Device& device,
                         const nlohmann::ordered_json& header) {

@@ -339,6 +339,18 @@ void load_weights(Parameters& parameters, Network& network, const Checkpoint& c,
     network.prepare(parameters.weights());
 }
 
+TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights) {
+    const Settings& s = checkpoint.settings;
+    return {.device = device,
+            .conv_algorithm = s.conv_algorithm,
+            .energy_head = s.energy_head,
+            .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
+            .classes = s.num_classes,
+            .make = [&s] { return make_network(s); },
+            .load = [&checkpoint, weights](Parameters& parameters,
+                                           Network& network) { load_weights(parameters, network, checkpoint, weights); }};
+}
+
 void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network) {
     const std::string names = skipped_tensors(file, network);
     if (!names.empty()) std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), names.c_str());

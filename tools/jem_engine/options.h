@@ -13,6 +13,7 @@
 #include "data/image_set.h"
 #include "data/load.h"
 #include "engine/device/device.h"
+#include "engine/evaluation/network_in_use.h"
 #include "engine/files/safetensors.h"
 #include "engine/network/network.h"
 #include "engine/network/parameters.h"
@@ -101,6 +102,9 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
 
 // Weights (--weights last|ema) and running statistics of a checkpoint, ready for the network to run.
 void load_weights(Parameters& parameters, Network& network, const Checkpoint& checkpoint, const std::string& which);
+
+// The checkpoint's network; the checkpoint must outlive it.
+TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights);
 
 // On stderr, where a published checkpoint holds tensors that are not read.
 void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network);

@@ -13,9 +13,7 @@
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/network/predictor.h"
-#include "engine/sampling/image_store.h"
-#include "engine/sampling/input_chain.h"
-#include "engine/sampling/replay_buffer.h"
+#include "engine/sampling/sampler.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
 #include "tools/jem_engine/sheet.h"
@@ -27,7 +25,6 @@ constexpr int64_t kMostChains = 100;       // in a batch
 constexpr int64_t kDefaultSteps = 20;      // of fresh chains
 constexpr int64_t kMostTries = 10;         // chains a wanted sample of --class, before giving up
 constexpr int64_t kCandidatesASample = 4;  // of which --pick best|worst chooses one
-constexpr uint32_t kFirstDraw = 1u << 31;  // training counts its iterations from 0 to at most 1e9: no chain repeats one of its draws
 constexpr int64_t kLeastColumns = 5;       // below that a row a class makes no sheet
 constexpr int64_t kPlainColumns = 10;
 constexpr int64_t kSheetPixels = 64;            // each image is enlarged to about so many
@@ -102,11 +99,8 @@ public:
     const std::string& buffer_path() const { return buffer_path_; }
 
 private:
-    IterationState* state() { return reinterpret_cast<IterationState*>(memory_->at(state_)); }
-    NetworkMemory network_memory();
     std::vector<double> from_buffer(const std::vector<int64_t>& indices) const;
     void choose_from_buffer();
-    int32_t start_class(int64_t label) const;
     void start(int64_t batch);
     std::vector<Sample> describe(const std::vector<double>& pixels);
 
@@ -121,15 +115,9 @@ private:
     std::vector<int64_t> chosen_;  // its images, in the order in which they are continued
 
     std::unique_ptr<Device> device_;
-    std::unique_ptr<Network> network_;
-    std::unique_ptr<Memory> memory_;
+    std::unique_ptr<NetworkInUse> network_;
     std::unique_ptr<Predictor> predictor_;
-    Scalars scalars_;
-    std::unique_ptr<InputChain> chain_;
-    std::unique_ptr<ImageStore> images_;
-    std::unique_ptr<ReplayBuffer> starts_;
-    std::unique_ptr<Parameters> parameters_;
-    Slot state_;
+    std::unique_ptr<Sampler> sampler_;
 };
 
 SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint, Console& console)
@@ -156,60 +144,25 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     chains_ = std::min({kMostChains, wanted_, limit_});
 
     device_ = make_device(o_.common, s_.precision);
-    network_ = make_network(s_);
-    memory_ = std::make_unique<Memory>(*device_);
-    ImageSetShape shape = {};
-    shape.channels = static_cast<int>(s_.in_channels);
-    shape.height = shape.width = static_cast<int>(s_.image_size);
-    shape.num_classes = static_cast<int>(s_.num_classes);
+    network_ = std::make_unique<NetworkInUse>(trained_network(*device_, checkpoint, o_.weights));
     const bool choose_by_logits = buffer && (o_.label || o_.pick != "random");
     predictor_ = std::make_unique<Predictor>(
-        *device_, *memory_, *network_, Predictor::ImageSize{.height = s_.image_size, .width = s_.image_size, .channels = s_.in_channels},
+        *device_, network_->memory(), network_->network(),
+        Predictor::ImageSize{.height = s_.image_size, .width = s_.image_size, .channels = s_.in_channels},
         Predictor::Options{.largest = choose_by_logits ? std::max(limit_, chains_) : chains_, .energy_head = s_.energy_head});
-    chain_ = std::make_unique<InputChain>(
-        *device_, *network_, *memory_,
-        InputChain::Options{.name = "sampling",
-                            .count = chains_,
-                            .height = s_.image_size,
-                            .width = s_.image_size,
-                            .channels = s_.in_channels,
-                            .norm = s_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_keep,
-                            .head = s_.energy_head},
-        sgld_stepper(s_.sgld(), scalars_, "sgld_grad_norm"));
-    parameters_ = std::make_unique<Parameters>(*device_, *memory_, *network_, Parameters::Options{});
-    state_ = memory_->keep("scalars", "iteration state", sizeof(IterationState));
-    if (!buffer) {
-        const bool gaussian = s_.init == StartForm::gaussian;
-        images_ = std::make_unique<ImageStore>(*device_, *memory_, shape, train.count(), largest_class_of(train));
-        if (gaussian) images_->merge_classes();
-        starts_ = std::make_unique<ReplayBuffer>(
-            *device_, *memory_,
-            ReplayBuffer::Options{.chains = chains_,
-                                  .pixels = pixels_,
-                                  .classes = gaussian ? 1 : s_.num_classes,
-                                  .form = s_.init,
-                                  .largest_class = s_.init == StartForm::uniform ? 0 : images_->largest_class(),
-                                  .seed = s_.seed});
-    }
-    network_->build(*device_, *memory_, s_.conv_algorithm);
-
-    memory_->plan([&] {
-        if (starts_) starts_->start(chain_->images(), starts_->fresh(), 0, images_->view(), state());
-        if (steps_ > 0) chain_->step(network_memory(), state());
+    sampler_ = std::make_unique<Sampler>(
+        *device_, network_->network(), network_->memory(), s_,
+        Sampler::Options{.chains = chains_, .steps = steps_, .starts = buffer ? Sampler::Starts::given : Sampler::Starts::fresh}, train);
+    say_what_is_skipped(checkpoint.file, checkpoint.path, network_->network());
+    network_->ready([&] {
+        sampler_->plan(network_->passes(), network_->state());
+        predictor_->plan(network_->passes());
     });
-    memory_->plan([&] { predictor_->plan(network_memory()); });
-    memory_->allocate();
-    say_what_is_skipped(checkpoint.file, checkpoint.path, *network_);
-    load_weights(*parameters_, *network_, checkpoint, o_.weights);
-    if (train.count() > 0) images_->upload(train);
-    if (starts_ && s_.init == StartForm::informative && o_.label && images_->start_class(*o_.label) < 0)
+    sampler_->ready(network_->passes(), network_->state());
+    if (!buffer && s_.init == StartForm::informative && o_.label && !sampler_->has_class(*o_.label))
         throw InputError(
             fmt::format("--class is {} (no training image has it, so no chain starts there). Give another, or --from noise.", *o_.label));
     if (buffer) choose_from_buffer();
-}
-
-NetworkMemory SampleRun::network_memory() {
-    return {.weights = parameters_->weights(), .gradient = {}, .statistics = parameters_->statistics(), .state = state()};
 }
 
 // [n, H, W, C]
@@ -228,7 +181,7 @@ void SampleRun::choose_from_buffer() {
     if (!o_.label && o_.pick == "random") {
         for (int64_t i = 0; i < n; ++i)
             chosen_.push_back(
-                shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(n), s_.seed, RandomStream::buffer_index, kFirstDraw));
+                shuffled(static_cast<uint32_t>(i), static_cast<uint32_t>(n), s_.seed, RandomStream::buffer_index, kFirstSampleDraw));
         return;
     }
     std::vector<std::pair<int64_t, double>> found;  // index, LSE
@@ -245,31 +198,23 @@ void SampleRun::choose_from_buffer() {
     limit_ = static_cast<int64_t>(chosen_.size());
 }
 
-// Where a chain of this class starts; of a class without images, at that of the next one that has some.
-int32_t SampleRun::start_class(int64_t label) const {
-    for (int64_t i = 0; i < s_.num_classes; ++i) {
-        const int32_t start = images_->start_class((label + i) % s_.num_classes);
-        if (start >= 0) return start;
-    }
-    throw std::logic_error("A training set without images.");
-}
-
 // The chains of a batch; those beyond the limit only fill it up.
 void SampleRun::start(int64_t batch) {
-    std::vector<int64_t> indices;
-    std::vector<int32_t> classes;
+    const bool fresh = o_.from != "buffer";
+    std::vector<int64_t> indices, classes;
     for (int64_t i = batch * chains_; i < (batch + 1) * chains_; ++i) {
-        if (!starts_) indices.push_back(chosen_[static_cast<size_t>(i % limit_)]);
-        const bool one_gaussian = s_.init != StartForm::informative;
-        classes.push_back(one_gaussian || !starts_ ? 0 : start_class(o_.label.value_or(i % s_.num_classes)));
+        if (!fresh) indices.push_back(chosen_[static_cast<size_t>(i % limit_)]);
+        classes.push_back(o_.label.value_or(i % s_.num_classes));
     }
-    if (!starts_) return upload_values(*device_, chain_->images(), from_buffer(indices));
-    device_->upload(starts_->fresh().data, classes.data(), classes.size() * sizeof(int32_t));
-    starts_->start(chain_->images(), starts_->fresh(), 0, images_->view(), state());
+    if (fresh)
+        sampler_->start_fresh(classes);
+    else
+        sampler_->start_at(from_buffer(indices));
 }
 
 std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
-    const Predictions p = predictor_->predict(static_cast<int64_t>(pixels.size()) / pixels_, predictor_->values(pixels), network_memory());
+    const Predictions p =
+        predictor_->predict(static_cast<int64_t>(pixels.size()) / pixels_, predictor_->values(pixels), network_->passes());
     std::vector<Sample> out;
     for (int64_t n = 0; n < p.count(); ++n) {
         out.push_back(described({pixels.begin() + n * pixels_, pixels.begin() + (n + 1) * pixels_},
@@ -280,21 +225,14 @@ std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
 }
 
 std::vector<Sample> SampleRun::run() {
-    std::unique_ptr<StepGraph> step;
-    if (steps_ > 0) step = capture(*device_, [&] { chain_->step(network_memory(), state()); });
     const int64_t batches = (limit_ + chains_ - 1) / chains_;
     std::vector<Sample> found;
     for (int64_t batch = 0; batch < batches && std::ssize(found) < wanted_ && !diverged_; ++batch) {
-        device_->ops().begin_iteration(state(), kFirstDraw + static_cast<uint32_t>(batch), 0, 1, 1);
+        sampler_->begin(kFirstSampleDraw + static_cast<uint32_t>(batch));
         start(batch);
-        for (int64_t k = 0; k < steps_; ++k) {
-            step->replay();
-            console_.progress("Sampling", batch * steps_ + k + 1, batches * steps_);
-        }
-        IterationState scalars;
-        device_->take(device_->read_back(state(), sizeof scalars), &scalars);
-        std::vector<Sample> samples = describe(download_values(*device_, chain_->images()));
-        diverged_ = diverged_ || scalars.diverged != 0;
+        sampler_->run([&](int64_t done) { console_.progress("Sampling", batch * steps_ + done, batches * steps_); });
+        std::vector<Sample> samples = describe(sampler_->download());
+        diverged_ = diverged_ || sampler_->diverged();
         samples.resize(static_cast<size_t>(std::min(chains_, limit_ - batch * chains_)));
         for (Sample& s : samples)
             if ((!o_.label || s.label == *o_.label) && std::ssize(found) < wanted_) found.push_back(std::move(s));
