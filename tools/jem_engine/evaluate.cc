@@ -153,11 +153,9 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
                 names.push_back(name);
                 continue;
             }
-            ImageSet set =
-                load_other_set(name, Split::test,
-                               {.channels = static_cast<int>(s.in_channels),
-                                .size = static_cast<int>(s.image_size),
-                                .progress = [&](int64_t done, int64_t total) { console.progress("Reading " + name, done, total); }});
+            ImageSet set = load_image_set(name, "", Split::test);
+            require_size(set, s.in_channels, s.image_size, s.image_size);
+            console.message("Read " + name + ".");
             names.push_back(set.name);
             strangers.sets.push_back(std::move(set));
         }
