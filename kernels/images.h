@@ -1,4 +1,4 @@
-// From resident bytes to a batch: which images, which crop, which flip, and x = 2 * (byte / 255) - 1.
+// From resident bytes to a batch: which images, which crop, which flip, and x = 2 * (byte / 255) - 1; images of one size from another's.
 #pragma once
 
 #include <cstdint>
@@ -97,6 +97,56 @@ struct CropFlip {
             value += static_cast<R>(noise) * static_cast<R>(drawn);
         }
         out[item] = value;
+    }
+};
+
+// Where a resized image's value lies in the image that it is made of, with `scale` = size / size of the result.
+enum class ResizeFrom {
+    pixel_centres,  // (i + 1/2) * scale - 1/2: PyTorch's interpolate with align_corners=False
+    pixel_corners,  // i * scale: TensorFlow 1's resize_bilinear
+};
+struct Resizing {
+    ResizeFrom from = ResizeFrom::pixel_centres;
+    double scale = 1, offset = 0;  // of the values: y = scale * (what was read) + offset
+};
+
+// Along one direction: between place `low` and place `high`, by `weight` of the latter.
+template <class R>
+struct ResizePlace {
+    int64_t low, high;
+    R weight;
+
+    JEM_HD ResizePlace(int64_t i, int64_t size, int64_t outputs, ResizeFrom from) {
+        const R scale = static_cast<R>(size) / static_cast<R>(outputs), half = from == ResizeFrom::pixel_centres ? R(0.5) : R(0);
+        const R place = (static_cast<R>(i) + half) * scale - half;
+        low = place > R(0) ? static_cast<int64_t>(place) : 0;
+        if (low > size - 1) low = size - 1;
+        high = low + 1 < size ? low + 1 : low;
+        weight = place > R(0) ? place - static_cast<R>(low) : R(0);
+    }
+};
+
+// Item: one pixel of y [N, H, W, C], between the four nearest of x [N, h, w, C], or [N, h, w, 1], which goes to all channels. Bilinear,
+// and not widened where y is the smaller one: then values of x are left out.
+template <class R>
+struct ResizeImages {
+    R* y;
+    const R* x;
+    int64_t in_height, in_width, in_channels;
+    int64_t height, width, channels;
+    ResizeFrom from;
+    R scale, offset;
+
+    JEM_HD void operator()(int64_t i) const {
+        const ResizePlace<R> v(i / width % height, in_height, height, from), h(i % width, in_width, width, from);
+        const R* image = x + i / (width * height) * in_height * in_width * in_channels;
+        const auto at = [&](int64_t row, int64_t column, int64_t c) { return image[(row * in_width + column) * in_channels + c]; };
+        for (int64_t channel = 0; channel < channels; ++channel) {
+            const int64_t c = in_channels > 1 ? channel : 0;
+            const R upper = (R(1) - h.weight) * at(v.low, h.low, c) + h.weight * at(v.low, h.high, c);
+            const R lower = (R(1) - h.weight) * at(v.high, h.low, c) + h.weight * at(v.high, h.high, c);
+            y[i * channels + channel] = scale * ((R(1) - v.weight) * upper + v.weight * lower) + offset;
+        }
     }
 };
 

@@ -173,6 +173,8 @@ public:
     virtual void crop_flip(Array x, Array draws, const ResidentImages& images, const IterationState* state, const BatchDraw& draw) = 0;
     // x R, in [-1, 1], of the same number of u8
     virtual void pixel_values(Array x, Array bytes) = 0;
+    // y from x, images [N, H, W, C] of R with block = C: bilinear. Of one channel x becomes each of y's.
+    virtual void resize(const Tensor& y, const Tensor& x, const Resizing& how) = 0;
     virtual void gather_labels(Array labels, Array draws, const ResidentImages& images) = 0;
 
     // Parameters, flat R [P] ----------------------------------------------------------------------------------------------

@@ -390,6 +390,22 @@ public:
     void pixel_values(Array x, Array bytes) override {
         exec_.for_each("pixel_values", x.count, PixelValues<R>{x.as<R>(), bytes.as<uint8_t>()});
     }
+    void resize(const Tensor& y, const Tensor& x, const Resizing& how) override {
+        if (x.n != y.n || (x.c != y.c && x.c != 1) || x.block != x.c || y.block != y.c || x.h < 1 || x.w < 1)
+            throw std::invalid_argument("A resizing was given images of which the others cannot be made.");
+        exec_.for_each("resize", y.n * y.h * y.w,
+                       ResizeImages<R>{.y = y.as<R>(),
+                                       .x = x.as<R>(),
+                                       .in_height = x.h,
+                                       .in_width = x.w,
+                                       .in_channels = x.c,
+                                       .height = y.h,
+                                       .width = y.w,
+                                       .channels = y.c,
+                                       .from = how.from,
+                                       .scale = static_cast<R>(how.scale),
+                                       .offset = static_cast<R>(how.offset)});
+    }
     void gather_labels(Array labels, Array draws, const ResidentImages& images) override {
         exec_.for_each("gather_labels", labels.count,
                        GatherLabels{labels.as<int32_t>(), images.labels.as<int32_t>(), static_cast<const ImageDraw*>(draws.data)});

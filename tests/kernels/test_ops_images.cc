@@ -1,9 +1,11 @@
 // From resident bytes to a batch: the order of an epoch, crop, flip, noise, labels.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <set>
+#include <stdexcept>
 #include <vector>
 
 #include "tests/check.h"
@@ -217,6 +219,75 @@ TEST_CASE("input_noise_of_an_iteration_s_batches_differs_by_its_salt") {
         }
         CHECK(seen.size() == 3);
     });
+}
+
+// One direction of bilinear resizing: of each output its two values' places, and the weight of the second.
+struct Between {
+    int64_t low, high;
+    double weight;
+};
+Between between(int64_t i, int64_t size, int64_t outputs, ResizeFrom from) {
+    const double scale = static_cast<double>(size) / static_cast<double>(outputs), at = static_cast<double>(i);
+    const double place = from == ResizeFrom::pixel_centres ? std::max(0.0, (at + 0.5) * scale - 0.5) : at * scale;
+    const double low = std::floor(place);
+    const auto last = static_cast<double>(size - 1);
+    return {static_cast<int64_t>(low), static_cast<int64_t>(std::min(low + 1, last)), place - low};
+}
+
+TEST_CASE("resizing_is_bilinear_from_pixel_centres_or_corners_and_copies_grey_to_all_channels") {
+    on_every_device([](OnDevice& m) {
+        struct Size {
+            int64_t channels, height, width, to_channels, to_height, to_width;
+        };
+        for (const Size& s :
+             {Size{3, 4, 6, 3, 9, 11}, Size{1, 5, 4, 3, 13, 7}, Size{3, 9, 11, 3, 4, 6}, Size{1, 1, 1, 1, 2, 3}, Size{3, 5, 4, 3, 5, 4}})
+            for (const ResizeFrom from : {ResizeFrom::pixel_centres, ResizeFrom::pixel_corners}) {
+                INFO(s.height << "x" << s.width << " to " << s.to_height << "x" << s.to_width << ", corners "
+                              << (from == ResizeFrom::pixel_corners));
+                const Extent in{.n = 2, .c = s.channels, .h = s.height, .w = s.width, .block = s.channels};
+                const Extent out{.n = 2, .c = s.to_channels, .h = s.to_height, .w = s.to_width, .block = s.to_channels};
+                const Values x = TestData(3).uniforms(in.count(), -1, 1);  // NCHW
+                Values want;
+                for (int64_t n = 0; n < out.n; ++n)
+                    for (int64_t c = 0; c < out.c; ++c)
+                        for (int64_t i = 0; i < out.h; ++i)
+                            for (int64_t j = 0; j < out.w; ++j) {
+                                const Between v = between(i, in.h, out.h, from), h = between(j, in.w, out.w, from);
+                                const auto at = [&](int64_t row, int64_t column) {
+                                    return x[static_cast<size_t>(((n * in.c + std::min(c, in.c - 1)) * in.h + row) * in.w + column)];
+                                };
+                                const double value = (1 - v.weight) * ((1 - h.weight) * at(v.low, h.low) + h.weight * at(v.low, h.high)) +
+                                                     v.weight * ((1 - h.weight) * at(v.high, h.low) + h.weight * at(v.high, h.high));
+                                want.push_back(1.5 * value - 0.25);
+                            }
+                const Tensor y = m.unwritten(out);
+                m.ops().resize(y, m.tensor(in, x), {.from = from, .scale = 1.5, .offset = -0.25});
+                // A place, up to 11, has some three roundings, and where it is a whole number the value is the same from either side.
+                check_close("y", m.read(y), want, m.roundings(150));
+            }
+    });
+}
+
+TEST_CASE("resizing_meets_known_values") {
+    on_every_device([](OnDevice& m) {
+        const Extent in{.n = 1, .c = 1, .h = 1, .w = 2, .block = 1}, out{.n = 1, .c = 1, .h = 1, .w = 4, .block = 1};
+        const Tensor x = m.tensor(in, {0, 8}), y = m.unwritten(out);
+        m.ops().resize(y, x, {});
+        check_equal("centres", m.read(y), {0, 2, 6, 8});
+        m.ops().resize(y, x, {.from = ResizeFrom::pixel_corners});
+        check_equal("corners", m.read(y), {0, 4, 8, 8});
+    });
+}
+
+TEST_CASE("resizing_refuses_images_of_other_numbers_and_channels") {
+    const auto device = make_reference_device(DType::f32);
+    OnDevice m(*device);
+    const auto images = [&](int64_t n, int64_t c, int64_t block) { return m.unwritten({.n = n, .c = c, .h = 2, .w = 2, .block = block}); };
+    const Tensor y = images(2, 4, 4);
+    CHECK_NOTHROW(m.ops().resize(y, images(2, 4, 4), {}));
+    CHECK_THROWS_AS(m.ops().resize(y, images(1, 4, 4), {}), std::invalid_argument);
+    CHECK_THROWS_AS(m.ops().resize(y, images(2, 2, 2), {}), std::invalid_argument);
+    CHECK_THROWS_AS(m.ops().resize(y, images(2, 4, 2), {}), std::invalid_argument);
 }
 
 }  // namespace
