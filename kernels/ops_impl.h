@@ -6,7 +6,10 @@
 // Sums are taken in an order that depends on the shape alone.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
+#include <type_traits>
 
 #include "kernels/norm.h"
 #include "kernels/operands.h"
@@ -208,7 +211,10 @@ public:
     }
 
     void pool(const Tensor& y, const Tensor& x, const Pooling& how) override {
-        exec_.for_each("pool", y.count(), Pool<R, A>{y.as<A>(), windows_of(x, y, how)});
+        const auto windows = windows_of(x, y, how);
+        side_by_side({x.block, y.block}, [&](auto width) {
+            exec_.for_each("pool", y.count() / width(), Pool<R, A, width()>{y.as<A>(), windows});
+        });
     }
     void pool_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Pooling& how) override {
         exec_.for_each("pool_backward", d_x.count(), PoolBackward<R, A>{d_x.as<A>(), d_y.as<A>(), windows_of(x, d_y, how)});
@@ -507,13 +513,26 @@ private:
             throw std::invalid_argument("A pooling was given a window or an output that does not fit its input.");
         return {x.as<A>(), places_of(x), places_of(y), how};
     }
+    // run(how many channels an item takes), a constant that divides all of `multiples`.
+    template <class Run>
+    static void side_by_side(std::initializer_list<int64_t> multiples, Run run) {
+        const auto fits = [&](int64_t width) {
+            return std::all_of(multiples.begin(), multiples.end(), [=](int64_t m) { return m % width == 0; });
+        };
+        if (Exec::kMostChannelsPerItem >= 16 && fits(16))
+            return run(std::integral_constant<int, std::min(16, Exec::kMostChannelsPerItem)>());
+        if (Exec::kMostChannelsPerItem >= 8 && fits(8)) return run(std::integral_constant<int, std::min(8, Exec::kMostChannelsPerItem)>());
+        run(std::integral_constant<int, 1>());
+    }
     void copy_channels(const char* label, const Tensor& whole, std::span<const Tensor> parts, bool to_whole) {
         int64_t first = 0;
         for (const Tensor& part : parts) {
             if (part.n != whole.n || part.h != whole.h || part.w != whole.w || first + part.c > whole.c)
                 throw std::invalid_argument("A concatenation was given parts that do not fit the whole.");
-            exec_.for_each(label, part.count(),
-                           CopyChannels<A>{part.as<A>(), whole.as<A>(), places_of(part), places_of(whole), first, to_whole});
+            side_by_side({part.block, whole.block, first}, [&](auto width) {
+                exec_.for_each(label, part.count() / width(),
+                               CopyChannels<A, width()>{part.as<A>(), whole.as<A>(), places_of(part), places_of(whole), first, to_whole});
+            });
             first += part.c;
         }
         if (first != whole.c) throw std::invalid_argument("A concatenation was given parts that do not fill the whole.");

@@ -75,27 +75,36 @@ struct PoolWindows {
     }
 };
 
-// Item: one value of y.
-template <class R, class A>
+// Item: kWidth neighbouring channels of one position of y, which are neighbours in x, too.
+template <class R, class A, int kWidth>
 struct Pool {
     A* y;
     PoolWindows<R, A> windows;
 
-    JEM_HD void operator()(int64_t i) const {
+    JEM_HD void operator()(int64_t item) const {
         const Places& out = windows.out;
+        const int64_t i = item * kWidth;
         const A* plane = windows.x + windows.in.begin(out.image(i), out.channel(i));
         const int position = static_cast<int>(out.position(i)), outputs = static_cast<int>(out.width);
         const int row = position / outputs, column = position % outputs;
-        if (windows.how.kind == PoolKind::max) {
-            y[i] = plane[windows.maximum(plane, row, column) * windows.in.block];
-            return;
-        }
         const PoolWindow &rows = windows.how.rows, &columns = windows.how.columns;
-        R sum = R(0);
+        const bool maximum = windows.how.kind == PoolKind::max;
+        const A* first = plane + (rows.begin(row) * windows.width() + columns.begin(column)) * windows.in.block;
+        R values[kWidth];  // the largest so far, a NaN before all else; or the sum
+        for (int k = 0; k < kWidth; ++k) values[k] = maximum ? static_cast<R>(first[k]) : R(0);
         for (int h = rows.begin(row); h < rows.end(row, windows.height()); ++h)
-            for (int w = columns.begin(column); w < columns.end(column, windows.width()); ++w)
-                sum += static_cast<R>(plane[(h * windows.width() + w) * windows.in.block]);
-        y[i] = static_cast<A>(sum / windows.divisor(row, column));
+            for (int w = columns.begin(column); w < columns.end(column, windows.width()); ++w) {
+                const A* at = plane + (h * windows.width() + w) * windows.in.block;
+                if (maximum)
+                    for (int k = 0; k < kWidth; ++k) {
+                        const R v = static_cast<R>(at[k]);
+                        values[k] = v > values[k] || v != v ? v : values[k];
+                    }
+                else
+                    for (int k = 0; k < kWidth; ++k) values[k] += static_cast<R>(at[k]);
+            }
+        const R divisor = maximum ? R(1) : windows.divisor(row, column);
+        for (int k = 0; k < kWidth; ++k) y[i + k] = static_cast<A>(values[k] / divisor);
     }
 };
 
@@ -127,20 +136,22 @@ struct PoolBackward {
     }
 };
 
-// Item: one value of the part, [N, C of the part, H, W], whose channels are first .. of the whole.
-template <class A>
+// Item: kWidth neighbouring channels of one position of the part, [N, C of the part, H, W], whose channels are first .. of the whole; they
+// are neighbours there, too.
+template <class A, int kWidth>
 struct CopyChannels {
     A *part, *whole;
     Places of_part, of_whole;
     int64_t first;
     bool to_whole;
 
-    JEM_HD void operator()(int64_t i) const {
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t i = item * kWidth;
         const int64_t there = of_whole.at(of_part.image(i), first + of_part.channel(i), of_part.position(i));
         if (to_whole)
-            whole[there] = part[i];
+            for (int k = 0; k < kWidth; ++k) whole[there + k] = part[i + k];
         else
-            part[i] = whole[there];
+            for (int k = 0; k < kWidth; ++k) part[i + k] = whole[there + k];
     }
 };
 

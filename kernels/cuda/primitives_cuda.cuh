@@ -201,7 +201,7 @@ namespace jem {
 
 class CudaExec {
 public:
-    static constexpr int kPixelsPerItem = 4;
+    static constexpr int kPixelsPerItem = 4, kMostChannelsPerItem = 1;
 
     // partials: scratch for sums, of partials_count doubles on the device; ops of one stream run one after another and share it.
     CudaExec(CudaLauncher& launcher, double* partials, int64_t partials_count)

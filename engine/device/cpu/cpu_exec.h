@@ -25,7 +25,7 @@ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 class CpuExec {
 public:
-    static constexpr int kPixelsPerItem = 64;
+    static constexpr int kPixelsPerItem = 64, kMostChannelsPerItem = 16;
 
     // partials: scratch for sums, of partials_count doubles; ops run one after another and share it.
     CpuExec(HostStream& stream, int threads, double* partials, int64_t partials_count)

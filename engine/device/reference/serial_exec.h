@@ -9,7 +9,7 @@ namespace jem {
 
 class SerialExec {
 public:
-    static constexpr int kPixelsPerItem = 4;
+    static constexpr int kPixelsPerItem = 4, kMostChannelsPerItem = 1;
 
     explicit SerialExec(HostStream& stream) : stream_(&stream) {}
 
