@@ -70,6 +70,11 @@ public:
     virtual std::vector<std::string> idle_prefixes() const { return {}; }
     virtual std::vector<std::string> unread_prefixes() const { return {}; }
 
+    // What to do about a file of weights that does not fit, for people.
+    virtual std::string weights_advice() const {
+        return "Give the --depth, --width, --norm, --energy-head, --in-channels and --num-classes that it was trained with.";
+    }
+
     // A pass to be run later; returns its number. Only before build. std::logic_error for a head that the network has not.
     virtual int add_pass(const PassSettings& settings) = 0;
     // Plans every convolution for every pass and registers memory.

@@ -110,8 +110,7 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
         if (!allowed && !std::binary_search(known.begin(), known.end(), name)) differences += "\n  superfluous: " + name;
     }
     if (!differences.empty())
-        throw InputError("Checkpoint " + path + " does not fit the network:" + differences +
-                         "\nGive the --depth, --width, --norm, --energy-head, --in-channels and --num-classes that it was trained with.");
+        throw InputError("Checkpoint " + path + " does not fit the network:" + differences + "\n" + network_.weights_advice());
     for (const TensorInfo& info : network_.parameters()) upload_tensor(device_, part(weights(), info), file.floating(info.name));
     for (const TensorInfo& info : network_.statistics()) upload_tensor(device_, part(statistics(), info), file.floating(info.name));
 }
