@@ -54,12 +54,13 @@ const Norm* LayeredNetwork::add_norm(const std::string& name, int64_t channels, 
     return &norm;
 }
 
-const Linear* LayeredNetwork::add_head(Head head, const std::string& name, int64_t in, int64_t out) {
+const Linear* LayeredNetwork::add_head(Head head, const std::string& name, int64_t in, int64_t out, LinearBias bias) {
     Linear& linear = heads_[static_cast<size_t>(head)];
     linear.in = in;
     linear.out = out;
     linear.weight = add_parameter(name + ".weight", {out, in}, in, 0);
-    linear.bias = add_parameter(name + ".bias", {out}, in, 0);
+    linear.has_bias = bias;
+    if (bias == LinearBias::own) linear.bias = add_parameter(name + ".bias", {out}, in, 0);
     return &linear;
 }
 
@@ -111,6 +112,7 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
         for (const PassSettings& p : passes_)
             if (p.head == head) of_head.insert(p.batch);
         if (of_head.empty()) continue;
+        if (linear.has_bias == LinearBias::none) without_bias = std::max(without_bias, linear.out);
         linear.plan = device.plan_linear(linear.in, linear.out, {of_head.begin(), of_head.end()});
         memory.need_workspace(linear.plan->workspace_bytes());
     }
@@ -148,10 +150,11 @@ PassTensor LayeredNetwork::hidden(int pass, const std::string& name, int64_t c, 
     t.slot = memory_->transient(p.name + "/" + name, t.view.bytes());
     return t;
 }
-PassTensor LayeredNetwork::flat(int pass, const std::string& name, int64_t c) {
+PassTensor LayeredNetwork::flat(int pass, const std::string& name, int64_t c) { return image_like(pass, name, c, 1, 1); }
+PassTensor LayeredNetwork::image_like(int pass, const std::string& name, int64_t c, int64_t h, int64_t w) {
     const PassSettings& p = pass_settings(pass);
     PassTensor t;
-    t.view = {.type = device_->real_type(), .n = p.batch, .c = c, .h = 1, .w = 1, .block = c};
+    t.view = {.type = device_->real_type(), .n = p.batch, .c = c, .h = h, .w = w, .block = c};
     t.slot = memory_->transient(p.name + "/" + name, t.view.bytes());
     return t;
 }
@@ -173,6 +176,11 @@ Array LayeredNetwork::bias_of(const Conv& conv, Array weights) {
     const int64_t channels = conv.shape().out_channels;
     if (conv.settings.bias == ConvBias::none) return {memory_->at(zeros_), device_->real_type(), channels};
     return weights.slice(conv.bias, channels);
+}
+
+Array LayeredNetwork::bias_of(const Linear& head, Array weights) {
+    if (head.has_bias == LinearBias::none) return {memory_->at(zeros_), device_->real_type(), head.out};
+    return weights.slice(head.bias, head.out);
 }
 
 bool LayeredNetwork::wants_sums(const Next& next) const {
@@ -341,7 +349,7 @@ Tensor LayeredNetwork::drop(const DropoutLayer& layer, int pass, const NetworkMe
 void LayeredNetwork::apply_head(int pass, const NetworkMemory& m) {
     const Linear& head = head_of(pass);
     const Ends& e = ends(pass);
-    head.plan->forward(at(e.logits), at(e.features), m.weights.slice(head.weight, head.out * head.in), m.weights.slice(head.bias, head.out),
+    head.plan->forward(at(e.logits), at(e.features), m.weights.slice(head.weight, head.out * head.in), bias_of(head, m.weights),
                        memory_->workspace());
 }
 
@@ -351,7 +359,7 @@ void LayeredNetwork::head_backward(int pass, const NetworkMemory& m) {
     if (pass_settings(pass).gradients == Gradients::weights) {
         head.plan->backward_weights(m.gradient.slice(head.weight, head.out * head.in), at(e.features), at(e.d_logits),
                                     memory_->workspace());
-        ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(e.d_logits));
+        if (head.has_bias == LinearBias::own) ops().bias_gradient(m.gradient.slice(head.bias, head.out), at(e.d_logits));
     }
     head.plan->backward_data(at(e.d_features), at(e.d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
 }

@@ -56,9 +56,11 @@ struct Conv {
     const ConvShape& shape() const { return settings.shape; }
 };
 
+enum class LinearBias { none, own };
 struct Linear {
     int64_t in = 0, out = 0;
-    int64_t weight = 0, bias = 0;      // offsets in the flat parameters
+    int64_t weight = 0, bias = 0;  // offsets in the flat parameters
+    LinearBias has_bias = LinearBias::own;
     std::unique_ptr<LinearPlan> plan;  // null where no pass ends in it
 };
 
@@ -92,7 +94,7 @@ protected:
     // Layers, in the order in which their tensors lie in files; they live as long as the network.
     const Norm* add_norm(const std::string& name, int64_t channels, const NormSettings& settings);
     const Conv* add_conv(const std::string& name, const ConvSettings& settings);
-    const Linear* add_head(Head head, const std::string& name, int64_t in, int64_t out);
+    const Linear* add_head(Head head, const std::string& name, int64_t in, int64_t out, LinearBias bias = LinearBias::own);
     DropoutLayer add_dropout(double rate, uint64_t seed) { return {rate, seed, dropouts_++}; }
     bool has_head(Head head) const { return heads_[static_cast<size_t>(head)].in > 0; }
 
@@ -106,8 +108,9 @@ protected:
     const Ends& ends(int pass) const { return ends_[static_cast<size_t>(pass)]; }
     const PassSettings& pass_settings(int pass) const { return passes_[static_cast<size_t>(pass)]; }
     const Linear& head_of(int pass) const { return heads_[static_cast<size_t>(pass_settings(pass).head)]; }
-    PassTensor hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);  // of the activation type
-    PassTensor flat(int pass, const std::string& name, int64_t c);                          // R [N, C, 1, 1]
+    PassTensor hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);      // of the activation type
+    PassTensor flat(int pass, const std::string& name, int64_t c);                              // R [N, C, 1, 1]
+    PassTensor image_like(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);  // R [N, H, W, C]
     PassTensor input_of(int pass, const std::string& name, const Conv& conv);
     PassTensor output_of(int pass, const std::string& name, const Conv& conv);
     Tensor at(const PassTensor& t);
@@ -163,6 +166,7 @@ private:
     bool wants_sums(const Next& next) const;
     Array sums_for(const Norm& norm);
     Array bias_of(const Conv& conv, Array weights);
+    Array bias_of(const Linear& head, Array weights);
     Array weights_gradient(const Conv& conv, const NetworkMemory& m);
     void add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y);
 
@@ -180,7 +184,7 @@ private:
     std::vector<Planned> plans_;  // one for all convolutions that are alike
     Slot norm_shares_;            // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
     Slot norm_sums_;              // R [2, C]: what a convolution takes for the norm that follows
-    Slot zeros_;                  // R [C]: the bias of convolutions that have none
+    Slot zeros_;                  // R [C]: the bias of layers that have none
 };
 
 }  // namespace jem

@@ -7,37 +7,9 @@
 #include <filesystem>
 
 #include "engine/training/step.h"
+#include "tests/formula.h"
 
 namespace jem {
-namespace {
-
-uint64_t splitmix64(uint64_t z) {
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-uint64_t fnv1a64(const std::string& text) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-    return hash;
-}
-
-double uniform(uint64_t seed, const std::string& name, uint64_t element) {
-    return static_cast<double>(splitmix64(splitmix64(seed ^ fnv1a64(name)) + element) >> 11) * 0x1p-53;
-}
-
-template <class Formula>
-FileTensor tensor(uint64_t seed, const std::string& name, const std::vector<int64_t>& shape, Formula formula) {
-    int64_t count = 1;
-    for (const int64_t d : shape) count *= d;
-    std::vector<float> values;
-    for (int64_t i = 0; i < count; ++i) values.push_back(static_cast<float>(formula(uniform(seed, name, static_cast<uint64_t>(i)))));
-    return make_file_tensor(std::span<const float>(values), shape);
-}
-
-}  // namespace
 
 std::vector<std::string> golden_case_names() {
     std::vector<std::string> names;
@@ -64,38 +36,40 @@ GoldenCase load_golden(const std::string& name) {
     for (const TensorInfo& info : network.parameters()) {
         const bool head = info.name.find("_output.") != std::string::npos;
         const double bound = info.fan_in > 0 ? (head ? 2.0 : 1.0) / std::sqrt(static_cast<double>(info.fan_in)) : 0;
-        g.checkpoint.tensors[info.name] = tensor(seed, info.name, info.shape, [&](double u) {
+        g.checkpoint.tensors[info.name] = formula_tensor(seed, info.name, info.shape, [&](double u) {
             if (info.fan_in > 0) return (2 * u - 1) * bound;
             return info.initial == 1 ? 0.5 + u : 0.3 * (2 * u - 1);  // gamma, beta
         });
     }
     for (const TensorInfo& info : network.statistics())
         g.checkpoint.tensors[info.name] =
-            tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
+            formula_tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
 
     const int64_t c = g.settings.in_channels, size = g.settings.image_size;
     const auto images = [&](const std::string& key, int64_t n) {
-        g.batch.tensors[key] = tensor(seed, key, {n, c, size, size}, [](double u) { return 0.9 * (2 * u - 1); });
+        g.batch.tensors[key] = formula_tensor(seed, key, {n, c, size, size}, [](double u) { return 0.9 * (2 * u - 1); });
     };
     images("x_pos", g.config.at("n_pos"));
     images("x_neg_start", g.config.at("n_neg"));
     images("x_lab", g.config.at("n_lab"));
+    const Uniforms label(seed, "y");
     std::vector<int64_t> y;
     for (int64_t i = 0; i < g.config.at("n_lab"); ++i)
-        y.push_back(static_cast<int64_t>(uniform(seed, "y", static_cast<uint64_t>(i)) * static_cast<double>(g.settings.num_classes)));
+        y.push_back(static_cast<int64_t>(label(static_cast<uint64_t>(i)) * static_cast<double>(g.settings.num_classes)));
     g.batch.tensors["y"] = make_file_tensor(std::span<const int64_t>(y), {static_cast<int64_t>(y.size())});
     if (g.config.at("has_noise"))
-        g.batch.tensors["noise"] = tensor(seed, "noise", {g.settings.sgld_steps, g.config.at("n_neg"), c, size, size},
-                                          [](double u) { return std::sqrt(3.0) * (2 * u - 1); });
+        g.batch.tensors["noise"] = formula_tensor(seed, "noise", {g.settings.sgld_steps, g.config.at("n_neg"), c, size, size},
+                                                  [](double u) { return std::sqrt(3.0) * (2 * u - 1); });
     return g;
 }
 
 std::vector<double> probe_of(const std::vector<double>& values) {
     constexpr size_t kSamples = 48;
+    const Uniforms u(0, "probe");
     double square = 0, dot = 0;
     for (size_t i = 0; i < values.size(); ++i) {
         square += values[i] * values[i];
-        dot += values[i] * (2 * uniform(0, "probe", i) - 1);
+        dot += values[i] * (2 * u(i) - 1);
     }
     std::vector<double> out = {std::sqrt(square), dot};
     const size_t count = std::min(values.size(), kSamples), step = values.size() / count;
