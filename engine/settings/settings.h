@@ -12,6 +12,7 @@
 
 namespace jem {
 
+enum class Augment { off, flip, crop, both };  // what is done to an image, where its data set may be flipped
 enum class InputNoiseOn { generative, both };  // the real images of p(x) alone, or the labelled ones too
 
 struct Settings {
@@ -32,7 +33,8 @@ struct Settings {
     std::string data, data_dir;
     int64_t n_valid = 0;                 // images held out of the training set
     std::optional<uint64_t> split_seed;  // chooses them; none: seed does
-    bool augment = true, gen_augment = false;
+    bool augment = true;
+    Augment gen_augment = Augment::off;
     double input_noise = 0;
     InputNoiseOn input_noise_on = InputNoiseOn::generative;
 
@@ -98,6 +100,7 @@ struct EnumNames;
     }
 JEM_ENUM_NAMES(Optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}});
 JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::cosine}});
+JEM_ENUM_NAMES(Augment, {{"off", Augment::off}, {"flip", Augment::flip}, {"crop", Augment::crop}, {"on", Augment::both}});
 JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both", InputNoiseOn::both}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});

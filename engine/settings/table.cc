@@ -188,6 +188,16 @@ Setting choice(const Row& row, E Settings::*member, const std::vector<std::pair<
     return one_of(row, member, EnumNames<E>::all(), also);
 }
 
+// A run of before it had more than two values wrote true or false.
+Setting gen_augment(const Row& row) {
+    Setting s = choice(row, &Settings::gen_augment);
+    s.form = Setting::Form::on_off;
+    s.set = [set = s.set](Settings& of, const nlohmann::json& j) {
+        set(of, j.is_boolean() ? nlohmann::json(j.get<bool>() ? "on" : "off") : j);
+    };
+    return s;
+}
+
 Setting precision(const Row& row) {
     std::vector<std::pair<std::string, std::string>> known;
     for (const char* name : {"f32", "tf32", "bf16", "f64"}) known.emplace_back(name, name);
@@ -305,7 +315,7 @@ std::vector<Setting> make_table() {
                 "pass"},
                &Settings::recompute),
         on_off({"augment", "Data", "Crop and flip the labelled images"}, &Settings::augment),
-        on_off({"gen_augment", "Data", "Crop and flip the images of p(x)"}, &Settings::gen_augment),
+        gen_augment({"gen_augment", "Data", "Flip the images of p(x), crop them, or both (on)"}),
         number({"input_noise", "Data", "Deviation of the noise added to real images", {"--sigma"}}, &Settings::input_noise, {0, 10}),
         choice({"input_noise_on", "Data", "Which real images get it: those of p(x) alone, or the labelled ones too"},
                &Settings::input_noise_on),

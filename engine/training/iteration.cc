@@ -84,11 +84,11 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
                            .with_labels = labelled,
                            .drawn = data_.has_value()};
     if (data_) {
-        const bool augment = labelled ? settings_.augment : settings_.gen_augment;
+        const Augment of_labelled = settings_.augment ? Augment::both : Augment::off, how = labelled ? of_labelled : settings_.gen_augment;
         options.how = {.order = labelled ? RandomStream::labelled_order : RandomStream::generative_order,
                        .augment = labelled ? RandomStream::labelled_augment : RandomStream::generative_augment,
-                       .crop = augment,
-                       .flip = augment && data_->shape.flip,
+                       .crop = how == Augment::crop || how == Augment::both,
+                       .flip = (how == Augment::flip || how == Augment::both) && data_->shape.flip,
                        .noise = !labelled || settings_.input_noise_on == InputNoiseOn::both ? settings_.input_noise : 0,
                        .noise_salt = labelled ? 0u : 1u,
                        .seed = settings_.seed,

@@ -109,6 +109,13 @@ begin other --n-valid 8 --seed 3 --split-seed 5
 run 0 train --resume --out split --seed 4 --threads 1 --quiet
 [[ $(nll split) == "$first" ]] || fail 'after --resume --seed other images are held out'
 
+# --- which of two changes the images of p(x) get -----------------------------------------------------------------------------------------
+for how in off flip crop on; do begin "augment_$how" --gen-augment "$how" && has "augment_$how" gen_augment "\"$how\""; done
+begin augment --gen-augment && has augment gen_augment '"on"'
+wrong '--gen-augment is "both" (known: off flip crop on)' --gen-augment both
+sed -i 's/"gen_augment": "on"/"gen_augment": true/' augment/config.json # as a run of before there were four
+run 0 train --resume --out augment --threads 1 --quiet && has augment gen_augment '"on"'
+
 # --- the rate of CIFAR-100 ----------------------------------------------------------------------------------------------------------
 cifar=(train --recipe sada-jem --data cifar100 --data-dir cifar100 "${small[@]}" --init uniform --iterations 0)
 run 0 "${cifar[@]}" --out c100 && has c100 lr 0.01

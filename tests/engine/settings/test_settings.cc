@@ -59,7 +59,7 @@ Settings unusual() {
     s.split_seed = 0xFEDCBA9876543211u;
     s.augment = false;
     s.recompute = true;
-    s.gen_augment = true;
+    s.gen_augment = Augment::crop;
     s.input_noise = 0.03;
     s.input_noise_on = InputNoiseOn::both;
     s.epochs = 3;
@@ -110,7 +110,7 @@ TEST_CASE("sada_jem_has_the_numbers_of_the_paper") {
     CHECK(s.conv_algorithm == ConvAlgorithm::automatic);
     CHECK(s.n_valid == 0);
     CHECK(s.augment);
-    CHECK_FALSE(s.gen_augment);
+    CHECK(s.gen_augment == Augment::off);
     CHECK(s.input_noise == 0);
     CHECK(s.input_noise_on == InputNoiseOn::generative);
     CHECK_FALSE(s.split_seed);

@@ -104,6 +104,21 @@ TEST_CASE("a_flag_out_of_range_is_refused_by_the_name_it_was_given") {
     CHECK_NOTHROW(row("iterations").check(s));
 }
 
+TEST_CASE("what_is_done_to_the_images_of_p_of_x_has_four_names_and_the_two_values_of_old_runs") {
+    for (const char* value : {"off", "flip", "crop", "on"}) CHECK(meaning("gen_augment", value) == "\"" + std::string(value) + "\"");
+    CHECK(refused("gen_augment", "both"));
+    CHECK(refused("gen_augment", ""));
+    Settings s;
+    row("gen_augment").set(s, true);
+    CHECK(s.gen_augment == Augment::both);
+    row("gen_augment").set(s, false);
+    CHECK(s.gen_augment == Augment::off);
+    row("gen_augment").set(s, "flip");
+    CHECK(s.gen_augment == Augment::flip);
+    CHECK_THROWS_AS(row("gen_augment").set(s, 1), nlohmann::json::exception);
+    CHECK_THROWS_AS(row("gen_augment").set(s, "sideways"), InputError);
+}
+
 TEST_CASE("the_authors_values_are_understood") {
     CHECK(meaning("warmup_iterations", "-1", "--warmup_iters") == "0");
     CHECK(meaning("init", "gm") == "\"informative\"");

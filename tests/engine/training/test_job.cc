@@ -44,7 +44,7 @@ constexpr Variant kVariants[] = {
     {"no norm, ASAM, energy L2", [](Settings& s) { s.norm = NormKind::none, s.sam = SamForm::asam, s.energy_l2 = 0.05, s.lr = 0.01; }},
     {"Adam, softmax", [](Settings& s) { s.optimizer = Optimizer::adam, s.p_x_weight = 0, s.sgld_steps = 0, s.lr = 1e-3; }},
     {"p(x) alone, running statistics while sampling",
-     [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = true; }},
+     [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = Augment::both; }},
 };
 
 }  // namespace

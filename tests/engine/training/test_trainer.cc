@@ -92,7 +92,7 @@ std::vector<Variant> variants() {
         s.sam = SamForm::none;
         s.sgld_noise = 0.01;
         s.init = StartForm::uniform;
-        s.gen_augment = true;
+        s.gen_augment = Augment::both;
     });
     add("softmax, ASAM, cosine", [](Settings& s) {
         s.p_x_weight = 0;
@@ -289,6 +289,29 @@ TEST_CASE("whether_images_are_flipped_is_told_by_the_set_and_not_by_its_name") {
     const auto flipped = weights_with(true, "cifar10");
     CHECK(flipped == weights_with(true, "unheard of"));
     CHECK(flipped != weights_with(false, "cifar10"));
+}
+
+TEST_CASE("the_images_of_p_of_x_are_flipped_and_cropped_each_for_itself_and_flipped_only_where_the_set_may_be") {
+    const auto weights_with = [](Augment how, bool may_be_flipped) {
+        const TempFolder folder;
+        Settings s = small();
+        s.p_y_given_x_weight = 0;  // these images alone
+        s.gen_augment = how;
+        s.iterations = 1;
+        s.warmup_iterations = 0;
+        RunOptions o;
+        o.alter_train = [=](ImageSet& set) { set.flip = may_be_flipped; };
+        train(folder.path(), s, o);
+        return SafetensorsFile::read(folder.path() / "checkpoints" / "last.safetensors").floats("f.layer1.0.conv1.weight");
+    };
+    const auto off = weights_with(Augment::off, true), flip = weights_with(Augment::flip, true), crop = weights_with(Augment::crop, true),
+               both = weights_with(Augment::both, true);
+    for (const auto* changed : {&flip, &crop, &both}) CHECK(*changed != off);
+    CHECK(flip != crop);
+    CHECK(both != flip);
+    CHECK(both != crop);
+    CHECK(weights_with(Augment::flip, false) == off);
+    CHECK(weights_with(Augment::both, false) == crop);
 }
 
 TEST_CASE("the_same_seed_gives_the_same_run_bit_for_bit") {
