@@ -23,7 +23,7 @@ std::unique_ptr<RunLock> RunFolder::own() const {
     create();
     auto lock = std::make_unique<RunLock>(root_);
     remove_dead_temporaries(root_, {"config.json.", "convolutions.json.", "metrics.jsonl."});
-    remove_dead_temporaries(root_ / "checkpoints", {"last.", "best."});
+    remove_dead_temporaries(root_ / "checkpoints", {"last.", "best.", "epoch_"});
     remove_dead_temporaries(root_ / "samples", {"iteration_"});
     return lock;
 }
@@ -33,6 +33,10 @@ bool RunFolder::has_config() const { return is_there(config()); }
 bool RunFolder::has_checkpoint() const { return is_there(state()) || is_there(last()); }
 
 bool RunFolder::has_run() const { return has_checkpoint() || is_there(metrics()); }
+
+std::filesystem::path RunFolder::archive(int64_t epochs) const {
+    return root_ / "checkpoints" / fmt::format("epoch_{:04}.safetensors", epochs);
+}
 
 std::filesystem::path RunFolder::sample(int64_t iteration) const {
     return root_ / "samples" / fmt::format("iteration_{:07}.png", iteration);

@@ -32,6 +32,7 @@ public:
     std::filesystem::path last() const { return root_ / "checkpoints" / "last.safetensors"; }
     std::filesystem::path best() const { return root_ / "checkpoints" / "best.safetensors"; }
     std::filesystem::path state() const { return root_ / "checkpoints" / "last.state.safetensors"; }
+    std::filesystem::path archive(int64_t epochs) const;  // the weights after so many
     std::filesystem::path sample(int64_t iteration) const;
     const std::filesystem::path& root() const { return root_; }
 

@@ -67,6 +67,7 @@ struct Settings {
 
     // Run folder
     int64_t checkpoint_interval = 0;  // iterations; 0: at the end of each epoch only
+    int64_t archive_interval = 0;     // epochs; 0: none
     int64_t log_interval = 10;
     int64_t sample_interval = 1;  // epochs
 

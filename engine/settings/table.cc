@@ -360,6 +360,8 @@ std::vector<Setting> make_table() {
 
         integer({"checkpoint_interval", "Run", "Iterations between checkpoints, besides those of each epoch"},
                 &Settings::checkpoint_interval, {0, kMany}),
+        integer({"archive_interval", "Run", "Epochs between copies of the weights that are kept; 0: none"}, &Settings::archive_interval,
+                {0, kMany}),
         integer({"log_interval", "Run", "Iterations between log lines"}, &Settings::log_interval, {1, kMany}),
         integer({"sample_interval", "Run", "Epochs between sample sheets; 0: at the end only"}, &Settings::sample_interval, {0, kMany}),
     };

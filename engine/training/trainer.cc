@@ -184,12 +184,15 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         report_up_to(progress_.iteration);
         if (diverged_) break;
         if (ranks_.first()) {  // the others wait for it in the next iteration
+            const int64_t epoch = progress_.iteration / iterations_per_epoch_;
             if (last || epoch_ends) {
                 last_accuracy_ = evaluate();
-                const int64_t epoch = progress_.iteration / iterations_per_epoch_;
                 if (settings_.samples() && (last || (settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0)))
                     write_samples();
             }
+            // Before the checkpoint: whatever it is resumed from then, a run has its archives or will write them again.
+            if (epoch_ends && settings_.archive_interval > 0 && epoch % settings_.archive_interval == 0)
+                weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch));
             save_checkpoint();
         }
         saved_at = progress_.iteration;

@@ -64,6 +64,25 @@ double host_bytes(const Settings& s, double arena, int64_t train, int64_t held_o
     return resident_bytes() + kStart + static_cast<double>(held_out) * pixels + uploading;
 }
 
+// What a run's checkpoints take on disk at its end, but for the files' headers: the last, the best and the archived weights, and the state.
+struct DiskUse {
+    double weights_bytes = 0, state_bytes = 0;
+    int64_t archives = 0;
+    double total() const { return weights_bytes * static_cast<double>(2 + archives) + state_bytes; }
+};
+
+DiskUse disk_use(const Settings& s, const Network& network, DType real, int64_t train) {
+    const int64_t per_epoch = train / (s.classifies() ? s.batch_size : s.gen_batch_size);
+    const int64_t epochs = s.iterations >= 0 ? s.iterations / per_epoch : s.epochs;
+    const int64_t optimizer_arrays = s.optimizer == Optimizer::adam ? 2 : 1, averages = s.ema > 0 ? 1 : 0;
+    const int64_t weights = network.parameter_count() * (1 + averages) + network.statistic_count();
+    const int64_t buffer = s.samples() ? s.buffer_size * s.in_channels * s.image_size * s.image_size : 0;
+    const auto bytes = [&](int64_t values) { return static_cast<double>(values) * static_cast<double>(size_of(real)); };
+    return {.weights_bytes = bytes(weights),
+            .state_bytes = bytes(weights + network.parameter_count() * optimizer_arrays + buffer),
+            .archives = s.archive_interval > 0 ? epochs / s.archive_interval : 0};
+}
+
 // What a CUDA process takes on the GPU besides the arena: its context, kernels as they are loaded, scratch of sums. On an H100 with the
 // driver 580 and cuDNN 9.19 they were 623 MiB of 2007 (WRN-28-10, bf16).
 constexpr double kGpuContextBytes = 624.0 * (1 << 20);
@@ -153,6 +172,7 @@ int plan(const PlanOptions& o) {
     const auto peak = static_cast<double>(parts.memory.arena_bytes());
     const double host = host_bytes(s, on_gpu ? 0 : peak, train, held_out);
     const double process = peak + (on_gpu ? kGpuContextBytes : host);
+    const DiskUse disk = disk_use(s, *network, device->real_type(), train);
     const bool fits = !on_gpu || process <= gpu.memory_bytes;
 
     if (!o.common.json) {
@@ -167,6 +187,13 @@ int plan(const PlanOptions& o) {
                        mib(process), mib(kGpuContextBytes), "of the GPU's", mib(gpu.memory_bytes));
         else
             fmt::print("  {:<20} {:>12.1f}\n\n", "process, about", mib(process));
+        fmt::print("{:<22} {:>12}\n  {:<20} {:>12.1f}  last and best\n", "checkpoints on disk", "MiB", "weights",
+                   mib(2 * disk.weights_bytes));
+        fmt::print("  {:<20} {:>12.1f}\n", "state", mib(disk.state_bytes));
+        if (disk.archives > 0)
+            fmt::print("  {:<20} {:>12.1f}  {} of {:.1f} (--archive-interval)\n", "archives",
+                       mib(disk.weights_bytes * static_cast<double>(disk.archives)), disk.archives, mib(disk.weights_bytes));
+        fmt::print("  {:<20} {:>12.1f}\n\n", "= all, about", mib(disk.total()));
         fmt::print("{:<22} {:>12} {:>10} {:>10}", "iteration", "GFLOP", "times", "launches");
         if (on_gpu) fmt::print(" {:>12}", "GB moved");
         if (predicted) fmt::print(" {:>14}", "predicted ms");
@@ -220,6 +247,7 @@ int plan(const PlanOptions& o) {
                                      {"regions", regions},
                                      {"peak_bytes", parts.memory.arena_bytes()},
                                      {"peak_process_bytes", static_cast<int64_t>(process)},
+                                     {"disk_bytes", static_cast<int64_t>(disk.total())},
                                      {"flops_per_iteration", flops},
                                      {"launches_per_iteration", launches},
                                      {"phases", phases},

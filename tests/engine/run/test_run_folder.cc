@@ -67,11 +67,13 @@ TEST_CASE("a_file_system_without_locks_is_gone_on_with") {
 TEST_CASE("the_owner_removes_what_killed_writers_left") {
     const TempFolder folder;
     folder.write("checkpoints/last.state.safetensors.tmp", "half");
+    folder.write("checkpoints/epoch_0001.safetensors.tmp", "half");
     folder.write("samples/iteration_0000001.png.tmp", "half");
     folder.write("config.json.tmp", "half");
     folder.write("notes.tmp", "a person's");
     const auto owner = RunFolder(folder.path()).own();
     CHECK(!is_there(folder.path() / "checkpoints/last.state.safetensors.tmp"));
+    CHECK(!is_there(folder.path() / "checkpoints/epoch_0001.safetensors.tmp"));
     CHECK(!is_there(folder.path() / "samples/iteration_0000001.png.tmp"));
     CHECK(!is_there(folder.path() / "config.json.tmp"));
     CHECK(folder.read("notes.tmp") == "a person's");

@@ -229,6 +229,14 @@ std::string error_of(const std::function<void()>& run) {
     return "";
 }
 
+std::vector<std::string> archives(const path& root) {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(root / "checkpoints"))
+        if (entry.path().filename().string().starts_with("epoch_")) names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
 void copy_run(const path& from, const path& to) {
     std::filesystem::copy(from, to, std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
 }
@@ -383,6 +391,48 @@ TEST_CASE("checkpoints_in_between_do_not_change_the_run") {
     b.metadata.erase("config");
     CHECK(differences(a, b).empty());
     CHECK(metrics(with.path()) == metrics(without.path()));
+}
+
+TEST_CASE("weights_are_kept_after_every_so_many_epochs_as_the_checkpoint_has_them_then") {
+    Settings s = small();
+    for (const int64_t interval : {0, 1, 2, 3}) {
+        CAPTURE(interval);
+        const TempFolder folder;
+        s.archive_interval = interval;
+        train(folder.path(), s);
+        std::vector<std::string> want;
+        for (int64_t epoch = 1; epoch <= kIterations / kEpoch; ++epoch)  // the last, incomplete one has none
+            if (interval > 0 && epoch % interval == 0) want.push_back("epoch_000" + std::to_string(epoch) + ".safetensors");
+        CHECK(archives(folder.path()) == want);
+    }
+    const TempFolder whole, part;
+    s.archive_interval = 1;
+    s.ema = 0.9;
+    train(whole.path(), s);
+    train(part.path(), s, {.stop_after = kEpoch});
+    CHECK(part.read("checkpoints/epoch_0001.safetensors") == part.read("checkpoints/last.safetensors"));
+    CHECK(differences(without_time(whole.path() / "checkpoints/epoch_0001.safetensors"), without_time(part.path() / kFiles[1])).empty());
+}
+
+TEST_CASE("resuming_neither_loses_nor_changes_what_is_kept") {
+    Settings s = small();
+    s.archive_interval = 1;
+    s.checkpoint_interval = 2;
+    const TempFolder whole;
+    train(whole.path(), s);
+    for (int64_t stop = 1; stop < kIterations; ++stop) {
+        CAPTURE(stop);
+        const TempFolder parts;
+        train(parts.path(), s, {.stop_after = stop});
+        // As a kill leaves it between the archive and the checkpoint of an epoch's end.
+        if (stop < kEpoch) parts.write("checkpoints/epoch_0001.safetensors", "of another time");
+        train(parts.path(), s, {.resume = true});
+        REQUIRE(archives(parts.path()) == archives(whole.path()));
+        for (const std::string& name : archives(whole.path()))
+            CHECK(
+                differences(without_time(parts.path() / "checkpoints" / name), without_time(whole.path() / "checkpoints" / name)).empty());
+        check_same_run(parts.path(), whole.path());
+    }
 }
 
 TEST_CASE("a_killed_run_goes_on_from_its_last_checkpoint") {
