@@ -10,17 +10,17 @@
 namespace jem {
 namespace {
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-    std::string text = "[";
-    for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(shape[i]);
-    return text + "]";
-}
-
 Array part(Array flat, const TensorInfo& info) { return flat.slice(info.offset, info.count()); }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
 
 }  // namespace
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text = "[";
+    for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(shape[i]);
+    return text + "]";
+}
 
 bool starts_with_any(const std::string& name, const std::vector<std::string>& prefixes) {
     return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return name.starts_with(p); });
@@ -87,7 +87,8 @@ void Parameters::initialise(uint64_t seed) {
     device_.synchronize();
 }
 
-void Parameters::load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes) {
+void check_tensors(const Network& network, const SafetensorsFile& file, const std::string& path,
+                   const std::vector<std::string>& allowed_prefixes) {
     std::string differences;
     const auto check = [&](const TensorInfo& info) {
         if (!file.has(info.name))
@@ -97,7 +98,7 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
                            shape_text(info.shape) + " expected";
     };
     std::vector<std::string> known;
-    for (const auto* infos : {&network_.parameters(), &network_.statistics()})
+    for (const auto* infos : {&network.parameters(), &network.statistics()})
         for (const TensorInfo& info : *infos) {
             check(info);
             known.push_back(info.name);
@@ -105,12 +106,16 @@ void Parameters::load(const SafetensorsFile& file, const std::string& path, cons
     std::sort(known.begin(), known.end());
     for (const auto& entry : file.tensors) {
         const std::string& name = entry.first;
-        const bool allowed = name.ends_with(kIgnoredCounter) || starts_with_any(name, network_.idle_prefixes()) ||
-                             starts_with_any(name, network_.unread_prefixes()) || starts_with_any(name, allowed_prefixes);
+        const bool allowed = name.ends_with(kIgnoredCounter) || starts_with_any(name, network.idle_prefixes()) ||
+                             starts_with_any(name, network.unread_prefixes()) || starts_with_any(name, allowed_prefixes);
         if (!allowed && !std::binary_search(known.begin(), known.end(), name)) differences += "\n  superfluous: " + name;
     }
     if (!differences.empty())
-        throw InputError("Checkpoint " + path + " does not fit the network:" + differences + "\n" + network_.weights_advice());
+        throw InputError("Checkpoint " + path + " does not fit the network:" + differences + "\n" + network.weights_advice());
+}
+
+void Parameters::load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes) {
+    check_tensors(network_, file, path, allowed_prefixes);
     for (const TensorInfo& info : network_.parameters()) upload_tensor(device_, part(weights(), info), file.floating(info.name));
     for (const TensorInfo& info : network_.statistics()) upload_tensor(device_, part(statistics(), info), file.floating(info.name));
 }

@@ -12,10 +12,16 @@
 
 namespace jem {
 
+std::string shape_text(const std::vector<int64_t>& shape);  // "[64,3,3,3]"
 bool starts_with_any(const std::string& name, const std::vector<std::string>& prefixes);
 
 // Tensors of a checkpoint that nothing reads (Network::unread_prefixes), each with a space in front; load() skips them.
 std::string skipped_tensors(const SafetensorsFile& file, const Network& network);
+
+// InputError that lists all tensors of the network, weights and running statistics, that a checkpoint lacks or has in another shape, and
+// all that it has besides. `allowed_prefixes`: others that may be there.
+void check_tensors(const Network& network, const SafetensorsFile& file, const std::string& path,
+                   const std::vector<std::string>& allowed_prefixes);
 
 class Parameters {
 public:
@@ -41,8 +47,7 @@ public:
     // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included; 1 and 0 for norms.
     void initialise(uint64_t seed);
 
-    // Weights (named as in the network) and running statistics of a checkpoint; all missing, superfluous and misshapen
-    // tensors are listed in one InputError. `allowed_prefixes`: other tensors that may be there.
+    // Weights (named as in the network) and running statistics of a checkpoint, after check_tensors.
     void load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes);
     // prefix + name for each parameter of a flat array. Optional: false if the file has none of them.
     bool load_array(Array flat, const SafetensorsFile& file, const std::string& prefix);

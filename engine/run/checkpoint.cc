@@ -1,9 +1,11 @@
 #include "engine/run/checkpoint.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "data/input_error.h"
+#include "data/is_there.h"
 #include "engine/network/file_tensors.h"
 #include "engine/settings/table.h"
 
@@ -27,6 +29,8 @@ nlohmann::json progress_of(const SafetensorsFile& file) {
     const auto found = file.metadata.find(kProgressKey);
     return found == file.metadata.end() ? nlohmann::json() : nlohmann::json::parse(found->second, nullptr, false);
 }
+
+std::vector<int64_t> buffer_shape(const Settings& s) { return {s.buffer_size, s.in_channels, s.image_size, s.image_size}; }
 
 const char* first_prefix(const Settings& s) { return s.optimizer == Optimizer::adam ? "adam_m." : "velocity."; }
 
@@ -54,13 +58,13 @@ SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* 
     SafetensorsFile file = weights_file(parameters, s, progress);
     parameters.save_array(parameters.velocity(), file, first_prefix(s));
     if (s.optimizer == Optimizer::adam) parameters.save_array(parameters.second(), file, "adam_v.");
-    if (buffer != nullptr) file.tensors[kBuffer] = tensor_on(device, *buffer, {s.buffer_size, s.in_channels, s.image_size, s.image_size});
+    if (buffer != nullptr) file.tensors[kBuffer] = tensor_on(device, *buffer, buffer_shape(s));
     return file;
 }
 
 RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& s, const SafetensorsFile& file,
                        const std::string& path) {
-    parameters.load(file, path, {"velocity.", "adam_m.", "adam_v.", "ema.", kBuffer});
+    parameters.load(file, path, other_tensors());
     const auto need = [&](Array to, const std::string& prefix) {
         if (!parameters.load_array(to, file, prefix))
             throw InputError(path + " holds no " + prefix +
@@ -70,8 +74,7 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
     if (s.optimizer == Optimizer::adam) need(parameters.second(), "adam_v.");
     if (parameters.options().average) need(parameters.average(), "ema.");
     if (buffer != nullptr) {
-        const std::vector<int64_t> shape = {s.buffer_size, s.in_channels, s.image_size, s.image_size};
-        if (file.at(kBuffer).shape != shape)
+        if (file.at(kBuffer).shape != buffer_shape(s))
             throw InputError("The replay buffer of " + path +
                              " has another size (the run was made with another --buffer-size). Resume with its settings.");
         upload_tensor(device, *buffer, file.floating(kBuffer));
@@ -82,6 +85,45 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
     } catch (const nlohmann::json::exception&) {
         throw InputError(path + " carries no counters (it is no state of a run). Resume from a run's own folder.");
     }
+}
+
+const std::vector<std::string>& other_tensors() {
+    static const std::vector<std::string> prefixes = {"velocity.", "adam_m.", "adam_v.", "ema.", kBuffer};
+    return prefixes;
+}
+
+std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& checkpoint) {
+    const std::filesystem::path folder = checkpoint.parent_path();
+    return {folder / (checkpoint.stem().string() + ".state.safetensors"), folder / "last.state.safetensors"};
+}
+
+std::optional<SavedBuffer> find_buffer(const SafetensorsFile& checkpoint, const std::string& path) {
+    if (checkpoint.has(kBuffer)) return SavedBuffer{path, checkpoint.floating(kBuffer)};
+    for (const std::filesystem::path& beside : states_beside(path)) {
+        if (!is_there(beside)) continue;
+        const SafetensorsFile file = SafetensorsFile::read(beside);
+        if (file.has(kBuffer)) return SavedBuffer{beside.string(), file.floating(kBuffer)};
+    }
+    return std::nullopt;
+}
+
+StartPoint read_start(const Network& network, const Settings& s) {
+    StartPoint start{.path = s.start_from, .file = SafetensorsFile::read(s.start_from), .buffer = {}};
+    check_tensors(network, start.file, start.path, other_tensors());
+    if (!s.samples()) return start;
+    start.buffer = find_buffer(start.file, start.path);
+    if (!start.buffer || start.buffer->images.shape == buffer_shape(s)) return start;
+    const std::vector<int64_t> has = start.buffer->images.shape, wanted = buffer_shape(s);
+    const bool images_differ = has.size() != wanted.size() || !std::equal(has.begin() + 1, has.end(), wanted.begin() + 1);
+    throw InputError("The replay buffer of " + start.buffer->path + " is " + shape_text(has) + " (the run's would be " +
+                     shape_text(wanted) + ": --buffer-size images of the data set's shape). " +
+                     (images_differ ? "Start from weights alone, in a folder without that buffer."
+                                    : "Give --buffer-size " + std::to_string(has[0]) + "."));
+}
+
+void load_start(Parameters& parameters, Device& device, const StartPoint& start) {
+    parameters.load(start.file, start.path, other_tensors());
+    if (parameters.options().average) device.copy(parameters.average().data, parameters.weights().data, parameters.weights().bytes());
 }
 
 std::optional<int64_t> iteration_of(const SafetensorsFile& file) {

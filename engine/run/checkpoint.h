@@ -1,9 +1,12 @@
 // What a run writes at its checkpoints: weights that everything reads, and all that resuming needs.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/files/safetensors.h"
 #include "engine/network/parameters.h"
@@ -28,6 +31,29 @@ SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* 
 // Restores it; InputError for a file that is not complete.
 RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings, const SafetensorsFile& file,
                        const std::string& path);
+
+// What a checkpoint may hold besides weights and running statistics: prefixes of names.
+const std::vector<std::string>& other_tensors();
+
+// The files beside a checkpoint in which training may have left its state, the likelier one first.
+std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& checkpoint);
+// The replay buffer that belongs to a checkpoint at `path`: its own, or that of a state beside it.
+struct SavedBuffer {
+    std::string path;   // of the file that holds it
+    FileTensor images;  // [N, C, H, W]
+};
+std::optional<SavedBuffer> find_buffer(const SafetensorsFile& checkpoint, const std::string& path);
+
+// What a run begins with (--start-from) in place of random weights and a fresh replay buffer.
+struct StartPoint {
+    std::string path;
+    SafetensorsFile file;               // weights and running statistics
+    std::optional<SavedBuffer> buffer;  // of the settings' size; none where the run does not sample
+};
+// Opens the settings' start_from. InputError where its tensors are not the network's, or the buffer is of another size.
+StartPoint read_start(const Network& network, const Settings& settings);
+// Into freshly initialised parameters, whose optimizer's arrays stay as they are; the average begins at the weights.
+void load_start(Parameters& parameters, Device& device, const StartPoint& start);
 
 // The iterations after which a checkpoint was written, or none where it is a bare one.
 std::optional<int64_t> iteration_of(const SafetensorsFile& file);

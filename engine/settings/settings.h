@@ -66,6 +66,7 @@ struct Settings {
     double p_x_weight = 1, p_y_given_x_weight = 1, energy_l2 = 0;
 
     // Run folder
+    std::string start_from;           // a checkpoint whose weights the run begins with; empty: random ones
     int64_t checkpoint_interval = 0;  // iterations; 0: at the end of each epoch only
     int64_t archive_interval = 0;     // epochs; 0: none
     int64_t log_interval = 10;

@@ -358,6 +358,12 @@ std::vector<Setting> make_table() {
                {0, 1e6}),
         number({"energy_l2", "Terms", "Weight of the squared energies", {"--l2", "--l2_coeff"}}, &Settings::energy_l2, {0, 1e6}),
 
+        text({"start_from",
+              "Run",
+              "Checkpoint whose weights, and replay buffer where there is one, the run begins with",
+              {},
+              "random weights"},
+             &Settings::start_from, "a safetensors file"),
         integer({"checkpoint_interval", "Run", "Iterations between checkpoints, besides those of each epoch"},
                 &Settings::checkpoint_interval, {0, kMany}),
         integer({"archive_interval", "Run", "Epochs between copies of the weights that are kept; 0: none"}, &Settings::archive_interval,

@@ -5,6 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/network/file_tensors.h"
+#include "engine/run/checkpoint.h"
 #include "engine/training/iteration.h"
 
 namespace jem {
@@ -49,7 +50,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     iteration.plan();
     memory.allocate();
     Parameters& parameters = iteration.parameters();
-    parameters.load(input.checkpoint, input.checkpoint_path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
+    parameters.load(input.checkpoint, input.checkpoint_path, other_tensors());
     if (s.optimizer == Optimizer::adam) {
         parameters.load_array(parameters.velocity(), input.checkpoint, "adam_m.");
         parameters.load_array(parameters.second(), input.checkpoint, "adam_v.");

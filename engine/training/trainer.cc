@@ -5,6 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/classification.h"
+#include "engine/network/file_tensors.h"
 #include "engine/run/kept_choices.h"
 #include "engine/settings/schedule.h"
 
@@ -34,6 +35,13 @@ std::string text_of_classes_without_images(const ImageStore& store, const std::v
     }
     if (text.empty()) return text;
     return (text.find(", ") == std::string::npos ? "class " : "classes ") + text;
+}
+
+std::string text_of_start(const StartPoint& start, bool samples) {
+    const std::optional<int64_t> iteration = iteration_of(start.file);
+    std::string text = "Starting from " + start.path + (iteration ? " (iteration " + std::to_string(*iteration) + ")" : "");
+    if (start.buffer) return text + ", and from the replay buffer of " + start.buffer->path + ".";
+    return text + (samples ? "; there is no replay buffer: chains start afresh." : ".");
 }
 
 void check_sizes(const Settings& s, int64_t images) {
@@ -127,10 +135,16 @@ void Trainer::start_or_resume_alone(bool resume) {
         observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + ".");
     } else {
         if (resume) observer_.message("There is no checkpoint in " + folder_.root().string() + " yet: starting afresh.");
+        const bool given = !settings_.start_from.empty();
+        const StartPoint start = given ? read_start(iteration_.parameters().network(), settings_) : StartPoint{};
         folder_.write_config(settings_);  // before what takes long: --resume needs no more than it
         iteration_.parameters().initialise(settings_.seed);
+        if (given) load_start(iteration_.parameters(), device_, start);
+        if (given) observer_.message(text_of_start(start, buffer));
         iteration_.prepare_weights();
-        if (buffer) {
+        if (start.buffer) {
+            upload_tensor(device_, iteration_.buffer().images(), start.buffer->images);
+        } else if (buffer) {
             iteration_.begin(0, 0, 0);
             iteration_.buffer().fill(iteration_.store().view(), iteration_.state(),
                                      [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });

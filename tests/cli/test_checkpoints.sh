@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Weights that a run keeps. Called by tools/test as `bash test_checkpoints.sh PROGRAM` in an empty folder.
+# Weights that a run keeps, and those that it begins with. Called by tools/test as `bash test_checkpoints.sh PROGRAM` in an empty folder.
 set -uo pipefail
 export LC_ALL=C
 
@@ -19,8 +19,29 @@ run() { # CODE ARGUMENTS...
     fail "exit code $code in place of $wanted: jem_engine $*" err
     return 1
 }
+refused() { # PATTERN ARGUMENTS...
+    local pattern=$1
+    shift
+    run 2 "$@" || return
+    grep -q -e "$pattern" err || fail "the error does not say \"$pattern\": jem_engine $*" err
+}
+value() { sed -n "s/^  \"$2\": \(.*[^,]\),\{0,1\}$/\1/p" "$1/config.json"; } # FOLDER KEY
 json() { # EXPRESSION: true of the result j, in Python
     tail -n 1 out | python3 -c "import json, sys; j = json.load(sys.stdin); sys.exit(0 if ($1) else 1)" || fail "not true of the result: $1" out
+}
+# PATTERN FILE OTHER: whether the tensors of FILE whose names match the pattern have the same bytes in OTHER
+same_tensors() {
+    python3 - "$@" <<'END'
+import json, re, sys
+
+def tensors(path):
+    with open(path, "rb") as file:
+        header, data = json.loads(file.read(int.from_bytes(file.read(8), "little"))), file.read()
+    return {name: data[slice(*t["data_offsets"])] for name, t in header.items() if re.search(sys.argv[1], name)}
+
+one, other = map(tensors, sys.argv[2:])
+sys.exit(0 if one and one == other else 1)
+END
 }
 
 . "$root/tests/made_images.sh"
@@ -44,5 +65,50 @@ run 0 plan --recipe sada-jem "${small[@]}" --epochs 5 --json
 one=$(stat -c %s first/checkpoints/epoch_0002.safetensors)
 json "abs($with[\"disk_bytes\"] - j[\"disk_bytes\"] - 2 * $one) < 0.1 * $one"
 json "abs(j[\"disk_bytes\"] - $(cat first/checkpoints/{last,best,last.state}.safetensors | wc -c)) < 0.05 * j[\"disk_bytes\"]"
+
+# --- another run's weights and buffer -----------------------------------------------------------------------------------------------------
+run 0 "${train[@]}" --iterations 0 --seed 7 --start-from first/checkpoints/last.safetensors --out second
+grep -q 'Starting from .*last.safetensors (iteration 25), and from the replay buffer of .*last.state.safetensors' err || fail 'the start is not told' err
+[[ $(value second start_from) == "\"$PWD/first/checkpoints/last.safetensors\"" ]] || fail "start_from is $(value second start_from)"
+same_tensors '^(replay_buffer|f\..*|class_output.*)$' {first,second}/checkpoints/last.state.safetensors || fail 'the second run has not the weights and the buffer of the first'
+run 0 "${train[@]}" --iterations 0 --seed 7 --out random --quiet
+[[ $(value random start_from) == '""' ]] || fail 'a run that started from nothing says otherwise'
+! same_tensors '^f\.layer' {random,second}/checkpoints/last.safetensors || fail 'the weights are those of the seed'
+
+# resumed without the file, from wherever
+mv first moved
+run 0 train --resume --out second --iterations 2 --threads 1 --quiet
+mv moved first
+refused '--start-from beside --resume' train --resume --out second --start-from first/checkpoints/last.safetensors
+run 0 train --recipe softmax "${small[@]}" --iterations 1 --start-from first/checkpoints/epoch_0002.safetensors --out classifier --quiet
+
+# a bare file with the buffer in it, as a converted one
+python3 - first/checkpoints/last.state.safetensors bare.safetensors <<'END'
+import json, sys
+
+with open(sys.argv[1], "rb") as file:
+    header, data = json.loads(file.read(int.from_bytes(file.read(8), "little"))), file.read()
+del header["__metadata__"]
+kept, out = {}, b""
+for name, tensor in header.items():
+    if name.startswith("velocity.") or name.endswith("num_batches_tracked"):
+        continue
+    part = data[slice(*tensor["data_offsets"])]
+    kept[name] = {**tensor, "data_offsets": [len(out), len(out) + len(part)]}
+    out += part
+text = json.dumps(kept).encode()
+with open(sys.argv[2], "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text + out)
+END
+run 0 "${train[@]}" --iterations 0 --start-from bare.safetensors --out converted --quiet
+same_tensors '^(replay_buffer|f\..*)$' {first,converted}/checkpoints/last.state.safetensors || fail 'a bare file is not what the run starts with'
+
+# --- what does not fit, before anything is written ------------------------------------------------------------------------------------
+refused '--start-from: it is empty' "${train[@]}" --start-from '' --out never
+refused 'none.safetensors' "${train[@]}" --start-from none.safetensors --out never
+refused 'Give --buffer-size 20' "${train[@]}" --buffer-size 30 --start-from bare.safetensors --out never
+refused 'shape of f.layer1' "${train[@]}" --width 2 --start-from bare.safetensors --out never
+(($(grep -c '^  shape of ' err) > 5)) || fail 'not all differences are listed' err
+[[ ! -e never ]] || fail 'a refused command made its folder'
 
 ((failures == 0)) || { echo "$failures failures" && exit 1; }

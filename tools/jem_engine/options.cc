@@ -332,7 +332,7 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
 }
 
 void load_weights(Parameters& parameters, Network& network, const Checkpoint& c, const std::string& which) {
-    parameters.load(c.file, c.path, {"velocity.", "adam_m.", "adam_v.", "ema.", "replay_buffer"});
+    parameters.load(c.file, c.path, other_tensors());
     if (which == "ema" && !parameters.load_array(parameters.weights(), c.file, "ema."))
         throw InputError("--weights ema: " + c.path +
                          " holds no ema.* (the run kept no average of its weights). Use --weights last, or train with --ema 0.999.");

@@ -2,17 +2,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "data/input_error.h"
-#include "data/is_there.h"
 #include "data/load.h"
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/network/predictor.h"
+#include "engine/run/checkpoint.h"
 #include "engine/sampling/sampler.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/options.h"
@@ -66,26 +65,10 @@ void sort_by_lse(std::vector<T>& items, const std::string& pick, Lse lse) {
                      [&](const T& a, const T& b) { return pick == "best" ? lse(a) > lse(b) : lse(a) < lse(b); });
 }
 
-// Where the state that training wrote beside a checkpoint may lie.
-std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& checkpoint) {
-    const std::filesystem::path folder = checkpoint.parent_path();
-    return {folder / (checkpoint.stem().string() + ".state.safetensors"), folder / "last.state.safetensors"};
-}
-
-constexpr const char* kBuffer = "replay_buffer";
-
-// The file whose buffer is meant, the checkpoint itself or the state beside it: [N, C, H, W].
-SafetensorsFile buffer_file(const Checkpoint& checkpoint, std::string& path) {
-    path = checkpoint.path;
-    if (checkpoint.file.has(kBuffer)) return checkpoint.file;
-    const auto states = states_beside(checkpoint.path);
-    for (const std::filesystem::path& beside : states) {
-        if (!is_there(beside)) continue;
-        path = beside.string();
-        SafetensorsFile file = SafetensorsFile::read(beside);
-        if (file.has(kBuffer)) return file;
-    }
-    throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + states[0].string() +
+// The checkpoint's own, or that of the state beside it.
+SavedBuffer buffer_of(const Checkpoint& checkpoint) {
+    if (std::optional<SavedBuffer> found = find_buffer(checkpoint.file, checkpoint.path)) return *std::move(found);
+    throw InputError("There is no replay buffer (neither in " + checkpoint.path + " nor in " + states_beside(checkpoint.path)[0].string() +
                      "). Use --from prior, or a run that trained with --p-x-weight above 0.");
 }
 
@@ -129,12 +112,13 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     wanted_ = o_.count;
     ImageSet train;
     if (buffer) {
-        const SafetensorsFile file = buffer_file(checkpoint, buffer_path_);
-        const std::vector<int64_t>& shape = file.at(kBuffer).shape;
+        const SavedBuffer saved = buffer_of(checkpoint);
+        buffer_path_ = saved.path;
+        buffer_ = saved.images;
+        const std::vector<int64_t>& shape = buffer_.shape;
         if (shape.size() != 4 || shape[0] < 1 || shape[1] != s_.in_channels || shape[2] != s_.image_size || shape[3] != s_.image_size)
             throw InputError("The replay buffer of " + buffer_path_ +
                              " holds no images of the network's size. Use its own run's checkpoint.");
-        buffer_ = file.floating(kBuffer);
         limit_ = shape[0];
     } else {
         if (o_.pick != "random") wanted_ *= kCandidatesASample;

@@ -5,6 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/files/output_file.h"
+#include "engine/run/checkpoint.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/job.h"
@@ -28,7 +29,8 @@ nlohmann::json read_json(const std::string& path) {
 
 // A path that is kept is read from another folder one day.
 void make_absolute(Settings& s) {
-    if (!s.data_dir.empty()) s.data_dir = std::filesystem::absolute(s.data_dir).lexically_normal().string();
+    for (std::string* kept : {&s.data_dir, &s.start_from})
+        if (!kept->empty()) *kept = std::filesystem::absolute(*kept).lexically_normal().string();
 }
 
 std::string recipe_of(const nlohmann::json& config) {
@@ -65,6 +67,8 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     Settings s;
     std::optional<Settings> run;
     bool lr_given = o.flags.given("--lr");
+    if (o.resume && o.flags.given("--start-from"))
+        throw InputError("--start-from beside --resume (a run begins once). Leave one of them out.");
     if (o.resume && folder.has_config()) {
         run = s = folder.read_config();
         if (!o.recipe.empty() && o.recipe != s.recipe)
@@ -104,6 +108,13 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     return s;
 }
 
+// What a run begins with, before it has a folder; one that has a checkpoint does not look there again.
+void check_start(const TrainOptions& o, const RunFolder& folder, const Settings& settings, const Network& network) {
+    if (settings.start_from.empty() || (o.resume && folder.has_checkpoint())) return;
+    const StartPoint start = read_start(network, settings);
+    say_what_is_skipped(start.file, start.path, network);
+}
+
 // Other wrong settings are told before it, so that they leave no folder behind.
 std::unique_ptr<RunLock> own_folder(const TrainOptions& o, const RunFolder& folder, Console& console) {
     auto lock = folder.own();
@@ -124,12 +135,15 @@ int train(const TrainOptions& o) {
     std::unique_ptr<Device> device;
     TrainingImages images;
     ImageSet held_out;
+    std::unique_ptr<Network> network;
     together(ranks, [&] {
         settings = settings_for(o, folder);
         device = make_device(o.common, settings.precision);
         refuse_without_mpi(*device);
         console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
+        network = make_network(settings);
+        if (first) check_start(o, folder, settings, *network);
         images = load_training_images(settings);
         held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
         if (first) lock = own_folder(o, folder, console);
@@ -137,7 +151,6 @@ int train(const TrainOptions& o) {
     });
     the_job().join_device(*device);
 
-    const auto network = make_network(settings);
     const auto trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
                                                    settings.n_valid > 0 ? "valid" : "test", folder, console);
     console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,

@@ -508,6 +508,126 @@ TEST_CASE("the_configuration_lies_there_before_anything_that_takes_long") {
     CHECK_FALSE(run.has_checkpoint());
 }
 
+TEST_CASE("a_run_that_starts_from_another_has_its_weights_statistics_and_buffer_and_nothing_else") {
+    const TempFolder first;
+    Settings s = small();
+    s.optimizer = Optimizer::adam;
+    s.lr = 1e-3;
+    s.ema = 0.9;
+    train(first.path(), s, {.stop_after = 5});
+    const SafetensorsFile state = SafetensorsFile::read(first.path() / kFiles[0]);
+    s.iterations = 0;
+    s.seed = 2;
+    for (const char* from : {kFiles[0], kFiles[1]}) {
+        CAPTURE(std::string(from));
+        const TempFolder second;
+        s.start_from = (first.path() / from).string();
+        const Run run = train(second.path(), s);
+        CHECK(run.observer.last_progress != "Filling the replay buffer");
+        REQUIRE_FALSE(run.observer.messages.empty());
+        CHECK(mentions(run.observer.messages[0], "Starting from " + s.start_from + " (iteration 5)"));
+        CHECK(mentions(run.observer.messages[0], (first.path() / kFiles[0]).string()));
+        CHECK(RunFolder(second.path()).read_config().start_from == s.start_from);
+        const SafetensorsFile started = SafetensorsFile::read(second.path() / kFiles[0]);
+        CHECK(iteration_of(started) == 0);
+        int64_t weights = 0;
+        for (const auto& entry : started.tensors) {
+            const std::string& name = entry.first;
+            CAPTURE(name);
+            if (name.starts_with("adam_")) {
+                const std::vector<float> values = started.floats(name);
+                CHECK(std::all_of(values.begin(), values.end(), [](float v) { return v == 0; }));
+            } else if (name.starts_with("ema.")) {
+                CHECK(entry.second.bytes() == state.at(name.substr(4)).bytes());  // it begins at the weights
+            } else {
+                CHECK(entry.second.bytes() == state.at(name).bytes());
+                ++weights;
+            }
+        }
+        CHECK(weights > 30);
+    }
+}
+
+TEST_CASE("a_run_that_was_started_from_a_file_is_resumed_without_it") {
+    const TempFolder first, whole, parts;
+    Settings s = small();
+    train(first.path(), s, {.stop_after = 3});
+    const std::string from = (first.path() / kFiles[1]).string();
+    s.start_from = from;
+    train(whole.path(), s);
+    train(parts.path(), s, {.stop_after = 2});
+    std::filesystem::remove_all(first.path() / "checkpoints");
+    train(parts.path(), s, {.resume = true});
+    check_same_run(parts.path(), whole.path());
+    // Before the first checkpoint it is still what the run begins with.
+    const TempFolder early;
+    CHECK(mentions(error_of([&] { train(early.path(), s, {.resume = true}); }), from));
+}
+
+TEST_CASE("a_start_without_a_buffer_fills_a_fresh_one_and_says_so") {
+    const TempFolder first, fresh;
+    Settings s = small();
+    train(first.path(), s, {.stop_after = 3});
+    std::filesystem::remove(first.path() / kFiles[0]);
+    s.iterations = 0;
+    train(fresh.path(), s);
+    s.start_from = (first.path() / kFiles[1]).string();
+    const TempFolder second;
+    const Run run = train(second.path(), s);
+    CHECK(mentions(run.observer.messages.at(0), "there is no replay buffer"));
+    CHECK(SafetensorsFile::read(second.path() / kFiles[0]).at("replay_buffer").bytes() ==
+          SafetensorsFile::read(fresh.path() / kFiles[0]).at("replay_buffer").bytes());
+}
+
+TEST_CASE("a_bare_file_brings_its_own_buffer_and_a_classifier_wants_none") {
+    const TempFolder first, bare;
+    Settings s = small();
+    train(first.path(), s, {.stop_after = 3});
+    SafetensorsFile file = SafetensorsFile::read(first.path() / kFiles[1]);
+    file.metadata.clear();
+    std::vector<float> pixels(static_cast<size_t>(10 * kPixels), 0.25f);
+    file.tensors["replay_buffer"] = make_file_tensor(std::span<const float>(pixels), {10, kChannels, kSide, kSide});
+    file.write_atomically(bare.path() / "converted.safetensors");
+    s.start_from = (bare.path() / "converted.safetensors").string();
+    s.iterations = 0;
+    const TempFolder second, softmax;
+    train(second.path(), s);
+    CHECK(SafetensorsFile::read(second.path() / kFiles[0]).floats("replay_buffer") == pixels);
+    s.p_x_weight = 0;
+    s.buffer_size = 11;
+    CHECK(train(softmax.path(), s).result.end == TrainingEnd::finished);
+    CHECK_FALSE(SafetensorsFile::read(softmax.path() / kFiles[0]).has("replay_buffer"));
+}
+
+TEST_CASE("a_start_that_does_not_fit_is_refused_with_all_that_differs_and_leaves_no_configuration") {
+    const TempFolder first, second;
+    Settings s = small();
+    s.iterations = 0;
+    train(first.path(), s);
+    s.start_from = (first.path() / kFiles[1]).string();
+    const auto refusal = [&](const Settings& wrong) { return error_of([&] { train(second.path(), wrong); }); };
+    Settings wide = s, buffer = s, missing = s;
+    wide.width = 2;
+    buffer.buffer_size = 11;
+    missing.start_from = "no such file";
+    const std::string shapes = refusal(wide);
+    for (const char* name : {"class_output.weight", "f.layer1.0.conv1.weight", "f.layer3.0.conv2.weight", "--width"}) {
+        CAPTURE(std::string(name));
+        CHECK(mentions(shapes, name));
+    }
+    CHECK(mentions(refusal(buffer), "is [10,3,8,8] (the run's would be [11,3,8,8]: --buffer-size"));
+    CHECK(mentions(refusal(buffer), "Give --buffer-size 10."));
+    CHECK(mentions(refusal(missing), "no such file"));
+    SafetensorsFile file = SafetensorsFile::read(first.path() / kFiles[1]);
+    const std::vector<float> pixels(10 * 3 * 8 * 4);
+    file.tensors["replay_buffer"] = make_file_tensor(std::span<const float>(pixels), {10, 3, 8, 4});
+    file.write_atomically(first.path() / "oblong.safetensors");
+    Settings oblong = s;
+    oblong.start_from = (first.path() / "oblong.safetensors").string();
+    CHECK(mentions(refusal(oblong), "is [10,3,8,4]"));
+    CHECK_FALSE(RunFolder(second.path()).has_config());
+}
+
 TEST_CASE("resuming_with_other_sizes_is_refused_and_leaves_the_folder_alone") {
     const TempFolder folder;
     const Settings s = small();
