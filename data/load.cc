@@ -6,6 +6,7 @@
 #include "data/idx.h"
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "data/svhn.h"
 
 namespace jem {
 namespace {
@@ -22,6 +23,7 @@ void read_cifar100(ImageSet& set, const std::vector<path>& files) {
 
 // A new data set is a row here.
 std::vector<KnownSet> make_known_sets() {
+    const std::vector<std::string> digits = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
     const std::vector<std::string> idx_train = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"};
     const std::vector<std::string> idx_test = {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
     const std::string idx_files =
@@ -29,7 +31,7 @@ std::vector<KnownSet> make_known_sets() {
     return {
         {.name = "mnist",
          .shape = {.channels = 1, .height = 28, .width = 28, .num_classes = 10, .num_train = 60000, .num_test = 10000, .flip = false},
-         .class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"},
+         .class_names = digits,
          .train = idx_train,
          .test = idx_test,
          .read = read_idx_set,
@@ -73,6 +75,16 @@ std::vector<KnownSet> make_known_sets() {
          .read = read_cifar100,
          .files = "train.bin and test.bin, the binary version of CIFAR-100",
          .subfolder = "cifar-100-binary"},
+        {.name = "svhn",
+         .shape = {.channels = 3, .height = 32, .width = 32, .num_classes = 10, .num_train = 73257, .num_test = 26032, .flip = false},
+         .class_names = digits,
+         .train = {"train_32x32.mat"},
+         .test = {"test_32x32.mat"},
+         .read = read_svhn_set,
+         .files = "train_32x32.mat and test_32x32.mat, SVHN's cropped digits"},
+        {.name = "images",
+         .shape = {.channels = 3, .height = 0, .width = 0, .num_classes = 0, .num_train = 0, .num_test = 0, .flip = false},
+         .files = "a folder of PNG, JPEG or BMP files for each class, or with the folders train and test that hold such folders"},
     };
 }
 
@@ -82,6 +94,20 @@ std::string how_to_get(const KnownSet& known) {
 
 InputError missing(const KnownSet& known, const std::string& file, const path& dir) {
     return InputError("missing data of " + known.name + " (no " + file + " in '" + dir.string() + "'). " + how_to_get(known));
+}
+
+bool is_folder(const path& p) {
+    std::error_code error;
+    return is_there(p) && std::filesystem::is_directory(p, error);
+}
+
+/// Where the set lies. InputError where that is no folder.
+path folder_of(const KnownSet& known, const path& dir) {
+    const path folder = dir.empty() ? path(known.default_dir) : dir;
+    if (folder.empty()) throw InputError("no folder for data set " + known.name + " (it has no default). " + how_to_get(known));
+    if (!is_folder(folder))
+        throw InputError("missing data of " + known.name + " ('" + folder.string() + "' is not a folder). " + how_to_get(known));
+    return folder;
 }
 
 /// Under any of the names that a file of the table goes by: an idx file may be gzipped, and have a dot for the dash in front of "idx".
@@ -128,15 +154,30 @@ const KnownSet& known_set(const std::string& name) {
 
 path default_data_dir(const std::string& name) { return known_set(name).default_dir; }
 
-ImageSet load_image_set(const KnownSet& known, const path& dir, Split split) {
-    const path folder = dir.empty() ? path(known.default_dir) : dir;
-    if (folder.empty()) throw InputError("no folder for data set " + known.name + " (it has no default). " + how_to_get(known));
-    std::error_code error;
-    if (!is_there(folder) || !std::filesystem::is_directory(folder, error)) {
-        throw InputError("missing data of " + known.name + " ('" + folder.string() + "' is not a folder). " + how_to_get(known));
-    }
-    const std::vector<path> files = files_of(known, folder, split);
+ImageSetShape known_shape(const std::string& name, const path& dir) {
+    const KnownSet& known = known_set(name);
+    ImageSetShape shape = known.shape;
+    if (known.read != nullptr || dir.empty() || !is_folder(dir)) return shape;
+    const ImageFolder train = list_image_folder(dir, Split::train, Classes::needed);
+    shape.num_classes = static_cast<int>(train.class_names.size());
+    shape.num_train = shape.num_test = std::ssize(train.files);
+    if (has_parts(dir))
+        shape.num_test = is_folder(dir / "test") ? std::ssize(list_image_folder(dir, Split::test, Classes::needed).files) : 0;
+    return shape;
+}
 
+std::vector<std::string> known_class_names(const std::string& name, const path& dir) {
+    const KnownSet& known = known_set(name);
+    if (known.read != nullptr || dir.empty() || !is_folder(dir)) return known.class_names;
+    try {
+        return list_image_folder(dir, Split::train, Classes::ignored).class_names;
+    } catch (const InputError&) {  // there is no image any more
+        return {};
+    }
+}
+
+ImageSet load_image_set(const KnownSet& known, const path& dir, Split split, const LoadOptions& options) {
+    const path folder = folder_of(known, dir);
     ImageSet set{.name = known.name,
                  .channels = known.shape.channels,
                  .height = known.shape.height,
@@ -146,9 +187,31 @@ ImageSet load_image_set(const KnownSet& known, const path& dir, Split split) {
                  .flip = known.shape.flip,
                  .pixels = {},
                  .labels = {}};
-    known.read(set, files);
+    if (known.read == nullptr) {
+        if (options.size == 0)
+            throw InputError("--image-size is needed (the images of a folder have any size). Give it, such as --image-size 32.");
+        read_image_folder(set, list_image_folder(folder, split, options.classes), options);
+        return set;
+    }
+    known.read(set, files_of(known, folder, split));
     require_size(set, known.shape.channels, known.shape.height, known.shape.width);
     return set;
+}
+
+ImageSet load_image_set(const std::string& name, const path& dir, Split split, const LoadOptions& options) {
+    return load_image_set(known_set(name), dir, split, options);
+}
+
+ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOptions options) {
+    const size_t colon = name_and_dir.find(':');
+    const std::string name = name_and_dir.substr(0, colon);
+    const path dir = colon == std::string::npos ? path() : path(name_and_dir.substr(colon + 1));
+    if (const KnownSet& known = known_set(name); dir.empty() && known.default_dir.empty())
+        throw InputError("no folder for data set " + name + " (it has no default). Give " + name + ":DIR, DIR being a folder with " +
+                         known.files + ".");
+    options.classes = Classes::ignored;
+    ImageSet set = load_image_set(name, dir, split, options);
+    return fitted(set, options.channels, options.size, options.crop);
 }
 
 std::vector<path> image_files(const std::string& name, const path& dir) {
@@ -157,14 +220,13 @@ std::vector<path> image_files(const std::string& name, const path& dir) {
     std::vector<path> all;
     for (const Split split : {Split::train, Split::test}) {
         try {
-            const std::vector<path> files = files_of(known, folder, split);
+            const std::vector<path> files =
+                known.read == nullptr ? list_image_folder(folder, split, Classes::ignored).files : files_of(known, folder, split);
             all.insert(all.end(), files.begin(), files.end());
         } catch (const InputError&) {  // this part is not there
         }
     }
     return all;
 }
-
-ImageSet load_image_set(const std::string& name, const path& dir, Split split) { return load_image_set(known_set(name), dir, split); }
 
 }  // namespace jem

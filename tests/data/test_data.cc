@@ -5,14 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "data/cifar.h"
 #include "data/idx.h"
-#include "data/input_error.h"
 #include "data/load.h"
+#include "tests/data/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace jem {
@@ -52,25 +51,6 @@ std::string gzip(const std::string& content) {
     return packed;
 }
 
-/// The text of the InputError that the call throws; fails the test if it throws none.
-std::string error_of(const std::function<void()>& call) {
-    try {
-        call();
-    } catch (const InputError& error) {
-        return error.what();
-    }
-    FAIL("expected an InputError, got none");
-    return "";
-}
-
-void check_contains(const std::string& text, const std::vector<std::string>& parts) {
-    for (const std::string& part : parts) {
-        INFO("text: " << text);
-        INFO("expected in it: " << part);
-        CHECK(text.find(part) != std::string::npos);
-    }
-}
-
 /// A CIFAR record: its label bytes, then a plane of 10 + i, 20 + i and 30 + i, except that the planes' second pixel is 1, 2, 3.
 std::string cifar_record(const std::string& labels, int i) {
     std::string record = labels;
@@ -97,13 +77,14 @@ TEST_CASE("known_shape_knows_every_set_and_lists_them_for_an_unknown_name") {
     CHECK(known_shape("fashion-mnist").flip);
     CHECK(known_shape("cifar10").num_train == 50000);
     CHECK(known_shape("cifar100").num_classes == 100);
-    for (const char* name : {"mnist", "fashion-mnist", "cifar10", "cifar100"}) {
+    CHECK_FALSE(known_shape("svhn").flip);
+    for (const char* name : {"mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"}) {
         const std::vector<std::string> names = known_class_names(name);
         CHECK(static_cast<int>(names.size()) == known_shape(name).num_classes);
     }
     const std::vector<std::string> fine = known_class_names("cifar100");
     CHECK(std::is_sorted(fine.begin(), fine.end()));
-    check_contains(error_of([] { known_shape("cifar11"); }), {"cifar11", "mnist, fashion-mnist, cifar10, cifar100"});
+    check_contains(error_of([] { known_shape("cifar11"); }), {"cifar11", "mnist, fashion-mnist, cifar10, cifar100, svhn, images"});
     check_contains(error_of([] { load_image_set("cifar11", "", Split::train); }), {"cifar11", "cifar100"});
 }
 
