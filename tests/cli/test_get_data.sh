@@ -84,6 +84,8 @@ for name, head, size in (("train-images-idx3-ubyte", (0x803, 30, 28, 28), 30 * 7
                          ("t10k-images-idx3-ubyte", (0x803, 20, 28, 28), 20 * 784), ("t10k-labels-idx1-ubyte", (0x801, 20), 20)):
     body = random.randbytes(size) if "images" in name else bytes(random.randrange(10) for _ in range(size))
     open("server/%s.gz" % name, "wb").write(gzip.compress(struct.pack(">%dI" % len(head), *head) + body))
+for name in ("train_32x32.mat", "test_32x32.mat"):
+    open("server/" + name, "wb").write(random.randbytes(5000))
 checksums = {name: hashlib.md5(open("server/" + name, "rb").read()).hexdigest() for name in os.listdir("server")}
 json.dump(checksums, open("checksums.json", "w"))
 PYTHON
@@ -169,10 +171,14 @@ made mnist dm
 reads mnist dm
 made fashion-mnist df
 reads fashion-mnist df
+made svhn ds
+nothing_else ds test_32x32.mat train_32x32.mat
+for file in ds/*; do cmp "$file" "server/${file#ds/}" || fail "$file is not what was published"; done
 # what is there is left alone
 : >asked
 made cifar10 d10
 made mnist dm
+made svhn ds
 [[ ! -s asked ]] || fail 'asked for files that were there' asked
 
 # --- faults -------------------------------------------------------------------------------------------------------------------------
