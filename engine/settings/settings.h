@@ -13,6 +13,7 @@
 namespace jem {
 
 enum class Augment { off, flip, crop, both };  // what is done to an image, where its data set may be flipped
+enum class Flip { automatic, on, off };        // automatic: as the data set has it
 enum class InputNoiseOn { generative, both };  // the real images of p(x) alone, or the labelled ones too
 
 struct Settings {
@@ -35,6 +36,8 @@ struct Settings {
     std::optional<uint64_t> split_seed;  // chooses them; none: seed does
     bool augment = true;
     Augment gen_augment = Augment::off;
+    Flip flip = Flip::automatic;  // whether augmentation may mirror images
+    bool skip_damaged = false;    // files of `images` that cannot be read
     double input_noise = 0;
     InputNoiseOn input_noise_on = InputNoiseOn::generative;
 
@@ -103,6 +106,7 @@ struct EnumNames;
 JEM_ENUM_NAMES(Optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}});
 JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::cosine}});
 JEM_ENUM_NAMES(Augment, {{"off", Augment::off}, {"flip", Augment::flip}, {"crop", Augment::crop}, {"on", Augment::both}});
+JEM_ENUM_NAMES(Flip, {{"auto", Flip::automatic}, {"on", Flip::on}, {"off", Flip::off}});
 JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both", InputNoiseOn::both}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});

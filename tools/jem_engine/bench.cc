@@ -176,7 +176,7 @@ int bench(const BenchOptions& o) {
     if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
         throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
     // As many images as the data set has, of the network's size.
-    ImageSetShape shape = known_shape(s.data.empty() ? "cifar10" : s.data);
+    ImageSetShape shape = s.data.empty() ? known_shape("cifar10") : shape_of(s);
     shape.channels = static_cast<int>(s.in_channels);
     shape.height = shape.width = static_cast<int>(s.image_size);
     shape.num_classes = static_cast<int>(s.num_classes);

@@ -112,10 +112,10 @@ std::string split_of(const EvaluateOptions& o, const Settings& s) {
     return o.split != "auto" ? o.split : held_out ? "valid" : "test";
 }
 
-ImageSet images_of_split(const std::string& split, const Settings& s) {
-    ImageSet images = split == "test"    ? load_images(s, Split::test)
-                      : split == "valid" ? load_training_images(s).held_out
-                                         : load_training_images(s).train;
+ImageSet images_of_split(const std::string& split, const Settings& s, const ReadProgress& reading) {
+    ImageSet images = split == "test"    ? load_images(s, Split::test, reading)
+                      : split == "valid" ? load_training_images(s, reading).held_out
+                                         : load_training_images(s, reading).train;
     if (images.count() == 0)
         throw InputError("The " + split + " set of " + s.data + " is empty (its files hold no image). Give another --data-dir.");
     return images;
@@ -153,9 +153,13 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
                 names.push_back(name);
                 continue;
             }
-            ImageSet set = load_image_set(name, "", Split::test);
-            require_size(set, s.in_channels, s.image_size, s.image_size);
-            console.message("Read " + name + ".");
+            ImageSet set =
+                load_other_set(name, Split::test,
+                               {.channels = static_cast<int>(s.in_channels),
+                                .size = static_cast<int>(s.image_size),
+                                .skip_damaged = s.skip_damaged,
+                                .progress = [&](int64_t done, int64_t total) { console.progress("Reading " + name, done, total); },
+                                .tell = [&](const std::string& line) { console.message(line); }});
             names.push_back(set.name);
             strangers.sets.push_back(std::move(set));
         }
@@ -290,7 +294,8 @@ int evaluate(EvaluateOptions& o) {
     Console console(o.common.quiet);
     const std::filesystem::path out = output_folder(o, checkpoint, console);
     const auto device = make_device(o.common, s.precision);
-    ImageSet images = images_of_split(split, s);
+    const ReadProgress reading = [&](int64_t done, int64_t total) { console.progress("Reading images", done, total); };
+    ImageSet images = images_of_split(split, s, reading);
     const int64_t count = images.count();
     Strangers strangers = strangers_of(o, s, console);
     say_what_is_skipped(checkpoint.file, checkpoint.path, *make_network(s));
@@ -307,7 +312,7 @@ int evaluate(EvaluateOptions& o) {
     Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
                            .split = split,
                            .images = std::move(images),
-                           .training = [&s] { return load_training_images(s).train; },
+                           .training = [&s, &reading] { return load_training_images(s, reading).train; },
                            .others = std::move(strangers.sets),
                            .made = strangers.made,
                            .settings = o.settings,

@@ -6,6 +6,7 @@
 #include <CLI/Version.hpp>
 
 #include "data/input_error.h"
+#include "data/svhn.h"
 #include "engine/device/cpu/onednn.h"
 #include "tools/jem_engine/options.h"
 #ifdef JEM_HAS_CUDA
@@ -70,14 +71,16 @@ int info(const CommonOptions& common) {
                     {"instruction_set", onednn::instruction_set()}},
                    {{"name", "reference"}, {"description", "plain loops in f32 or f64, one thread: the oracle of the tests"}}}},
                  {"recipes", recipe_names()}};
+    // null: any, or as many as the files have
+    const auto known_number = [](int64_t n) { return n > 0 ? Json(n) : Json(); };
     json["data"] = Json::array();
     for (const KnownSet& known : known_sets()) {
         const ImageSetShape& shape = known.shape;
         json["data"].push_back({{"name", known.name},
-                                {"shape", {shape.channels, shape.height, shape.width}},
-                                {"classes", shape.num_classes},
-                                {"train", shape.num_train},
-                                {"test", shape.num_test},
+                                {"shape", {shape.channels, known_number(shape.height), known_number(shape.width)}},
+                                {"classes", known_number(shape.num_classes)},
+                                {"train", known_number(shape.num_train)},
+                                {"test", known_number(shape.num_test)},
                                 {"installed", installed(known)}});
     }
     json["missing"] = Json::array();
@@ -103,6 +106,10 @@ int info(const CommonOptions& common) {
             {{"name", "MPI"}, {"gives", "training with several processes, on several machines"}, {"get", missing_mpi()}});
     else
         json["libraries"]["MPI"] = mpi_version();
+    if (!missing_matio().empty())
+        json["missing"].push_back({{"name", "libmatio"}, {"gives", "the data set svhn"}, {"get", missing_matio()}});
+    else
+        json["libraries"]["libmatio"] = matio_version();
     if (!common.json) {
         const auto text = [](const Json& j) { return j.get<std::string>(); };
         fmt::print("jem_engine {}, {}, {}\n  {}\n", text(json["version"]), text(json["compiler"]), text(json["build_type"]),
@@ -114,10 +121,16 @@ int info(const CommonOptions& common) {
         fmt::print("\nrecipes\n ");
         for (const auto& r : json["recipes"]) fmt::print(" {}", text(r));
         fmt::print("\n\ndata sets\n");
-        for (const auto& d : json["data"])
+        for (const auto& d : json["data"]) {
+            if (d["classes"].is_null()) {
+                fmt::print("  {:<14} PNG, JPEG and BMP files of any size, a folder a class; give --data-dir and --image-size\n",
+                           text(d["name"]));
+                continue;
+            }
             fmt::print("  {:<14} {}x{}x{}, {} classes, {} training and {} test images; {}\n", text(d["name"]), d["shape"][0].get<int>(),
                        d["shape"][1].get<int>(), d["shape"][2].get<int>(), d["classes"].get<int>(), d["train"].get<int>(),
                        d["test"].get<int>(), d["installed"].get<bool>() ? "installed" : "give --data-dir");
+        }
         fmt::print("\nmissing\n");
         for (const auto& m : json["missing"])
             fmt::print("  {:<14} would give {}\n  {:<14} {}\n", text(m["name"]), text(m["gives"]), "", text(m["get"]));

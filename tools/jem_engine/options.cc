@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "data/input_error.h"
+#include "data/load.h"
+#include "engine/files/messages.h"
 #include "engine/run/checkpoint.h"
 #include "kernels/random.h"
 #include "tools/jem_engine/job.h"
@@ -264,7 +266,7 @@ void check_settings(const Settings& s) {
 }
 
 void check_sizes(const Settings& s) {
-    const ImageSetShape shape = known_shape(s.data);
+    const ImageSetShape shape = shape_of(s);
     const auto same = [&](int64_t size, int64_t of_data, const char* flag, const char* what) {
         if (size != of_data)
             throw InputError(
@@ -281,13 +283,33 @@ void check_sizes(const Settings& s) {
     same(s.num_classes, shape.num_classes, "--num-classes", "classes");
 }
 
+ImageSetShape shape_of(const Settings& s) {
+    ImageSetShape shape = known_shape(s.data, s.data_dir);
+    if (shape.height == 0) {
+        shape.channels = static_cast<int>(s.in_channels);
+        shape.height = shape.width = static_cast<int>(s.image_size);
+    }
+    if (shape.num_train == 0) {
+        shape.num_classes = static_cast<int>(s.num_classes);
+        shape.num_train = known_shape("cifar10").num_train;
+        shape.num_test = known_shape("cifar10").num_test;
+    }
+    if (s.flip != Flip::automatic) shape.flip = s.flip == Flip::on;
+    return shape;
+}
+
+bool has_test_set(const Settings& s) { return known_set(s.data).read != nullptr || has_parts(s.data_dir); }
+
 void fill_in_sizes(Settings& s) {
     if (!s.data.empty()) {
-        const ImageSetShape shape = known_shape(s.data);
+        const ImageSetShape shape = known_shape(s.data, s.num_classes == 0 ? s.data_dir : "");
         if (s.in_channels == 0) s.in_channels = shape.channels;
         if (s.image_size == 0) s.image_size = shape.height;
         if (s.num_classes == 0) s.num_classes = shape.num_classes;
-        return;
+        if (s.num_classes == 0)
+            throw InputError("--num-classes is needed (" +
+                             (s.data_dir.empty() ? "without --data-dir there is" : "'" + s.data_dir + "' is") +
+                             " no folder to count classes in). Give it, or a --data-dir that is there.");
     }
     const auto need = [](int64_t value, const char* flag) {
         if (value == 0) throw InputError(std::string(flag) + " is needed (neither --data nor the checkpoint says it). Give it.");
@@ -297,15 +319,22 @@ void fill_in_sizes(Settings& s) {
     need(s.num_classes, "--num-classes");
 }
 
-ImageSet load_images(const Settings& s, Split split) {
+ImageSet load_images(const Settings& s, Split split, const ReadProgress& progress) {
     if (s.data.empty()) throw InputError("--data is needed (the name of a data set). Give one of " + known_set_names() + ".");
     check_sizes(s);
-    return load_image_set(s.data, s.data_dir, split);
+    ImageSet set = load_image_set(s.data, s.data_dir, split,
+                                  {.channels = static_cast<int>(s.in_channels),
+                                   .size = static_cast<int>(s.image_size),
+                                   .skip_damaged = s.skip_damaged,
+                                   .progress = progress,
+                                   .tell = tell});
+    if (s.flip != Flip::automatic) set.flip = s.flip == Flip::on;
+    return set;
 }
 
-TrainingImages load_training_images(const Settings& s) {
+TrainingImages load_training_images(const Settings& s, const ReadProgress& progress) {
     TrainingImages images;
-    images.train = load_images(s, Split::train);
+    images.train = load_images(s, Split::train, progress);
     if (s.n_valid >= images.train.count())
         throw InputError("--n-valid is " + std::to_string(s.n_valid) + " (there are " + std::to_string(images.train.count()) +
                          " training images). Give a smaller one.");

@@ -82,14 +82,21 @@ void check_settings(const Settings& settings);
 // InputError naming the flag where the network's sizes are not those of settings.data.
 void check_sizes(const Settings& settings);
 
+// What is known of settings.data before a file is opened. Of `images`: sizes as the network has them, and as many images as their folder
+// holds, or, without one, as CIFAR-10 has.
+ImageSetShape shape_of(const Settings& settings);
+// Whether the test images are others than the training images; not so in a folder of images without parts.
+bool has_test_set(const Settings& settings);
+
 // The images, after checking that they have the network's size. verbose: says on stderr how long it took.
-ImageSet load_images(const Settings& settings, Split split);
+using ReadProgress = std::function<void(int64_t done, int64_t total)>;
+ImageSet load_images(const Settings& settings, Split split, const ReadProgress& progress = nullptr);
 
 // The training set, without the images that --n-valid holds out (--split-seed chooses them), and these.
 struct TrainingImages {
     ImageSet train, held_out;
 };
-TrainingImages load_training_images(const Settings& settings);
+TrainingImages load_training_images(const Settings& settings, const ReadProgress& progress = nullptr);
 
 // A checkpoint and the settings it was made with (defaults for a bare one), with the flags on top.
 struct Checkpoint {

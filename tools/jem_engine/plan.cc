@@ -127,7 +127,8 @@ int plan(const PlanOptions& o) {
     fill_in_sizes(s);
     check_settings(s);
     check_sizes(s);
-    ImageSetShape shape = known_shape(s.data);
+    const ImageSetShape shape = shape_of(s);
+    const bool counted = known_shape(s.data, s.data_dir).num_train > 0;
     if (s.n_valid >= shape.num_train)
         throw InputError(fmt::format("--n-valid is {} (there are {} training images). Give a smaller one.", s.n_valid, shape.num_train));
     const int64_t train = shape.num_train - s.n_valid, held_out = s.n_valid > 0 ? s.n_valid : shape.num_test;
@@ -177,6 +178,9 @@ int plan(const PlanOptions& o) {
 
     if (!o.common.json) {
         fmt::print("{} on {}, {} ({})\n", s.recipe, s.data, device->name(), device->description());
+        if (!counted)
+            fmt::print("images    no folder of them at hand: {} training and {} test images are assumed\n", shape.num_train,
+                       shape.num_test);
         fmt::print("network   WRN-{}-{}, {} parameters, {:.3f} GFLOP forward an image\n\n", s.depth, s.width, network->parameter_count(),
                    image_flops / 1e9);
         fmt::print("{:<22} {:>12}\n", "memory", "MiB");

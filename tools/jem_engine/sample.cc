@@ -123,7 +123,8 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     } else {
         if (o_.pick != "random") wanted_ *= kCandidatesASample;
         limit_ = o_.label ? wanted_ * kMostTries : wanted_;
-        if (s_.init != StartForm::uniform) train = load_training_images(s_).train;
+        if (s_.init != StartForm::uniform)
+            train = load_training_images(s_, [&](int64_t done, int64_t total) { console.progress("Reading images", done, total); }).train;
     }
     chains_ = std::min({kMostChains, wanted_, limit_});
 
@@ -320,7 +321,7 @@ int sample(const SampleOptions& o) {
         fmt::print("samples   {} from {}, {} SGLD steps{}\n", samples.size(), o.from, run.steps(),
                    run.buffer_path().empty() ? "" : " on " + run.buffer_path());
         fmt::print("mean LSE  {:.4f}\npredicted as\n", mean_lse);
-        const std::vector<std::string> names = s.data.empty() ? std::vector<std::string>{} : known_class_names(s.data);
+        const std::vector<std::string> names = s.data.empty() ? std::vector<std::string>{} : known_class_names(s.data, s.data_dir);
         for (size_t c = 0; c < counts.size(); ++c)
             if (counts[c] > 0) fmt::print("  {:>3} {:<14} {}\n", c, c < names.size() ? names[c] : "", counts[c]);
     }

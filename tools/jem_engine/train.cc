@@ -104,6 +104,9 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     fill_in_sizes(s);
     check_settings(s);
     check_sizes(s);
+    if (s.n_valid == 0 && !has_test_set(s))
+        throw InputError("no test images in '" + s.data_dir +
+                         "' (it has no folders train and test). Hold some out with --n-valid, or make these folders.");
     if (run && folder.has_checkpoint()) require_same_split(*run, s);
     return s;
 }
@@ -144,8 +147,11 @@ int train(const TrainOptions& o) {
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
         network = make_network(settings);
         if (first) check_start(o, folder, settings, *network);
-        images = load_training_images(settings);
-        held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test);
+        const auto reading = [&](const std::string& what) -> ReadProgress {
+            return [&console, what](int64_t done, int64_t total) { console.progress("Reading " + what + " images", done, total); };
+        };
+        images = load_training_images(settings, reading("training"));
+        held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test, reading("test"));
         if (first) lock = own_folder(o, folder, console);
         console.set_image_shape(held_out.height, held_out.width, held_out.channels);
     });
