@@ -14,6 +14,17 @@ WideResNetSettings wide_resnet_settings(const Settings& s) {
             .energy_head = s.energy_head == Head::energy};
 }
 
+void take_shapes(Settings& s, const SafetensorsFile& file) {
+    const WideResNetSettings found = settings_from_shapes(file, wide_resnet_settings(s));
+    s.depth = found.depth;
+    s.width = found.width;
+    s.norm = found.norm;
+    s.in_channels = found.in_channels;
+    s.num_classes = found.num_classes;
+    const char* const buffer = "replay_buffer";  // [N, C, H, W]
+    if (file.has(buffer) && file.at(buffer).shape.size() == 4) s.image_size = file.at(buffer).shape[2];
+}
+
 std::unique_ptr<Network> make_network(const Settings& s) { return std::make_unique<WideResNet>(wide_resnet_settings(s)); }
 
 std::optional<UnsupportedSize> unsupported_size(const Settings& s) { return unsupported_size(wide_resnet_settings(s)); }

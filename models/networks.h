@@ -13,6 +13,8 @@ WideResNetSettings wide_resnet_settings(const Settings& settings);
 
 // Sizes of 0 must have been filled in. Throws as the network's constructor does.
 std::unique_ptr<Network> make_network(const Settings& settings);
+// Takes over what the shapes of a file's tensors tell of the network, and of its images those of a replay buffer.
+void take_shapes(Settings& settings, const SafetensorsFile& file);
 // The first size that the network does not have.
 std::optional<UnsupportedSize> unsupported_size(const Settings& settings);
 

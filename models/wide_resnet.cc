@@ -7,6 +7,7 @@ namespace jem {
 namespace {
 
 constexpr const char* kEnergyHead = "energy_output";
+constexpr int64_t kStemChannels = 16;
 
 }  // namespace
 
@@ -19,12 +20,34 @@ std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& s) {
     return std::nullopt;
 }
 
+WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideResNetSettings& otherwise) {
+    WideResNetSettings s = otherwise;
+    // A dimension of a tensor with so many of them; 0 where there is none such.
+    const auto dimension = [&](const char* name, size_t dimensions, size_t which) {
+        const bool known = file.has(name) && file.at(name).shape.size() == dimensions;
+        return known ? file.at(name).shape[which] : 0;
+    };
+    const auto take = [](int64_t& to, int64_t value) {
+        if (value > 0) to = value;
+    };
+    int64_t blocks = 0;
+    while (file.has("f.layer1." + std::to_string(blocks) + ".conv1.weight")) ++blocks;
+    if (blocks > 0) {
+        s.depth = 6 * blocks + 4;
+        s.norm = file.has("f.bn1.weight") || file.has("f.layer1.0.bn1.weight") ? NormKind::batch : NormKind::none;
+    }
+    take(s.width, dimension("f.layer1.0.conv1.weight", 4, 0) / kStemChannels);
+    take(s.in_channels, dimension("f.conv1.weight", 4, 1));
+    take(s.num_classes, dimension("class_output.weight", 2, 0));
+    return s;
+}
+
 WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(settings.norm_batch), settings_(settings) {
     if (const auto wrong = unsupported_size(settings_))
         throw std::invalid_argument(wrong->flag + " " + std::to_string(wrong->value) + " (" + wrong->why + "). Change the flag.");
     const int64_t blocks_a_group = (settings_.depth - 4) / 6;
     const int64_t groups = settings_.image_size >= 64 ? 4 : 3;
-    int64_t size = settings_.image_size, channels = 16;
+    int64_t size = settings_.image_size, channels = kStemChannels;
     // With batch norms one is behind every convolution, behind a shortcut once the block's output has been added.
     const bool normed = settings_.norm == NormKind::batch;
     const NormSettings norm{.kind = settings_.norm};
@@ -40,7 +63,7 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(sett
     for (int64_t g = 0; g < groups; ++g)
         for (int64_t i = 0; i < blocks_a_group; ++i) {
             const std::string name = "f.layer" + std::to_string(g + 1) + "." + std::to_string(i);
-            const int64_t out = (16 << g) * settings_.width, stride = i == 0 && g > 0 ? 2 : 1;
+            const int64_t out = (kStemChannels << g) * settings_.width, stride = i == 0 && g > 0 ? 2 : 1;
             ConvSettings conv1 = conv(channels, out, 3, 1), conv2 = conv(out, out, 3, stride);
             Block b;
             conv1.in_front = b.norm1 = add_norm(name + ".bn1", channels, norm);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/files/safetensors.h"
 #include "models/layers.h"
 
 namespace jem {
@@ -26,6 +27,9 @@ struct UnsupportedSize {
     std::string why;
 };
 std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& settings);
+
+// The depth, width, norm, channels and classes that the shapes of a file's tensors tell; what they don't is as in `otherwise`.
+WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideResNetSettings& otherwise);
 
 class WideResNet final : public LayeredNetwork {
 public:

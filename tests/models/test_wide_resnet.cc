@@ -12,6 +12,7 @@
 
 #include "data/input_error.h"
 #include "engine/network/parameters.h"
+#include "models/networks.h"
 #include "tests/check.h"
 #include "tests/models/network_on_device.h"
 
@@ -401,6 +402,54 @@ TEST_CASE("weight_gradients_accumulate") {
     Values want = once;
     for (double& v : want) v *= 2;
     check_close("gradient of twice the loss", doubled, want, {1e-12, 1e-12});
+}
+
+// The names and shapes of its tensors, without any bytes.
+SafetensorsFile shapes_of(const WideResNetSettings& s) {
+    SafetensorsFile file;
+    const WideResNet network(s);
+    for (const auto* infos : {&network.parameters(), &network.statistics()})
+        for (const TensorInfo& info : *infos) file.tensors[info.name].shape = info.shape;
+    return file;
+}
+
+TEST_CASE("the_shapes_of_a_file_tell_depth_width_norm_channels_and_classes") {
+    for (const WideResNetSettings& s : std::vector<WideResNetSettings>{
+             {.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 28, .num_classes = 3},
+             {.depth = 16, .width = 3, .norm = NormKind::batch, .in_channels = 3, .image_size = 32, .num_classes = 100},
+             {.depth = 22, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 64, .num_classes = 2}}) {
+        CAPTURE(s.depth);
+        const WideResNetSettings found = settings_from_shapes(shapes_of(s), {});
+        CHECK(found.depth == s.depth);
+        CHECK(found.width == s.width);
+        CHECK(found.norm == s.norm);
+        CHECK(found.in_channels == s.in_channels);
+        CHECK(found.num_classes == s.num_classes);
+    }
+    const WideResNetSettings own = {.depth = 40, .width = 7, .norm = NormKind::none, .in_channels = 1, .num_classes = 6};
+    SafetensorsFile odd;  // without its tensors, or of another number of dimensions: nothing is told
+    odd.tensors["f.conv1.weight"].shape = {16};
+    odd.tensors["class_output.weight"].shape = {};
+    odd.tensors["f.layer1.0.conv1.bias"].shape = {16};
+    const WideResNetSettings same = settings_from_shapes(odd, own);
+    CHECK(same.depth == 40);
+    CHECK(same.width == 7);
+    CHECK(same.norm == NormKind::none);
+    CHECK(same.in_channels == 1);
+    CHECK(same.num_classes == 6);
+}
+
+TEST_CASE("a_file_s_replay_buffer_tells_the_size_of_its_images") {
+    SafetensorsFile file = shapes_of({.depth = 10, .width = 2, .norm = NormKind::none, .in_channels = 1, .num_classes = 4});
+    Settings s;
+    s.image_size = 9;
+    take_shapes(s, file);
+    CHECK(s.image_size == 9);
+    CHECK(s.width == 2);
+    CHECK(s.num_classes == 4);
+    file.tensors["replay_buffer"].shape = {5, 1, 12, 12};
+    take_shapes(s, file);
+    CHECK(s.image_size == 12);
 }
 
 TEST_CASE("images_of_64_pixels_get_a_fourth_group") {

@@ -349,6 +349,7 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     const std::optional<Settings> own = settings_of(c.file, path);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});
+    if (c.bare) take_shapes(c.settings, c.file);
     c.settings.split_seed = c.settings.seed_of_split();  // the run's, whatever --seed says
     flags.apply(c.settings);
     if (common.seed) c.settings.seed = *common.seed;

@@ -98,7 +98,7 @@ struct TrainingImages {
 };
 TrainingImages load_training_images(const Settings& settings, const ReadProgress& progress = nullptr);
 
-// A checkpoint and the settings it was made with (defaults for a bare one), with the flags on top.
+// A checkpoint and the settings it was made with (for a bare one what its shapes tell, else defaults), with the flags on top.
 struct Checkpoint {
     std::string path;
     SafetensorsFile file;

@@ -5,7 +5,6 @@
 
 #include "data/input_error.h"
 #include "engine/files/output_file.h"
-#include "engine/run/checkpoint.h"
 #include "tools/jem_engine/options.h"
 
 namespace jem {
@@ -18,19 +17,14 @@ struct StepOptions {
     int64_t optimizer_step = 0, repeat = 1;
 };
 
-// Sizes that no flag gave are read off the tensors.
-void infer_sizes(Settings& s, const SafetensorsFile& checkpoint, const SafetensorsFile& batch, const SettingsFlags& flags) {
-    const auto shape = [](const SafetensorsFile& file, const char* name) {
-        return file.has(name) ? file.at(name).shape : std::vector<int64_t>{};
-    };
+// Sizes of images that no flag gave are the batch's.
+void take_image_sizes(Settings& s, const SafetensorsFile& batch, const SettingsFlags& flags) {
     for (const char* name : {"x_lab", "x_pos"}) {
-        const std::vector<int64_t> images = shape(batch, name);
-        if (images.size() != 4) continue;
-        if (!flags.given("--in-channels")) s.in_channels = images[1];
-        if (!flags.given("--image-size")) s.image_size = images[2];
+        if (!batch.has(name) || batch.at(name).shape.size() != 4) continue;
+        const std::vector<int64_t>& shape = batch.at(name).shape;
+        if (!flags.given("--in-channels")) s.in_channels = shape[1];
+        if (!flags.given("--image-size")) s.image_size = shape[2];
     }
-    const std::vector<int64_t> head = shape(checkpoint, "class_output.weight");
-    if (head.size() == 2 && !flags.given("--num-classes")) s.num_classes = head[0];
 }
 
 int step(const StepOptions& o) {
@@ -42,15 +36,11 @@ int step(const StepOptions& o) {
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
     Settings s = recipe(o.recipe);
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error
-    if (const std::optional<Settings> own = settings_of(checkpoint)) {
-        s.depth = own->depth;
-        s.width = own->width;
-        s.norm = own->norm;
-    }
+    take_shapes(s, checkpoint);
     o.flags.apply(s);
     if (!o.flags.given("--lr")) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
-    infer_sizes(s, checkpoint, batch, o.flags);
+    take_image_sizes(s, batch, o.flags);
     fill_in_sizes(s);
     check_settings(s);
     const auto device = make_device(o.common, s.precision);
