@@ -69,7 +69,7 @@ figures = {"data": "cifar10", "split": "test", "images": 10000, "weights": "last
                    for name, at in sets.items()},
            "robust_accuracy": {"1": 0.81, "2": 0.7, "4": 0.52, "8": 0.2, "16": 0.05}, "robust_accuracy_interval": {"1": [0.78, 0.84], "2": [0.67, 0.73]},
            "pgd": {"norm": "linf", "images": 1000, "steps": 50}, "apgd": {"ce": 0.21, "dlr": 0.19, "t": 0.18, "all": 0.18}, "fid": 11.4, "is_mean": 8.63, "is_std": 0.1,
-           "kid": 0.012, "precision": 0.6, "recall": 0.5, "density": 0.8, "coverage": 0.7, "frechet_distance": 21.7, "protocols": {"accuracy": "engine", "fid": "authors"}}
+           "kid": 0.012, "precision": 0.6, "recall": 0.5, "density": 0.8, "coverage": 0.7, "frechet_distance": 21.7, "protocols": {"accuracy": "engine", "fid": "authors", "pgd": "authors"}, "landscape": {"images": 1000, "energy": -8.5}}
 with open(os.path.join(evaluation, "evaluation.json"), "w", encoding="utf-8") as file:
     json.dump(figures, file)
 edges = np.linspace(0, 1, 16)

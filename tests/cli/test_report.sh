@@ -58,7 +58,7 @@ if run 0 s/sada-jem-1; then
     ! words $page | grep -oE '(src|href|url\()="?(http|//|file|\.\.)[^"]*' || fail 'the page asks for something from outside'
     expect 'each sheet of the page is in it' test "$(grep -c '<img class="sheet" src="data:image/png;base64' $page)" -ge 1
     ! grep '<img' $page | grep -qv 'src="data:' || fail 'an image is not in the page'
-    for part in 'Evaluation of last' 'FID (authors&#x27; protocol)' '<td>0.633</td>' '81.0 %' 'seed 1'; do expect "the page has $part" grep -qF "$part" $page; done
+    for part in 'Evaluation of last' 'FID (authors&#x27; protocol)' '1000 images) (authors&#x27; protocol)' 'Landscape energy' '<td>0.633</td>' '81.0 %' 'seed 1'; do expect "the page has $part" grep -qF "$part" $page; done
     [[ ! -e s/sada-jem-1/report/index.html.tmp ]] || fail 'a temporary file is left'
 fi
 echo mine >s/sada-jem-1/report/mine.png

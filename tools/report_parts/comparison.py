@@ -11,7 +11,7 @@ import numpy as np
 from . import page
 from .drawing import COLORS, GREY, VARIABLES, WIDTH_INCHES, Picture, count_axis, csv_text, fit_y, panels, place_legend, smooth, style_axes, thin
 from .pictures import by_key, course, grid_of, sheet_title, shorten, unit_square
-from .reading import NORMS, dict_or_empty, figures_of, flatten, has_data, held_out, number, plural, series
+from .reading import NORMS, figures_of, flatten, has_data, held_out, is_authors, number, plural, series
 
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 
@@ -106,7 +106,7 @@ def run_figures(run, checkpoint):
     found = {}
     for key, label, value, kind in figures_of(evaluation) if evaluation else []:
         # figures of different protocols must not share a row
-        authors = dict_or_empty(evaluation.figures.get("protocols")).get(key.split(".")[0]) == "authors"
+        authors = is_authors(evaluation, key)
         found[key + ".authors" * authors] = (label + " (authors' protocol)" * authors, value, kind)
 
     def add(key, label, value, kind="plain"):

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from .pictures import SCORES, sheet_title, shorten, spread
-from .reading import NORMS, dict_or_empty, figures_of, find_setting, flatten, has_data, held_out, number, objects, plural, series
+from .reading import NORMS, dict_or_empty, figures_of, find_setting, flatten, has_data, held_out, is_authors, number, objects, plural, series
 from .drawing import smoothing_window
 
 MAX_EARLIER_SHEETS = 12
@@ -226,8 +226,10 @@ def html_table(head, rows):
 def evaluation_section(evaluation, pictures):
     """One block a checkpoint: every figure that `evaluate` left, and the pictures of its tables."""
     figures = evaluation.figures
-    protocols = dict_or_empty(figures.get("protocols"))
-    authors = lambda key: " (authors' protocol)" if protocols.get(key.split(".")[0]) == "authors" else ""
+
+    def authors(key):
+        return " (authors' protocol)" if is_authors(evaluation, key) else ""
+
     simple = [(label[0].upper() + label[1:] + authors(key), shown(value, kind)) for key, label, value, kind in figures_of(evaluation)
               if not key.startswith(("ood.", "robust_accuracy."))]
     parts = [f"<h2>Evaluation of {html.escape(evaluation.name)}</h2>"]
@@ -236,7 +238,7 @@ def evaluation_section(evaluation, pictures):
         parts.append(f'<p class="soft" style="margin: -0.5rem 0 1rem">{html.escape(said)}</p>')
     if simple:
         parts.append(rows_of(simple))
-    parts += [ood_table(figures, authors("ood")), robust_table(figures, authors("pgd") or authors("robust_accuracy")), pictures_grid(pictures)]
+    parts += [ood_table(figures, authors("ood")), robust_table(figures, authors("robust_accuracy")), pictures_grid(pictures)]
     return "\n".join(p for p in parts if p)
 
 

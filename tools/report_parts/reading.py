@@ -272,8 +272,15 @@ def figures_of(evaluation):
         add(f"apgd.{key}", f"{label} accuracy", apgd.get(key), "percent")
     for key in sorted(figures):  # figures that this page knows nothing of
         if key not in FLAT_FIGURES and key not in NO_FIGURES:
-            add(key, key.replace("_", " "), figures[key])
+            inside = {f"{key}.{k}": v for k, v in figures[key].items() if k not in NO_FIGURES} if isinstance(figures[key], dict) else {key: figures[key]}
+            for name, value in inside.items():
+                add(name, re.sub("[._]", " ", name), value)
     return found
+
+
+def is_authors(evaluation, key):
+    """Whether a figure was measured by the authors' protocol; the file says it metric by metric."""
+    return dict_or_empty(evaluation.figures.get("protocols")).get(METRIC_OF.get(key.split(".")[0], key.split(".")[0])) == "authors"
 
 
 NORMS = {"linf": "L\u221e", "l2": "L2"}
@@ -285,7 +292,9 @@ FLAT_FIGURES = {
     "precision": ("precision", "plain"), "recall": ("recall", "plain"), "density": ("density", "plain"), "coverage": ("coverage", "plain"),
     "frechet_distance": ("Fr\u00e9chet distance", "plain"),
 }
-NO_FIGURES = {"seconds", "images", "iteration", "epoch", "seed", "checkpoint"}
+NO_FIGURES = {"seconds", "images", "iteration", "epoch", "seed", "checkpoint", "ood", "pgd", "apgd", "robust_accuracy", "robust_accuracy_interval", "protocols"}
+METRIC_OF = {"nll": "accuracy", "brier": "accuracy", "ece_15": "ece", "ece_20": "ece", "ece_adaptive": "ece", "robust_accuracy": "pgd", "is_mean": "is", "is_std": "is",
+             "precision": "prd", "recall": "prd", "density": "prd", "coverage": "prd", "frechet_distance": "fid"}
 
 
 def dict_or_empty(value):
