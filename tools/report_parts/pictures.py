@@ -202,17 +202,20 @@ def reliability(run, evaluation):
     width, share = upper - lower, 100 * share / share.sum()
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=3, label="ideal")
     axes.bar(100 * lower, 100 * right, 100 * width, align="edge", color=BLUE, edgecolor=GRID, linewidth=0.5, label="accuracy")
-    axes.bar(100 * lower, 100 * (confidence - right), 100 * width, bottom=100 * right, align="edge", color=ORANGE, alpha=0.35, linewidth=0, label="gap to confidence")
+    for which, bottom, color, alpha, label in ((confidence > right, right, ORANGE, 0.35, "too confident"), (confidence < right, confidence, GREEN, 1, "too hesitant")):
+        if which.any():
+            axes.bar(100 * lower[which], 100 * np.abs(confidence - right)[which], 100 * width[which], bottom=100 * bottom[which], align="edge", color=color, alpha=alpha,
+                     edgecolor=GRID, linewidth=0.5, label=label)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy (%)")
-    place_legend(axes, 3)
+    place_legend(axes, 4, fontsize=8.5, columnspacing=1.0)
     counts.bar(100 * lower, share, 100 * width, align="edge", color=GREY, edgecolor=GRID, linewidth=0.5)
     counts.set_ylabel("images (%)")
     counts.yaxis.get_major_locator().set_params(nbins=3)
     counts.set_xlabel("confidence, the largest p(y|x) (%)")
     error = number(evaluation.figures.get(f"ece_{bins}"))
-    words = f"Accuracy of the predictions by their confidence, {'adaptive' if bins == 'adaptive' else bins} bins; below, the share of images in each."
+    words = f"Accuracy of the predictions by their confidence, {'adaptive' if bins == 'adaptive' else bins} bins. Orange: confidence that accuracy lacks; green: accuracy that confidence lacks. Below, the share of images in each."
     if math.isfinite(error):
         words += f" Expected calibration error: {100 * error:.2f} %."
     return Picture(f"reliability_{file_name(evaluation.name)}", "Reliability", words, figure, ["lower", "upper", "count", "confidence", "accuracy"],
