@@ -60,6 +60,8 @@ Settings unusual() {
     s.augment = false;
     s.recompute = true;
     s.gen_augment = Augment::crop;
+    s.flip = Flip::on;
+    s.skip_damaged = true;
     s.input_noise = 0.03;
     s.input_noise_on = InputNoiseOn::both;
     s.epochs = 3;
@@ -189,7 +191,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 54);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 56);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
