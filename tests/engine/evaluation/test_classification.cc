@@ -7,7 +7,9 @@
 #include <numeric>
 #include <vector>
 
+#include "engine/evaluation/intervals.h"
 #include "tests/check.h"
+#include "tests/engine/evaluation/golden_metrics.h"
 
 namespace jem {
 namespace {
@@ -125,13 +127,97 @@ TEST_CASE("bins_hold_every_row_once") {
     }
 }
 
+TEST_CASE("calibration_errors_agree_with_torchmetrics_and_numpy") {
+    const auto want = golden_metrics("calibration");
+    Predictions p;
+    p.classes = 5;
+    for (const double v : golden_probabilities(31, 401, 5)) p.logits.push_back(std::log(v));
+    TestData draws(32);
+    for (int n = 0; n < 401; ++n) p.labels.push_back(static_cast<int32_t>(draws.index(5)));
+    const double f32 = 1e-6;  // torchmetrics bins in it
+    CHECK(expected_calibration_error(p, 15) == doctest::Approx(want["ece_15"].get<double>()).epsilon(f32));
+    CHECK(expected_calibration_error(p, 20) == doctest::Approx(want["ece_20"].get<double>()).epsilon(f32));
+    CHECK(expected_calibration_error(adaptive_calibration_bins(p, 15)) ==
+          doctest::Approx(want["ece_adaptive"].get<double>()).epsilon(1e-12));
+}
+
+TEST_CASE("adaptive_bins_hold_as_many_images_each_in_order_of_confidence") {
+    TestData data(7);
+    Predictions p;
+    p.classes = 3;
+    p.logits = data.normals(3 * 100, 0, 2);
+    p.labels.assign(100, 0);
+    const auto bins = adaptive_calibration_bins(p, 15);
+    int64_t count = 0;
+    double before = 0;
+    for (const CalibrationBin& bin : bins) {
+        CHECK(bin.count >= 6);
+        CHECK(bin.count <= 7);
+        CHECK(bin.lower >= before);
+        CHECK(bin.confidence >= bin.lower);
+        CHECK(bin.confidence <= bin.upper + 1e-12);
+        before = bin.upper;
+        count += bin.count;
+    }
+    CHECK(count == 100);
+    // Of equal confidences the first image comes first: right, right, wrong, wrong.
+    const auto ties = adaptive_calibration_bins(predictions(2, {{1, 0}, {1, 0}, {1, 0}, {1, 0}}, {0, 0, 1, 1}), 2);
+    CHECK(ties[0].accuracy == 1);
+    CHECK(ties[1].accuracy == 0);
+    // fewer images than bins
+    const auto few = adaptive_calibration_bins(predictions(2, {row_of(0.75)}, {0}), 15);
+    CHECK(few.size() == 15);
+    CHECK(expected_calibration_error(few) == doctest::Approx(0.25));
+}
+
+TEST_CASE("a_calibrated_draw_has_an_error_within_its_sampling_error") {
+    // Labels drawn by the network's own p(y|x): a bin of n images has a gap of mean sqrt(2 / pi * p (1 - p) / n), at most.
+    TestData data(8);
+    Predictions p;
+    p.classes = 4;
+    const int64_t count = 20000;
+    p.logits = data.normals(4 * count, 0, 2);
+    for (int64_t n = 0; n < count; ++n) {
+        const double* z = p.logits.data() + 4 * n;
+        double left = data.uniform(0, 1) * (std::exp(z[0]) + std::exp(z[1]) + std::exp(z[2]) + std::exp(z[3]));
+        int32_t y = 0;
+        while (y < 3 && left >= std::exp(z[y])) left -= std::exp(z[y++]);
+        p.labels.push_back(y);
+    }
+    for (const auto& bins : {calibration_bins(p, 15), calibration_bins(p, 20), adaptive_calibration_bins(p, 15)}) {
+        double expected = 0, variance = 0;
+        for (const CalibrationBin& bin : bins) {
+            const double spread = std::sqrt(bin.confidence * (1 - bin.confidence) * static_cast<double>(bin.count));  // of count * gap
+            expected += std::sqrt(2 / 3.14159265358979) * spread / static_cast<double>(count);
+            variance += (1 - 2 / 3.14159265358979) * spread * spread / static_cast<double>(count) / static_cast<double>(count);
+        }
+        CHECK(expected_calibration_error(bins) < expected + 4 * std::sqrt(variance));
+        CHECK(expected_calibration_error(bins) > expected - 4 * std::sqrt(variance));
+    }
+    // Sharper logits with the same labels are overconfident.
+    for (double& z : p.logits) z *= 1.5;
+    CHECK(expected_calibration_error(p, 15) > 0.03);
+    CHECK(expected_calibration_error(adaptive_calibration_bins(p, 15)) > 0.03);
+}
+
+TEST_CASE("intervals_agree_with_scipy") {
+    const auto cases = golden_metrics("wilson");
+    for (const auto& want : cases) {
+        const Interval got = wilson_interval(want["hits"], want["count"]);
+        check_close("low, high", {got.low, got.high}, {want["low"], want["high"]}, {1e-14, 0});
+    }
+    CHECK(wilson_interval(0, 0).low == 0);
+    CHECK(wilson_interval(0, 0).high == 1);
+}
+
 TEST_CASE("a_diverged_network_is_still_counted") {
     const double nan = std::nan("");
     const auto p = predictions(2, {{nan, nan}, {0, 1}}, {0, 1});
     CHECK(accuracy(p) >= 0.5);
     int64_t count = 0;
     for (const CalibrationBin& bin : calibration_bins(p, 15)) count += bin.count;
-    CHECK(count == 2);
+    for (const CalibrationBin& bin : adaptive_calibration_bins(p, 15)) count += bin.count;
+    CHECK(count == 4);
 }
 
 }  // namespace jem
