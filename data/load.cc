@@ -210,8 +210,9 @@ ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOption
         throw InputError("no folder for data set " + name + " (it has no default). Give " + name + ":DIR, DIR being a folder with " +
                          known.files + ".");
     options.classes = Classes::ignored;
-    ImageSet set = load_image_set(name, dir, split, options);
-    return fitted(set, options.channels, options.size, options.crop);
+    ImageSet set = fitted(load_image_set(name, dir, split, options), options.channels, options.size, options.crop);
+    if (known_set(name).read == nullptr) set.name = (dir / "").lexically_normal().parent_path().filename().string();
+    return set;
 }
 
 std::vector<path> image_files(const std::string& name, const path& dir) {

@@ -50,7 +50,8 @@ ImageSet load_image_set(const KnownSet& known, const std::filesystem::path& dir,
 ImageSet load_image_set(const std::string& name, const std::filesystem::path& dir, Split split, const LoadOptions& options = {});
 
 /// A set to compare with: NAME or NAME:DIR of a known set, without DIR in its default folder. Each image is fitted to options.channels x
-/// options.size x options.size; labels and class names are the set's own. The errors of load_image_set.
+/// options.size x options.size; labels and class names are the set's own, and `images:DIR` is
+/// named as the folder. The errors of load_image_set.
 ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOptions options);
 
 }  // namespace jem

@@ -395,6 +395,11 @@ def read_by_the_engine():
         nll = float(F.cross_entropy(logits, labels))
         assert abs(got["nll"] - nll) < NLL_TOLERANCE * max(1, nll), (name, got["nll"], nll)
         assert got["accuracy"] == float((logits.argmax(1) == labels).double().mean()), name
+    training = ("--recipe", "sada-jem", "--data", "cifar10", "--data-dir", "data", "--depth", "10", "--width", "3", "--buffer-size", "30",
+                "--batch-size", "8", "--gen-batch-size", "4", "--iterations", "0", "--ema", "0")
+    engine("train", *training, "--start-from", "sadajem.safetensors", "--out", "trained")
+    begun, given = (safetensors.torch.load_file(path) for path in ("trained/checkpoints/last.state.safetensors", "sadajem.safetensors"))
+    assert all(torch.equal(begun[name], tensor) for name, tensor in given.items() if not name.startswith("energy_output."))
     for name in NETWORKS:
         got, said = engine("sample", "--from", "buffer", "--checkpoint", f"{name}.safetensors", "--count", "5", "--raw", f"{name}.raw.safetensors")
         assert not said and got["images"] == 5, (name, said)

@@ -282,6 +282,7 @@ TEST_CASE("another_set_is_fitted_to_the_networks_size_with_its_own_labels") {
     write_picture(folder, "faces/test/2.png", {8, 8, 8}, 20, 40);
     const ImageSet faces = load_other_set("images:" + (folder.path() / "faces").string(), Split::test, fit_to(3, 16));
     require_size(faces, 3, 16, 16);
+    CHECK(faces.name == "faces");
     CHECK(faces.pixels.front() == 9);
     CHECK(faces.pixels.back() == 8);
 }

@@ -157,6 +157,7 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
                 load_other_set(name, Split::test,
                                {.channels = static_cast<int>(s.in_channels),
                                 .size = static_cast<int>(s.image_size),
+                                .crop = o.protocol == "authors" ? Crop::top : Crop::centre,
                                 .skip_damaged = s.skip_damaged,
                                 .progress = [&](int64_t done, int64_t total) { console.progress("Reading " + name, done, total); },
                                 .tell = [&](const std::string& line) { console.message(line); }});
