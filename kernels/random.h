@@ -31,6 +31,7 @@ enum class RandomStream : uint32_t {
     attack_start = 17,
     made_images = 18,
     landscape = 19,
+    feature_subsets = 20,
 };
 
 struct Random4 {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/evaluation/sample_features.h"
+
 namespace jem {
 namespace {
 
@@ -37,6 +39,14 @@ Evaluation::Running::Running(const Evaluation& e)
                  .wants = e.gradients_ ? Predictor::Wants::gradients : Predictor::Wants::logits,
                  .energy_head = e.in_.network.energy_head}) {
     network.ready([&] { predictor.plan(network.passes()); });
+}
+
+Evaluation::Evaluation(Inputs inputs) : in_(std::move(inputs)) {}
+Evaluation::~Evaluation() = default;
+
+SampleFeatures& Evaluation::sample_features() {
+    if (!sample_features_) sample_features_ = std::make_unique<SampleFeatures>(*this);
+    return *sample_features_;
 }
 
 Evaluation::Running& Evaluation::running() {

@@ -10,6 +10,7 @@
 #include "data/image_set.h"
 #include "engine/evaluation/journal.h"
 #include "engine/evaluation/network_in_use.h"
+#include "engine/settings/settings.h"
 #include "kernels/random.h"
 
 namespace jem {
@@ -37,6 +38,12 @@ struct LandscapeSettings {
     std::function<void(Parameters&, Network&)> to;  // the weights at the other end of a line; empty: no line
 };
 
+enum class SamplesFrom { buffer, fresh };
+struct SampleSettings {
+    SamplesFrom from = SamplesFrom::fresh;
+    int64_t count = 10000, steps = 20;  // of fresh chains, from p0
+};
+
 struct EvaluationSettings {
     uint64_t seed = 1;
     bool shuffled = true;  // n of N images: the first of the documented permutation, or of the file
@@ -44,7 +51,26 @@ struct EvaluationSettings {
     bool ood_px = true, ood_py = true, ood_pxgrad = true;  // scores
     PgdSettings pgd;
     LandscapeSettings landscape;
+    SampleSettings samples;
 };
+
+// Images that the evaluated network has drawn, or can draw.
+struct DrawnImages {
+    const Settings* settings = nullptr;                                                 // of fresh chains
+    int64_t buffer_count = 0;                                                           // of the replay buffer; 0: there is none
+    std::function<std::vector<double>(int64_t first, int64_t count)> buffer = nullptr;  // its images, [count, H, W, C] in [-1, 1]
+};
+
+// By whose features images are compared.
+struct FeatureNetwork {
+    TrainedNetwork network;
+    std::string name;        // told with what is measured by it
+    bool inception = false;  // FID's own: only then is the distance called so
+    int64_t batch = 100;
+    std::filesystem::path cache = {};  // folder of what is kept of reference sets; empty: nothing is
+};
+
+class SampleFeatures;
 
 // What a pass forward and backward to the images costs, in passes forward: backward to data is as many products.
 inline constexpr double kGradientCost = 2;
@@ -63,12 +89,16 @@ public:
         std::function<ImageSet()> training;  // the training set; called once, when a metric asks for it
         std::vector<ImageSet> others;        // strangers, of the network's size
         std::vector<std::string> made;       // strangers that are made: of made_set_names()
+        std::optional<FeatureNetwork> features = std::nullopt;
+        std::optional<DrawnImages> drawn = std::nullopt;
         EvaluationSettings settings;
         Journal journal;
         std::function<void(const std::string& what, int64_t done, int64_t total)> progress;
         std::function<bool()> stop;
+        std::function<void(const std::string& text)> tell = nullptr;
     };
-    explicit Evaluation(Inputs inputs) : in_(std::move(inputs)) {}
+    explicit Evaluation(Inputs inputs);
+    ~Evaluation();
 
     const EvaluationSettings& settings() const { return in_.settings; }
     const TrainedNetwork& network() const { return in_.network; }
@@ -77,7 +107,12 @@ public:
     const std::vector<ImageSet>& others() const { return in_.others; }
     const std::vector<std::string>& made() const { return in_.made; }
     const ImageSet& training();
+    const std::optional<FeatureNetwork>& features() const { return in_.features; }
+    const std::optional<DrawnImages>& drawn() const { return in_.drawn; }
     Journal& journal() { return in_.journal; }
+    void tell(const std::string& text) const {
+        if (in_.tell) in_.tell(text);
+    }
     // Tells it. Throws Interrupted where somebody asked to stop.
     void progress(const std::string& what, int64_t done, int64_t total) const;
 
@@ -89,6 +124,7 @@ public:
     // Of other images, by the predictor that made those; `name` is the journal's.
     using MakeSource = std::function<Predictor::Source(Predictor&)>;
     Predictions predict(const std::string& name, int64_t count, const MakeSource& source);
+    SampleFeatures& sample_features();
     // Seconds that an image takes forward: of one batch, the second time.
     double seconds_forward();
 
@@ -108,6 +144,7 @@ private:
     std::unique_ptr<Running> running_;
     std::optional<Predictions> predictions_;
     std::optional<ImageSet> training_;
+    std::unique_ptr<SampleFeatures> sample_features_;
 };
 
 // The images of these numbers, [n, H*W*C] in [-1, 1], as a predictor's source; `set` and `numbers` must outlive it.

@@ -43,6 +43,10 @@ Metric calibration_metric();
 Metric ood_metric();
 Metric pgd_metric();
 Metric landscape_metric();
+Metric frechet_metric();
+Metric inception_score_metric();
+Metric kernel_distance_metric();
+Metric coverage_metric();
 
 const std::vector<Metric>& metrics();
 // Throws InputError for an unknown name, listing the known.

@@ -97,6 +97,17 @@ std::array<std::filesystem::path, 2> states_beside(const std::filesystem::path& 
     return {folder / (checkpoint.stem().string() + ".state.safetensors"), folder / "last.state.safetensors"};
 }
 
+std::vector<double> images_of_buffer(const FileTensor& buffer, std::span<const int64_t> numbers) {
+    const int64_t channels = buffer.shape.at(1);
+    const auto pixels = static_cast<size_t>(channels * buffer.shape.at(2) * buffer.shape.at(3));
+    std::vector<double> images(numbers.size() * pixels), image(pixels);
+    for (size_t n = 0; n < numbers.size(); ++n) {
+        read_values(buffer, numbers[n] * static_cast<int64_t>(pixels), image);
+        transpose(std::span<const double>(image), static_cast<int64_t>(pixels) / channels, std::span(images).subspan(n * pixels, pixels));
+    }
+    return images;
+}
+
 std::optional<SavedBuffer> find_buffer(const SafetensorsFile& checkpoint, const std::string& path) {
     if (checkpoint.has(kBuffer)) return SavedBuffer{path, checkpoint.floating(kBuffer)};
     for (const std::filesystem::path& beside : states_beside(path)) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,8 @@ struct SavedBuffer {
     std::string path;   // of the file that holds it
     FileTensor images;  // [N, C, H, W]
 };
+// The images of these numbers, [n, H, W, C].
+std::vector<double> images_of_buffer(const FileTensor& buffer, std::span<const int64_t> numbers);
 std::optional<SavedBuffer> find_buffer(const SafetensorsFile& checkpoint, const std::string& path);
 
 // What a run begins with (--start-from) in place of random weights and a fresh replay buffer.

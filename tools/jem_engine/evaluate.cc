@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
+#include <numeric>
 
 #include "data/input_error.h"
 #include "data/is_there.h"
@@ -15,6 +17,7 @@
 #include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
 #include "engine/settings/table.h"
+#include "models/inception.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/options.h"
@@ -35,6 +38,7 @@ struct EvaluateOptions {
                             raw;
     std::vector<std::string> ood_data = {"interpolation", "uniform", "gaussian"};
     std::string ood_scores = "px,py,pxgrad", pgd_norm = "linf", pgd_eps, pgd_random_start = "on", landscape_to;
+    std::string samples, features;
     std::optional<double> pgd_step_size;
     double budget_minutes = 30;
     EvaluationSettings settings;
@@ -169,6 +173,58 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
             names.begin() + static_cast<std::ptrdiff_t>(i))
             throw InputError("--ood-data names " + names[i] + " twice (results go by the name). Give folders of different names.");
     return strangers;
+}
+
+constexpr const char* kInception = "inception:";
+
+// --features: FID's Inception with weights that tools/convert made, or any checkpoint of this program; it lives as long as `checkpoint`.
+std::optional<FeatureNetwork> feature_network(const EvaluateOptions& o, const Settings& s, Device& device,
+                                              std::optional<Checkpoint>& checkpoint) {
+    if (o.features.empty()) return std::nullopt;
+    const std::string cache = user_cache_file("features");
+    if (o.features.starts_with(kInception)) {
+        const std::string path = o.features.substr(std::strlen(kInception));
+        const InceptionSettings inception = {.height = s.image_size, .width = s.image_size, .in_channels = s.in_channels};
+        return FeatureNetwork{.network = {.device = device,
+                                          .conv_algorithm = s.conv_algorithm,
+                                          .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
+                                          .classes = 1008,
+                                          .make = [inception] { return std::make_unique<Inception>(inception); },
+                                          .load =
+                                              [path](Parameters& parameters, Network& network) {
+                                                  load_inception_weights(parameters, path);
+                                                  network.prepare(parameters.weights());
+                                              }},
+                              .name = "inception",
+                              .inception = true,
+                              .batch = kInceptionBatch,
+                              .cache = cache};
+    }
+    checkpoint = read_checkpoint(o.features, {}, {});
+    const Settings& own = checkpoint->settings;
+    if (own.in_channels != s.in_channels || own.image_size != s.image_size)
+        throw InputError(
+            fmt::format("--features {} is a network for images of {}x{}x{} (the evaluated one's are {}x{}x{}). Give one of the same size.",
+                        o.features, own.in_channels, own.image_size, own.image_size, s.in_channels, s.image_size, s.image_size));
+    return FeatureNetwork{.network = trained_network(device, *checkpoint, "last"),
+                          .name = std::filesystem::path(o.features).lexically_normal().string(),
+                          .cache = cache};
+}
+
+DrawnImages drawn_images(const Checkpoint& checkpoint) {
+    const Settings& s = checkpoint.settings;
+    DrawnImages drawn = {.settings = &s};
+    const std::optional<SavedBuffer> buffer = find_buffer(checkpoint.file, checkpoint.path);
+    if (!buffer) return drawn;
+    const std::vector<int64_t>& shape = buffer->images.shape;
+    if (shape.size() != 4 || shape[1] != s.in_channels || shape[2] != s.image_size || shape[3] != s.image_size) return drawn;
+    drawn.buffer_count = shape[0];
+    drawn.buffer = [images = buffer->images](int64_t first, int64_t count) {
+        std::vector<int64_t> numbers(static_cast<size_t>(count));
+        std::iota(numbers.begin(), numbers.end(), first);
+        return images_of_buffer(images, numbers);
+    };
+    return drawn;
 }
 
 // What an interrupted evaluation must agree in to go on.
@@ -309,6 +365,10 @@ int evaluate(EvaluateOptions& o) {
     Journal journal;
     if (!out.empty()) journal = Journal(out / kJournalFile, identity_of(o, checkpoint, *device, identity));
     if (journal.found() > 0) console.message("Going on with the evaluation that was interrupted.");
+    const DrawnImages drawn = drawn_images(checkpoint);
+    o.settings.samples.from =
+        o.samples == "fresh" || (o.samples.empty() && drawn.buffer_count == 0) ? SamplesFrom::fresh : SamplesFrom::buffer;
+    std::optional<Checkpoint> of_features;
     const auto start = std::chrono::steady_clock::now();
     Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
                            .split = split,
@@ -316,10 +376,13 @@ int evaluate(EvaluateOptions& o) {
                            .training = [&s, &reading] { return load_training_images(s, reading).train; },
                            .others = std::move(strangers.sets),
                            .made = strangers.made,
+                           .features = feature_network(o, s, *device, of_features),
+                           .drawn = drawn,
                            .settings = o.settings,
                            .journal = std::move(journal),
                            .progress = [&](const std::string& what, int64_t done, int64_t total) { console.progress(what, done, total); },
-                           .stop = [] { return interrupted.load(); }});
+                           .stop = [] { return interrupted.load(); },
+                           .tell = [&](const std::string& line) { console.message(line); }});
     for (const Metric* m : wanted)
         if (m->wants_gradients != nullptr && m->wants_gradients(o.settings)) evaluation.want_gradients();
     const Choice choice = choose(o, evaluation, wanted, console);
@@ -413,6 +476,12 @@ Command add_evaluate(CLI::App& app) {
     choice("--pgd-random-start", o->pgd_random_start, {"on", "off"}, "Start anywhere within the size, or at the image");
     count("--pgd-restarts", pgd.restarts, 1, 1000, "Attacks of an image, any of which may break it");
     count("--pgd-images", pgd.images, 1, 1000000000, "Images attacked");
+    choice("--samples", o->samples, {"buffer", "fresh"},
+           "Drawn images: all of the replay buffer, or fresh chains from p0 (default: the buffer where there is one)");
+    count("--samples-count", o->settings.samples.count, 2, 1000000, "Fresh chains");
+    count("--steps", o->settings.samples.steps, 1, 100000, "SGLD steps of fresh chains");
+    text("--features", o->features,
+         "By whose features drawn images are compared: a checkpoint, or inception:FILE (tools/convert makes it)");
     LandscapeSettings& landscape = o->settings.landscape;
     count("--landscape-images", landscape.images, 1, 1000000000, "Training images whose energy is taken");
     count("--landscape-points", landscape.points, 0, 100001, "Points along a direction from -1 to 1; 0: none");

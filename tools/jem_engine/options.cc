@@ -176,6 +176,7 @@ void SettingsFlags::add_to(CLI::App& app, Kind kind) {
 }
 
 std::vector<SettingsFlags::Given> SettingsFlags::in_order() const {
+    if (app_ == nullptr) return {};  // on no command line
     std::vector<Given> ordered;
     for (const CLI::Option* option : app_->parse_order())
         for (const Given& given : given_)

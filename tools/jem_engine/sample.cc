@@ -82,7 +82,6 @@ public:
     const std::string& buffer_path() const { return buffer_path_; }
 
 private:
-    std::vector<double> from_buffer(const std::vector<int64_t>& indices) const;
     void choose_from_buffer();
     void start(int64_t batch);
     std::vector<Sample> describe(const std::vector<double>& pixels);
@@ -150,17 +149,6 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     if (buffer) choose_from_buffer();
 }
 
-// [n, H, W, C]
-std::vector<double> SampleRun::from_buffer(const std::vector<int64_t>& indices) const {
-    const auto pixels = static_cast<size_t>(pixels_);
-    std::vector<double> images(indices.size() * pixels), image(pixels);
-    for (size_t n = 0; n < indices.size(); ++n) {
-        read_values(buffer_, indices[n] * pixels_, image);
-        transpose(std::span<const double>(image), pixels_ / s_.in_channels, std::span(images).subspan(n * pixels, pixels));
-    }
-    return images;
-}
-
 void SampleRun::choose_from_buffer() {
     const int64_t n = limit_;
     if (!o_.label && o_.pick == "random") {
@@ -173,7 +161,7 @@ void SampleRun::choose_from_buffer() {
     for (int64_t first = 0; first < n; first += predictor_->batch()) {
         std::vector<int64_t> indices(static_cast<size_t>(std::min(predictor_->batch(), n - first)));
         std::iota(indices.begin(), indices.end(), first);
-        const std::vector<Sample> samples = describe(from_buffer(indices));
+        const std::vector<Sample> samples = describe(images_of_buffer(buffer_, indices));
         for (size_t i = 0; i < samples.size(); ++i)
             if (!o_.label || samples[i].label == *o_.label) found.emplace_back(indices[i], samples[i].lse);
         console_.progress("Choosing from the buffer", first + static_cast<int64_t>(indices.size()), n);
@@ -194,7 +182,7 @@ void SampleRun::start(int64_t batch) {
     if (fresh)
         sampler_->start_fresh(classes);
     else
-        sampler_->start_at(from_buffer(indices));
+        sampler_->start_at(images_of_buffer(buffer_, indices));
 }
 
 std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {

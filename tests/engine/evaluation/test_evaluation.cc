@@ -305,6 +305,46 @@ TEST_CASE("a_set_cannot_be_told_from_itself_and_scores_are_the_predictions") {
     }
 }
 
+TEST_CASE("samples_that_are_the_training_images_are_no_distance_from_them_and_drawn_ones_repeat") {
+    Subject subject;
+    Settings settings;
+    settings.in_channels = 1;
+    settings.image_size = kSide;
+    settings.num_classes = kClasses;
+    const auto inputs = [&](SamplesFrom from, Journal journal, std::function<bool()> stop) {
+        EvaluationSettings s;
+        s.samples = {.from = from, .count = 8, .steps = 2};
+        Evaluation::Inputs in = subject.inputs(s, std::move(journal), std::move(stop));
+        in.features.emplace(FeatureNetwork{.network = subject.trained(9), .name = "another", .batch = 4});
+        in.drawn = DrawnImages{.settings = &settings, .buffer_count = kImages, .buffer = [](int64_t first, int64_t count) {
+                                   const ImageSet set = made_set();
+                                   std::vector<double> x;
+                                   for (int64_t i = first * kPixels; i < (first + count) * kPixels; ++i)
+                                       x.push_back(2 * set.pixels[static_cast<size_t>(i)] / 255.0 - 1);
+                                   return x;
+                               }};
+        return in;
+    };
+    Evaluation same(inputs(SamplesFrom::buffer, {}, nullptr));
+    CHECK(metric("fid").measure(same).values["frechet_distance"].get<double>() < 1e-9);
+    const MetricResult near = metric("prd").measure(same);
+    for (const char* name : {"precision", "recall", "coverage"}) CHECK(near.values[name] == 1);
+    CHECK(near.values["sample_quality"]["images"] == kImages);
+    CHECK(metric("is").missing(same).find("Inception") != std::string::npos);  // its score is of Inception's classes alone
+
+    Evaluation fresh(inputs(SamplesFrom::fresh, {}, nullptr));
+    const double distance = metric("fid").measure(fresh).values["frechet_distance"];
+    CHECK(distance > 1e-6);
+    const TempFolder folder;
+    const auto path = folder.path() / "unfinished.jsonl";
+    int calls = 0;
+    Evaluation stopped(inputs(SamplesFrom::fresh, Journal(path, "id"), [&] { return ++calls == 3; }));  // when the samples are drawn
+    CHECK_THROWS_AS(metric("fid").measure(stopped), Interrupted);
+    Evaluation goes_on(inputs(SamplesFrom::fresh, Journal(path, "id"), nullptr));
+    CHECK(goes_on.journal().found() > 0);
+    CHECK(metric("fid").measure(goes_on).values["frechet_distance"] == distance);
+}
+
 TEST_CASE("images_are_taken_by_the_seeds_permutation_or_in_the_files_order") {
     Subject subject;
     EvaluationSettings settings;

@@ -1,0 +1,50 @@
+// Features of drawn images and of real ones, by a network that is not the evaluated one: what distances between the two are made of.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "engine/evaluation/evaluation.h"
+#include "engine/evaluation/feature_cache.h"
+#include "engine/evaluation/sample_quality.h"
+
+namespace jem {
+
+class SampleFeatures {
+public:
+    explicit SampleFeatures(Evaluation& evaluation) : e_(evaluation) {}
+
+    // Of the drawn images, all of them.
+    const std::vector<float>& samples();
+    // p(y|x) of the feature network, [N, classes].
+    const std::vector<double>& sample_probabilities();
+    // Of the training set, all of it.
+    const std::vector<float>& reference();
+    // Of the same, from the cache where it is kept there.
+    const ReferenceStatistics& reference_statistics();
+    int64_t dimension();
+
+private:
+    struct Network {
+        NetworkInUse in_use;
+        Predictor predictor;
+        int64_t dimension, classes;
+        explicit Network(const FeatureNetwork& features);
+    };
+    Network& network();
+    // Features, one image's behind the other's, and behind these logits: of what is told by `source`.
+    std::vector<double> run(int64_t count, const Predictor::Source& source);
+    std::vector<double> piece(const std::string& name, int64_t images, const std::function<std::vector<double>()>& measure);
+    void draw();
+    void draw_fresh();
+    void take_buffer();
+    void add_samples(const std::vector<double>& values, int64_t wanted);
+
+    Evaluation& e_;
+    std::unique_ptr<Network> network_;
+    std::vector<float> samples_, reference_;
+    std::vector<double> probabilities_;
+    std::optional<ReferenceStatistics> statistics_;
+};
+
+}  // namespace jem

@@ -1,0 +1,115 @@
+// How good drawn images are, by the features of another network: one pass over the images for all of these.
+#include <algorithm>
+
+#include "engine/evaluation/metric.h"
+#include "engine/evaluation/sample_features.h"
+
+namespace jem {
+namespace {
+
+constexpr int kScoreParts = 10;
+constexpr int64_t kNeighbourImages = 10000;  // of each set, for precision, recall, density and coverage
+
+// What all of them are of.
+nlohmann::ordered_json described(Evaluation& e, int64_t images) {
+    return {{"features", e.features()->name},
+            {"samples", e.settings().samples.from == SamplesFrom::buffer ? "buffer" : "fresh"},
+            {"images", images},
+            {"reference_images", e.training().count()}};
+}
+
+MetricResult result_of(Evaluation& e, nlohmann::ordered_json values) {
+    SampleFeatures& f = e.sample_features();
+    values["sample_quality"] = described(e, std::ssize(f.samples()) / f.dimension());
+    return {.values = std::move(values), .files = {}};
+}
+
+MetricResult measure_distance(Evaluation& e) {
+    SampleFeatures& f = e.sample_features();
+    FeatureAccumulator sums(f.dimension());
+    sums.add(f.samples());
+    const ReferenceStatistics& reference = f.reference_statistics();
+    const FrechetDistance d = frechet_distance(reference.features, reference.factor, sums.statistics());
+    if (d.few_images) e.tell("Fewer images than features: the Frechet distance is too large (the covariance is singular).");
+    return result_of(e, {{e.features()->inception ? "fid" : "frechet_distance", d.distance}});
+}
+
+MetricResult measure_score(Evaluation& e) {
+    const MeanAndDeviation score = inception_score(e.sample_features().sample_probabilities(), e.features()->network.classes, kScoreParts);
+    return result_of(e, {{"is_mean", score.mean}, {"is_std", score.deviation}});
+}
+
+MetricResult measure_kernel_distance(Evaluation& e) {
+    SampleFeatures& f = e.sample_features();
+    const MeanAndDeviation d = kernel_distance(
+        {f.reference(), f.dimension()}, {f.samples(), f.dimension()}, {.seed = e.settings().seed, .stream = RandomStream::feature_subsets},
+        [&](double share) { e.progress("Kernel distance", static_cast<int64_t>(100 * share), 100); });
+    const std::string name = e.features()->inception ? "kid" : "kernel_distance";
+    return result_of(e, {{name, d.mean}, {name + "_std", d.deviation}});
+}
+
+// Rows of these numbers.
+std::vector<float> rows(const std::vector<float>& features, int64_t dimension, const std::vector<int64_t>& numbers) {
+    std::vector<float> out;
+    for (const int64_t n : numbers) out.insert(out.end(), features.begin() + n * dimension, features.begin() + (n + 1) * dimension);
+    return out;
+}
+
+MetricResult measure_coverage(Evaluation& e) {
+    SampleFeatures& f = e.sample_features();
+    const int64_t dimension = f.dimension();
+    const auto some = [&](const std::vector<float>& features) {
+        return rows(features, dimension, e.first_images(kNeighbourImages, std::ssize(features) / dimension));
+    };
+    const std::vector<float> reference = some(f.reference()), samples = some(f.samples());
+    const Coverage c = coverage({reference, dimension}, {samples, dimension}, {},
+                                [&](double share) { e.progress("Neighbours", static_cast<int64_t>(100 * share), 100); });
+    return result_of(e, {{"precision", c.precision}, {"recall", c.recall}, {"density", c.density}, {"coverage", c.coverage}});
+}
+
+std::string missing(const Evaluation& e) {
+    if (!e.features()) return "no network for features was given: --features CHECKPOINT, or inception:FILE for the FID; docs/evaluation.md";
+    if (e.settings().protocol == Protocol::authors) return "the authors' protocol for samples is not there yet: --protocol engine";
+    if (e.settings().samples.from == SamplesFrom::buffer && e.drawn()->buffer_count == 0)
+        return "there is no replay buffer: --samples fresh";
+    return "";
+}
+
+std::string missing_classes(const Evaluation& e) {
+    const std::string why = missing(e);
+    if (!why.empty()) return why;
+    return e.features()->inception ? "" : "the Inception Score is of Inception's classes: --features inception:FILE";
+}
+
+// Once for all of them, and in this network's passes: what the feature network costs is not known before it has run.
+Cost cost(const Evaluation& e) {
+    const SampleSettings& s = e.settings().samples;
+    const bool fresh = s.from == SamplesFrom::fresh;
+    return {.forward = static_cast<double>(e.drawn() && !fresh ? e.drawn()->buffer_count : s.count) + 50000,
+            .gradient = fresh ? static_cast<double>(s.count * s.steps) : 0};
+}
+
+}  // namespace
+
+Metric frechet_metric() {
+    return {.name = "fid",
+            .help = "the Frechet distance of samples and training images, by --features",
+            .measure = measure_distance,
+            .cost = cost,
+            .missing = missing};
+}
+
+Metric inception_score_metric() {
+    return {.name = "is", .help = "the Inception Score", .measure = measure_score, .cost = cost, .missing = missing_classes};
+}
+
+Metric kernel_distance_metric() {
+    return {.name = "kid", .help = "the kernel distance", .measure = measure_kernel_distance, .cost = cost, .missing = missing};
+}
+
+Metric coverage_metric() {
+    return {
+        .name = "prd", .help = "precision, recall, density and coverage", .measure = measure_coverage, .cost = cost, .missing = missing};
+}
+
+}  // namespace jem
