@@ -72,7 +72,7 @@ run 0 plan "${small[@]}" "${images[@]}" && ! grep -q 'assumed' out || fail 'the 
 run 0 plan "${small[@]}" --data images --image-size 16 --num-classes 3 && has 'assumed'
 refused '--num-classes is needed' plan "${small[@]}" --data images --image-size 16
 refused '--image-size is needed' train "${small[@]}" --data images --data-dir folders --out never
-refused "'nowhere' is no folder" train "${small[@]}" --data images --data-dir nowhere --image-size 16 --out never
+refused "nowhere' is no folder" train "${small[@]}" --data images --data-dir nowhere --image-size 16 --out never
 refused 'of 3 classes' train "${small[@]}" "${images[@]}" --num-classes 3 --out never
 
 run 0 train "${small[@]}" "${images[@]}" --iterations 2 --out run --quiet
@@ -81,7 +81,7 @@ run 0 sample --checkpoint run/checkpoints/last.safetensors --from prior --steps 
 run 0 train "${small[@]}" "${images[@]}" --in-channels 1 --flip on --iterations 1 --out grey --quiet
 refused 'has no folders train and test' train "${small[@]}" --data images --data-dir folders/train --image-size 16 --out never
 run 0 train "${small[@]}" --data images --data-dir folders/train --image-size 16 --n-valid 6 --iterations 1 --out whole --quiet
-run 0 evaluate --checkpoint whole/checkpoints/last.safetensors --json --quiet && has '"split":"valid","images":6,'
+run 0 evaluate --checkpoint whole/checkpoints/last.safetensors --split auto --json --quiet && has '"split":"valid","images":6,'
 
 echo nonsense >folders/train/dark/0a.png
 refused 'dark/0a.png.*--skip-damaged' train "${small[@]}" "${images[@]}" --out never
