@@ -170,7 +170,8 @@ kill -TERM $!
 wait $!
 expect 'an interrupted evaluation exits with 130' test $? -eq 130 && expect 'it keeps what it had' test -s interrupted/evaluation.json &&
     expect 'and goes on' test -s interrupted/unfinished.jsonl
-refused 'no metric "fid".*accuracy, nll, brier, ece' evaluate --checkpoint $weights --metrics accuracy,fid
+refused 'no metric "fi".*accuracy, nll, brier, ece' evaluate --checkpoint $weights --metrics accuracy,fi
+refused 'fid cannot be measured.*--features' evaluate --checkpoint $weights --metrics accuracy,fid
 refused 'no metric ""' evaluate --checkpoint $weights --metrics accuracy,
 refused '--checkpoint is needed' evaluate
 refused 'no/such' evaluate --checkpoint no/such.safetensors
