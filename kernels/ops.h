@@ -148,10 +148,15 @@ public:
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
     virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
-    // x += step_size * sign(gradient), kept within radius of start and in [-1, 1]
-    virtual void sign_step(Array x, Array gradient, Array start, double step_size, double radius) = 0;
+    // x += step_size * sign(gradient), kept within radius of start and in [-1, 1]. scales: R [N], what each image's step is multiplied by;
+    // empty: 1.
+    virtual void sign_step(Array x, Array gradient, Array start, double step_size, double radius, Array scales = {}) = 0;
     // x += step_size * gradient / |gradient|, image by image; then kept within radius of centre (L2) and in [-1, 1]. norms: scratch, R [N].
-    virtual void normalised_step(Array x, Array gradient, Array norms, double step_size) = 0;
+    virtual void normalised_step(Array x, Array gradient, Array norms, double step_size, Array scales = {}) = 0;
+    // x += share * (ahead - x) + (1 - share) * (x - before); before becomes what x was
+    virtual void momentum_step(Array x, Array before, Array ahead, double share) = 0;
+    // to = from in the images that are marked: i32 [N], 0 where not
+    virtual void copy_images(Array to, Array from, Array marked) = 0;
     virtual void project_on_ball(Array x, Array centre, Array norms, double radius) = 0;
     virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) = 0;
     virtual void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes,

@@ -276,18 +276,26 @@ public:
                                .seed = s.seed};
         exec_.for_each("sgld_step", step.items(), step);
     }
-    void sign_step(Array x, Array gradient, Array start, double step_size, double radius) override {
-        exec_.for_each("sign_step", x.count, SignStep<R>{x.as<R>(), gradient.as<R>(), start.as<R>(), step_size, radius});
+    void sign_step(Array x, Array gradient, Array start, double step_size, double radius, Array scales) override {
+        exec_.for_each("sign_step", x.count,
+                       SignStep<R>{x.as<R>(), gradient.as<R>(), start.as<R>(), scales_of(scales), row_of(x, scales), step_size, radius});
     }
-    void normalised_step(Array x, Array gradient, Array norms, double step_size) override {
+    void normalised_step(Array x, Array gradient, Array norms, double step_size, Array scales) override {
         if (norms.count == 0) return;
-        const int64_t row = x.count / norms.count;
+        const int64_t row = row_of(x, norms);
         exec_.for_each("gradient_norms", norms.count, RowDistance<R>{norms.as<R>(), gradient.as<R>(), nullptr, row});
-        exec_.for_each("normalised_step", x.count, NormalisedStep<R>{x.as<R>(), gradient.as<R>(), norms.as<R>(), row, step_size});
+        exec_.for_each("normalised_step", x.count,
+                       NormalisedStep<R>{x.as<R>(), gradient.as<R>(), norms.as<R>(), scales_of(scales), row, step_size});
+    }
+    void momentum_step(Array x, Array before, Array ahead, double share) override {
+        exec_.for_each("momentum_step", x.count, MomentumStep<R>{x.as<R>(), before.as<R>(), ahead.as<R>(), share});
+    }
+    void copy_images(Array to, Array from, Array marked) override {
+        exec_.for_each("copy_images", to.count, CopyRows<R>{to.as<R>(), from.as<R>(), marked.as<int32_t>(), row_of(to, marked)});
     }
     void project_on_ball(Array x, Array centre, Array norms, double radius) override {
         if (norms.count == 0) return;
-        const int64_t row = x.count / norms.count;
+        const int64_t row = row_of(x, norms);
         exec_.for_each("distances", norms.count, RowDistance<R>{norms.as<R>(), x.as<R>(), centre.as<R>(), row});
         exec_.for_each("project_on_ball", x.count, ProjectOnBall<R>{x.as<R>(), centre.as<R>(), norms.as<R>(), row, radius});
     }
@@ -513,6 +521,9 @@ private:
             throw std::invalid_argument("A pooling was given a window or an output that does not fit its input.");
         return {x.as<A>(), places_of(x), places_of(y), how};
     }
+    static const R* scales_of(Array scales) { return scales.count > 0 ? scales.as<R>() : nullptr; }
+    // Values of x for each of `images`; all of them where there are none.
+    static int64_t row_of(Array x, Array images) { return images.count > 0 ? x.count / images.count : x.count; }
     // run(how many channels an item takes), a constant that divides all of `multiples`.
     template <class Run>
     static void side_by_side(std::initializer_list<int64_t> multiples, Run run) {

@@ -75,15 +75,18 @@ struct SgldGradientNorm {
 // One item is one value: x + alpha * sign(g), kept within radius of the start and in [-1, 1] (Madry et al. 2018; L-infinity). sign(0) = 0.
 template <class R>
 struct SignStep {
-    R* x;            // updated
-    const R* g;      // d objective / d x
-    const R* start;  // where the chain began
+    R* x;             // [N, row], updated
+    const R* g;       // d objective / d x
+    const R* start;   // where the chain began
+    const R* scales;  // [N], of each image's step; null: 1
+    int64_t row;
     double step_size, radius;
 
     JEM_HD void operator()(int64_t i) const {
         const R sign = g[i] > R(0) ? R(1) : g[i] < R(0) ? R(-1) : g[i];  // comparisons keep a NaN
         const R low = start[i] - static_cast<R>(radius), high = start[i] + static_cast<R>(radius);
-        R value = x[i] + static_cast<R>(step_size) * sign;
+        const R step = scales == nullptr ? static_cast<R>(step_size) : static_cast<R>(step_size) * scales[i / row];
+        R value = x[i] + step * sign;
         value = value < low ? low : value > high ? high : value;
         x[i] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
     }
@@ -109,15 +112,45 @@ struct RowDistance {
 // One item is one value: x + alpha * g / |g| of its image. Where the gradient is 0 the image stays.
 template <class R>
 struct NormalisedStep {
-    R* x;            // [N, row], updated
-    const R* g;      // [N, row], d objective / d x
-    const R* norms;  // [N], of g's rows
+    R* x;             // [N, row], updated
+    const R* g;       // [N, row], d objective / d x
+    const R* norms;   // [N], of g's rows
+    const R* scales;  // [N], of each image's step; null: 1
     int64_t row;
     double step_size;
 
     JEM_HD void operator()(int64_t i) const {
         const R norm = norms[i / row];
-        if (norm != R(0)) x[i] += static_cast<R>(step_size) * (g[i] / norm);  // of a NaN too
+        const R step = scales == nullptr ? static_cast<R>(step_size) : static_cast<R>(step_size) * scales[i / row];
+        if (norm != R(0)) x[i] += step * (g[i] / norm);  // of a NaN too
+    }
+};
+
+// One item is one value: from x a share of the way to `ahead`, and the rest of the way that x came from `before`, where x is left behind
+// (Croce & Hein 2020, eq. 3).
+template <class R>
+struct MomentumStep {
+    R *x, *before;
+    const R* ahead;
+    double share;
+
+    JEM_HD void operator()(int64_t i) const {
+        const R at = x[i], a = static_cast<R>(share);
+        x[i] = at + a * (ahead[i] - at) + (R(1) - a) * (at - before[i]);
+        before[i] = at;
+    }
+};
+
+// One item is one value: to = from in the rows that are marked.
+template <class R>
+struct CopyRows {
+    R* to;
+    const R* from;
+    const int32_t* marked;  // [N], 0: not
+    int64_t row;
+
+    JEM_HD void operator()(int64_t i) const {
+        if (marked[i / row] != 0) to[i] = from[i];
     }
 };
 

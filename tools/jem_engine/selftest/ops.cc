@@ -380,7 +380,8 @@ IterationState diverged_state() {
 
 void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
     const Bound scalar = limits.scalar;
-    const Bound draw = {0, 1e-5};  // logarithm, root and polynomials of Box-Muller, in f32 on every device
+    const Bound between = {0, 1e-6};  // f32's roundings of places, and of sums of values below 1
+    const Bound draw = {0, 1e-5};     // logarithm, root and polynomials of Box-Muller, in f32 on every device
 
     cases.push_back(
         {"sgld_step", [=](Side& s) {
@@ -401,6 +402,45 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
              run("x with given noise", {.step_size = 0.1, .noise = 0.1, .grad_clamp = 1, .pixel_clamp = true, .seed = kSeed}, s.real(noise),
                  g);
              run("x of a NaN", {.step_size = 0.5, .noise = 0, .grad_clamp = 1, .pixel_clamp = true, .seed = kSeed}, {}, nan);
+             return out;
+         }});
+    cases.push_back({"steps of an attack", [=](Side& s) {
+                         Outputs out;
+                         constexpr int64_t kImages = 3, kRow = 189;
+                         Numbers random(33);
+                         const Values x = random.many(kImages * kRow, -1, 1), centre = random.many(kImages * kRow, -1, 1);
+                         Values g = random.many(kImages * kRow, -3, 3);
+                         std::fill_n(g.begin() + kRow, kRow, 0.0);  // an image without a gradient
+                         const Array linf = s.real(x), l2 = s.real(x), norms = s.unwritten(kImages);
+                         s.ops().sign_step(linf, s.real(g), s.real(centre), 0.1, 0.25);
+                         out.push_back({"x by signs", s.read(linf), between});
+                         s.ops().normalised_step(l2, s.real(g), norms, 0.5);
+                         out.push_back({"x by normalised gradients", s.read(l2), between});
+                         s.ops().project_on_ball(l2, s.real(centre), norms, 2);
+                         out.push_back({"x in the ball", s.read(l2), between});
+                         const Array scaled = s.real(x), before = s.real(centre), scales = s.real({0.5, 1, 2});
+                         s.ops().sign_step(scaled, s.real(g), s.real(centre), 0.1, 0.5, scales);
+                         out.push_back({"x by signs and sizes", s.read(scaled), between});
+                         s.ops().normalised_step(scaled, s.real(g), norms, 0.5, scales);
+                         out.push_back({"x by gradients and sizes", s.read(scaled), between});
+                         s.ops().momentum_step(scaled, before, s.real(x), 0.75);
+                         out.push_back({"x with momentum", s.read(scaled), between});
+                         out.push_back({"x of before", s.read(before), between});
+                         s.ops().copy_images(scaled, s.real(g), s.integers({1, 0, -7}));
+                         out.push_back({"x of marked images", s.read(scaled), between});
+                         return out;
+                     }});
+    cases.push_back(
+        {"resize", [=](Side& s) {
+             Outputs out;
+             const Extent from = {2, 3, 5, 4}, grey = {2, 1, 5, 4}, to = {2, 3, 7, 3};
+             for (const ResizeFrom places : {ResizeFrom::pixel_centres, ResizeFrom::pixel_corners})
+                 for (const Extent& e : {from, grey}) {
+                     const Tensor y = s.flat(to);
+                     s.ops().resize(y, s.flat(e, Numbers(34).many(e.count(), -1, 1)), {.from = places, .scale = 0.9, .offset = 0.1});
+                     out.push_back({fmt::format("y of {} channels, {}", e.c, places == ResizeFrom::pixel_centres ? "centres" : "corners"),
+                                    s.read(y), between});
+                 }
              return out;
          }});
     cases.push_back({"sgld_gradient_norm", [=](Side& s) {
