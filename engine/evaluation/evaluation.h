@@ -32,6 +32,11 @@ struct PgdSettings {
     bool random_start = true;
 };
 
+struct ApgdSettings {
+    std::optional<NamedNumber> eps;  // in 1/255 of the pixel range; none: 8, or 128 with l2
+    int64_t restarts = 1;            // images and norm are PGD's
+};
+
 struct LandscapeSettings {
     int64_t images = 1000;                          // of the training set
     int64_t points = 51, points_2d = 21;            // along an axis of [-1, 1]; 0: not measured
@@ -50,6 +55,7 @@ struct EvaluationSettings {
     Protocol protocol = Protocol::engine;
     bool ood_px = true, ood_py = true, ood_pxgrad = true;  // scores
     PgdSettings pgd;
+    ApgdSettings apgd;
     LandscapeSettings landscape;
     SampleSettings samples;
 };
@@ -84,11 +90,12 @@ class Evaluation {
 public:
     struct Inputs {
         TrainedNetwork network;
-        std::string split;                   // of images, for names
-        ImageSet images;                     // that are evaluated, with labels
-        std::function<ImageSet()> training;  // the training set; called once, when a metric asks for it
-        std::vector<ImageSet> others;        // strangers, of the network's size
-        std::vector<std::string> made;       // strangers that are made: of made_set_names()
+        std::string split;                                      // of images, for names
+        ImageSet images;                                        // that are evaluated, with labels
+        std::function<ImageSet()> training;                     // the training set; called once, when a metric asks for it
+        std::vector<ImageSet> others;                           // strangers, of the network's size
+        std::vector<std::string> made;                          // strangers that are made: of made_set_names()
+        std::optional<Predictions> predictions = std::nullopt;  // of images, where somebody made them already; with labels
         std::optional<FeatureNetwork> features = std::nullopt;
         std::optional<DrawnImages> drawn = std::nullopt;
         EvaluationSettings settings;

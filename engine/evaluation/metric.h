@@ -33,6 +33,10 @@ struct Metric {
     std::string (*missing)(const Evaluation&) = nullptr;
     // Of the predictions of the evaluated images; null: not.
     bool (*wants_gradients)(const EvaluationSettings&) = nullptr;
+    bool of_samples = false;  // of drawn images
+
+    // Of predictions or of the replay buffer alone, without running the network.
+    bool while_training() const { return cost == nullptr || of_samples; }
 };
 
 // One a file.
@@ -42,6 +46,7 @@ Metric brier_metric();
 Metric calibration_metric();
 Metric ood_metric();
 Metric pgd_metric();
+Metric apgd_metric();
 Metric landscape_metric();
 Metric frechet_metric();
 Metric inception_score_metric();

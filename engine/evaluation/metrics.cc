@@ -4,9 +4,18 @@
 namespace jem {
 
 const std::vector<Metric>& metrics() {
-    static const std::vector<Metric> all = {
-        accuracy_metric(),  likelihood_metric(), brier_metric(),           calibration_metric(),     ood_metric(),     pgd_metric(),
-        landscape_metric(), frechet_metric(),    inception_score_metric(), kernel_distance_metric(), coverage_metric()};
+    static const std::vector<Metric> all = {accuracy_metric(),
+                                            likelihood_metric(),
+                                            brier_metric(),
+                                            calibration_metric(),
+                                            ood_metric(),
+                                            pgd_metric(),
+                                            apgd_metric(),
+                                            landscape_metric(),
+                                            frechet_metric(),
+                                            inception_score_metric(),
+                                            kernel_distance_metric(),
+                                            coverage_metric()};
     return all;
 }
 

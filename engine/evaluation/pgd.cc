@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/evaluation/attack_starts.h"
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
 #include "engine/evaluation/metric.h"
@@ -115,7 +116,6 @@ Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch
     : network_(trained),
       norm_(norm),
       batch_(batch),
-      pixels_(trained.size.pixels()),
       chain_(network_.device(), network_.network(), network_.memory(),
              {.name = "attack",
               .count = batch,
@@ -132,53 +132,19 @@ Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch
     });
 }
 
-std::vector<double> Attacker::start_of(const std::vector<double>& centres, const std::vector<int64_t>& images,
-                                       const PgdAttack& attack) const {
-    std::vector<double> x = centres;
-    const auto draw = [&](uint32_t step, uint64_t item) {
-        return random4(attack.seed, RandomStream::attack_start, attack.restart, step, item);
-    };
-    const double radius = attack.limits.radius;
-    const int64_t quads = (pixels_ + 3) / 4;
-    for (size_t n = 0; n < images.size(); ++n) {
-        const auto image = static_cast<uint64_t>(images[n]);
-        std::vector<double> offset;
-        for (int64_t q = 0; q < quads; ++q) {
-            const Random4 bits = draw(0, image * static_cast<uint64_t>(quads) + static_cast<uint64_t>(q));
-            const Normal4 normals = normals_of(bits);
-            for (int k = 0; k < 4 && std::ssize(offset) < pixels_; ++k)
-                offset.push_back(norm_ == AttackNorm::linf ? radius * (2 * static_cast<double>(uniform_of(bits.v[k])) - 1)
-                                                           : static_cast<double>(normals.v[k]));
-        }
-        if (norm_ == AttackNorm::l2) {  // a random direction, radius * U(0, 1) away
-            double squares = 0;
-            for (const double v : offset) squares += v * v;
-            const double length = radius * static_cast<double>(uniform_of(draw(1, image).v[0])) / std::sqrt(squares);
-            for (double& v : offset) v *= length;
-        }
-        for (int64_t i = 0; i < pixels_; ++i) {
-            double& value = x[n * static_cast<size_t>(pixels_) + static_cast<size_t>(i)];
-            value = std::clamp(value + offset[static_cast<size_t>(i)], -1.0, 1.0);
-        }
-    }
-    return x;
-}
-
 std::vector<bool> Attacker::breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done) {
     Device& device = network_.device();
-    std::vector<double> centres;
+    std::vector<int64_t> filled;  // the first ones again fill the batch up
     std::vector<int32_t> labels;
-    for (int64_t i = 0; i < batch_; ++i) {  // the first ones again fill it up
-        const int64_t n = images[static_cast<size_t>(i % std::ssize(images))];
-        labels.push_back(set.labels[static_cast<size_t>(n)]);
-        for (int64_t k = n * pixels_; k < (n + 1) * pixels_; ++k) centres.push_back(2 * set.pixels[static_cast<size_t>(k)] / 255.0 - 1);
+    for (int64_t i = 0; i < batch_; ++i) {
+        filled.push_back(images[static_cast<size_t>(i % std::ssize(images))]);
+        labels.push_back(set.labels[static_cast<size_t>(filled.back())]);
     }
+    const std::vector<double> centres = pixels_of(set, filled);
     std::vector<double> start = centres;
-    if (attack.random_start) {
-        std::vector<int64_t> filled;
-        for (int64_t i = 0; i < batch_; ++i) filled.push_back(images[static_cast<size_t>(i % std::ssize(images))]);
-        start = start_of(centres, filled, attack);
-    }
+    if (attack.random_start)
+        start =
+            attack_starts(centres, filled, {.norm = norm_, .radius = attack.limits.radius, .seed = attack.seed, .number = attack.restart});
     upload_values(device, chain_.centre(), centres);
     upload_values(device, chain_.images(), start);
     device.upload(chain_.labels().data, labels.data(), labels.size() * sizeof(int32_t));

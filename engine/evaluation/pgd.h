@@ -30,12 +30,13 @@ public:
     using Done = std::function<void(int64_t steps)>;
     std::vector<bool> breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done = nullptr);
 
-private:
-    std::vector<double> start_of(const std::vector<double>& centres, const std::vector<int64_t>& images, const PgdAttack& attack) const;
+    // Where the attack has brought them, [batch(), H, W, C].
+    std::vector<double> images() { return download_values(network_.device(), chain_.images()); }
 
+private:
     NetworkInUse network_;
     AttackNorm norm_;
-    int64_t batch_, pixels_;
+    int64_t batch_;
     AttackLimits limits_;
     InputChain chain_;
 };

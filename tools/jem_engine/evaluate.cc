@@ -37,7 +37,7 @@ struct EvaluateOptions {
     std::string checkpoint, metrics = "accuracy,nll,ece", weights = "last", split = "test", order = "shuffled", protocol = "engine", out,
                             raw;
     std::vector<std::string> ood_data = {"interpolation", "uniform", "gaussian"};
-    std::string ood_scores = "px,py,pxgrad", pgd_norm = "linf", pgd_eps, pgd_random_start = "on", landscape_to;
+    std::string ood_scores = "px,py,pxgrad", pgd_norm = "linf", pgd_eps, pgd_random_start = "on", apgd_eps, landscape_to;
     std::string samples, features;
     std::optional<double> pgd_step_size;
     double budget_minutes = 30;
@@ -333,6 +333,11 @@ int evaluate(EvaluateOptions& o) {
     o.settings.protocol = o.protocol == "authors" ? Protocol::authors : Protocol::engine;
     o.settings.pgd.norm = o.pgd_norm == "l2" ? AttackNorm::l2 : AttackNorm::linf;
     if (!o.pgd_eps.empty()) o.settings.pgd.eps = numbers_of("--pgd-eps", o.pgd_eps);
+    if (!o.apgd_eps.empty()) {
+        const std::vector<NamedNumber> eps = numbers_of("--apgd-eps", o.apgd_eps);
+        if (eps.size() > 1) throw InputError("--apgd-eps is " + o.apgd_eps + " (one size is attacked). Give one number.");
+        o.settings.apgd.eps = eps[0];
+    }
     o.settings.pgd.step_size = o.pgd_step_size;
     o.settings.pgd.random_start = o.pgd_random_start == "on";
     read_scores(o);
@@ -476,6 +481,8 @@ Command add_evaluate(CLI::App& app) {
     choice("--pgd-random-start", o->pgd_random_start, {"on", "off"}, "Start anywhere within the size, or at the image");
     count("--pgd-restarts", pgd.restarts, 1, 1000, "Attacks of an image, any of which may break it");
     count("--pgd-images", pgd.images, 1, 1000000000, "Images attacked");
+    text("--apgd-eps", o->apgd_eps, "Size of AutoAttack's attacks, of --pgd-norm on --pgd-images (default: 8; l2 128)");
+    count("--apgd-restarts", o->settings.apgd.restarts, 1, 1000, "Attacks of each kind");
     choice("--samples", o->samples, {"buffer", "fresh"},
            "Drawn images: all of the replay buffer, or fresh chains from p0 (default: the buffer where there is one)");
     count("--samples-count", o->settings.samples.count, 2, 1000000, "Fresh chains");
