@@ -41,7 +41,7 @@ Evaluation::Running::Running(const Evaluation& e)
     network.ready([&] { predictor.plan(network.passes()); });
 }
 
-Evaluation::Evaluation(Inputs inputs) : in_(std::move(inputs)) {}
+Evaluation::Evaluation(Inputs inputs) : in_(std::move(inputs)), predictions_(in_.predictions) {}
 Evaluation::~Evaluation() = default;
 
 SampleFeatures& Evaluation::sample_features() {

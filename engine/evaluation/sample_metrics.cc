@@ -96,20 +96,35 @@ Metric frechet_metric() {
             .help = "the Frechet distance of samples and training images, by --features",
             .measure = measure_distance,
             .cost = cost,
-            .missing = missing};
+            .missing = missing,
+            .of_samples = true};
 }
 
 Metric inception_score_metric() {
-    return {.name = "is", .help = "the Inception Score", .measure = measure_score, .cost = cost, .missing = missing_classes};
+    return {.name = "is",
+            .help = "the Inception Score",
+            .measure = measure_score,
+            .cost = cost,
+            .missing = missing_classes,
+            .of_samples = true};
 }
 
 Metric kernel_distance_metric() {
-    return {.name = "kid", .help = "the kernel distance", .measure = measure_kernel_distance, .cost = cost, .missing = missing};
+    return {.name = "kid",
+            .help = "the kernel distance",
+            .measure = measure_kernel_distance,
+            .cost = cost,
+            .missing = missing,
+            .of_samples = true};
 }
 
 Metric coverage_metric() {
-    return {
-        .name = "prd", .help = "precision, recall, density and coverage", .measure = measure_coverage, .cost = cost, .missing = missing};
+    return {.name = "prd",
+            .help = "precision, recall, density and coverage",
+            .measure = measure_coverage,
+            .cost = cost,
+            .missing = missing,
+            .of_samples = true};
 }
 
 }  // namespace jem

@@ -72,6 +72,8 @@ struct Settings {
     std::string start_from;           // a checkpoint whose weights the run begins with; empty: random ones
     int64_t checkpoint_interval = 0;  // iterations; 0: at the end of each epoch only
     int64_t archive_interval = 0;     // epochs; 0: none
+    int64_t metric_interval = 0;      // epochs between measurements of `metrics`; 0: none
+    std::string metrics = "accuracy,ece", features;
     int64_t log_interval = 10;
     int64_t sample_interval = 1;  // epochs
 

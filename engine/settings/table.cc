@@ -371,6 +371,12 @@ std::vector<Setting> make_table() {
                 &Settings::checkpoint_interval, {0, kMany}),
         integer({"archive_interval", "Run", "Epochs between copies of the weights that are kept; 0: none"}, &Settings::archive_interval,
                 {0, kMany}),
+        integer({"metric_interval", "Run", "Epochs between measurements of --metrics on the held-out images; 0: none"},
+                &Settings::metric_interval, {0, kMany}),
+        text({"metrics", "Run", "What is measured then, by commas: accuracy, nll, brier, ece, and fid, kid, prd of the replay buffer"},
+             &Settings::metrics, "names"),
+        text({"features", "Run", "Network by whose features fid, kid and prd compare images: inception:FILE, or a checkpoint", {}, "none"},
+             &Settings::features, "a safetensors file"),
         integer({"log_interval", "Run", "Iterations between log lines"}, &Settings::log_interval, {1, kMany}),
         integer({"sample_interval", "Run", "Epochs between sample sheets; 0: at the end only"}, &Settings::sample_interval, {0, kMany}),
     };

@@ -280,6 +280,7 @@ double Trainer::evaluate() {
     const double value = accuracy(p);
     if (!line_.is_null()) {
         line_[held_out_name_ + "_accuracy"] = value;
+        measure(p);
         folder_.append_metrics(line_);
         line_ = nullptr;
     }
@@ -291,6 +292,19 @@ double Trainer::evaluate() {
     }
     restart_rate(progress_.iteration);
     return value;
+}
+
+void Trainer::measure(const Predictions& held_out) {
+    const int64_t interval = settings_.metric_interval, epoch = progress_.iteration / iterations_per_epoch_;
+    if (!measure_ || interval == 0 || (epoch % interval != 0 && progress_.iteration != total_)) return;
+    BufferImages buffer;
+    if (settings_.samples())
+        buffer = [this](int64_t first, int64_t count) {
+            const Array all = iteration_.buffer().images();
+            const int64_t pixels = all.count / settings_.buffer_size;
+            return download_values(device_, all.slice(first * pixels, count * pixels));
+        };
+    line_.update(measure_(held_out, buffer));
 }
 
 void Trainer::save_checkpoint() {

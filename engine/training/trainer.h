@@ -67,6 +67,12 @@ public:
     // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return.
     TrainingResult run(bool resume, const std::atomic<bool>& stop);
 
+    // What is measured besides accuracy every settings.metric_interval epochs, and at the end; rank 0's alone is called. It makes values
+    // for the log line of predictions of the held-out images and of the replay buffer's, [count, H, W, C] (null where there is no buffer).
+    using BufferImages = std::function<std::vector<double>(int64_t first, int64_t count)>;
+    using Measure = std::function<nlohmann::ordered_json(const Predictions& held_out, const BufferImages& buffer)>;
+    void measure_by(Measure measure) { measure_ = std::move(measure); }
+
     int64_t iterations_per_epoch() const { return iterations_per_epoch_; }
     int64_t total_iterations() const { return total_; }
     const Memory& memory() const { return parts_.memory; }
@@ -80,6 +86,7 @@ private:
     void report(const IterationState& state, int64_t done);
     void restart_rate(int64_t done);
     double evaluate();
+    void measure(const Predictions& held_out);
     void save_checkpoint();
     void write_samples();
 
@@ -89,6 +96,7 @@ private:
     std::string held_out_name_;
     const RunFolder& folder_;
     TrainingObserver& observer_;
+    Measure measure_;
     std::unique_ptr<TrainingParts> planned_;
     std::vector<std::string> chosen_anew_;  // though the run keeps it: for the log
     TrainingParts& parts_;

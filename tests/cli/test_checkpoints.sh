@@ -111,4 +111,16 @@ refused 'shape of f.layer1' "${train[@]}" --width 2 --start-from bare.safetensor
 (($(grep -c '^  shape of ' err) > 5)) || fail 'not all differences are listed' err
 [[ ! -e never ]] || fail 'a refused command made its folder'
 
+# --- what is measured while a run trains -------------------------------------------------------------------------------------------------
+run 0 "${train[@]}" --iterations 20 --n-valid 16 --metric-interval 1 --metrics ece,fid --features first/checkpoints/last.safetensors --out measured --quiet
+for key in test_ece_15 valid_ece_15 valid_ece_adaptive frechet_distance; do
+    found=$(grep -c "\"$key\"" measured/metrics.jsonl)
+    [[ $found == $([[ $key == test_* ]] && echo 0 || echo 4) ]] || fail "$found log lines have $key" measured/metrics.jsonl
+done
+refused 'not measured while training' "${train[@]}" --metric-interval 1 --metrics pgd --out never
+refused 'needs a network for features' "${train[@]}" --metric-interval 1 --metrics fid --out never
+refused 'no metric "sharpness"' "${train[@]}" --metric-interval 1 --metrics sharpness --out never
+refused 'no such file' "${train[@]}" --metric-interval 1 --metrics fid --features inception:none.safetensors --out never
+[[ ! -e never ]] || fail 'a run that was refused left a folder'
+
 ((failures == 0)) || { echo "$failures failures" && exit 1; }

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <iterator>
 #include <numeric>
 
@@ -17,8 +16,8 @@
 #include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
 #include "engine/settings/table.h"
-#include "models/inception.h"
 #include "tools/jem_engine/console.h"
+#include "tools/jem_engine/feature_network.h"
 #include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/options.h"
 
@@ -173,42 +172,6 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
             names.begin() + static_cast<std::ptrdiff_t>(i))
             throw InputError("--ood-data names " + names[i] + " twice (results go by the name). Give folders of different names.");
     return strangers;
-}
-
-constexpr const char* kInception = "inception:";
-
-// --features: FID's Inception with weights that tools/convert made, or any checkpoint of this program; it lives as long as `checkpoint`.
-std::optional<FeatureNetwork> feature_network(const EvaluateOptions& o, const Settings& s, Device& device,
-                                              std::optional<Checkpoint>& checkpoint) {
-    if (o.features.empty()) return std::nullopt;
-    const std::string cache = user_cache_file("features");
-    if (o.features.starts_with(kInception)) {
-        const std::string path = o.features.substr(std::strlen(kInception));
-        const InceptionSettings inception = {.height = s.image_size, .width = s.image_size, .in_channels = s.in_channels};
-        return FeatureNetwork{.network = {.device = device,
-                                          .conv_algorithm = s.conv_algorithm,
-                                          .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
-                                          .classes = 1008,
-                                          .make = [inception] { return std::make_unique<Inception>(inception); },
-                                          .load =
-                                              [path](Parameters& parameters, Network& network) {
-                                                  load_inception_weights(parameters, path);
-                                                  network.prepare(parameters.weights());
-                                              }},
-                              .name = "inception",
-                              .inception = true,
-                              .batch = kInceptionBatch,
-                              .cache = cache};
-    }
-    checkpoint = read_checkpoint(o.features, {}, {});
-    const Settings& own = checkpoint->settings;
-    if (own.in_channels != s.in_channels || own.image_size != s.image_size)
-        throw InputError(
-            fmt::format("--features {} is a network for images of {}x{}x{} (the evaluated one's are {}x{}x{}). Give one of the same size.",
-                        o.features, own.in_channels, own.image_size, own.image_size, s.in_channels, s.image_size, s.image_size));
-    return FeatureNetwork{.network = trained_network(device, *checkpoint, "last"),
-                          .name = std::filesystem::path(o.features).lexically_normal().string(),
-                          .cache = cache};
 }
 
 DrawnImages drawn_images(const Checkpoint& checkpoint) {
@@ -373,7 +336,6 @@ int evaluate(EvaluateOptions& o) {
     const DrawnImages drawn = drawn_images(checkpoint);
     o.settings.samples.from =
         o.samples == "fresh" || (o.samples.empty() && drawn.buffer_count == 0) ? SamplesFrom::fresh : SamplesFrom::buffer;
-    std::optional<Checkpoint> of_features;
     const auto start = std::chrono::steady_clock::now();
     Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
                            .split = split,
@@ -381,7 +343,7 @@ int evaluate(EvaluateOptions& o) {
                            .training = [&s, &reading] { return load_training_images(s, reading).train; },
                            .others = std::move(strangers.sets),
                            .made = strangers.made,
-                           .features = feature_network(o, s, *device, of_features),
+                           .features = feature_network(o.features, s, *device),
                            .drawn = drawn,
                            .settings = o.settings,
                            .journal = std::move(journal),

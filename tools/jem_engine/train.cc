@@ -4,9 +4,11 @@
 #include <cstdlib>
 
 #include "data/input_error.h"
+#include "engine/evaluation/metric.h"
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
 #include "tools/jem_engine/console.h"
+#include "tools/jem_engine/feature_network.h"
 #include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/job.h"
 #include "tools/jem_engine/options.h"
@@ -29,8 +31,13 @@ nlohmann::json read_json(const std::string& path) {
 
 // A path that is kept is read from another folder one day.
 void make_absolute(Settings& s) {
+    const auto absolute = [](const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); };
     for (std::string* kept : {&s.data_dir, &s.start_from})
-        if (!kept->empty()) *kept = std::filesystem::absolute(*kept).lexically_normal().string();
+        if (!kept->empty()) *kept = absolute(*kept);
+    if (s.features.starts_with(kInceptionPrefix))
+        s.features = kInceptionPrefix + absolute(s.features.substr(std::string(kInceptionPrefix).size()));
+    else if (!s.features.empty())
+        s.features = absolute(s.features);
 }
 
 std::string recipe_of(const nlohmann::json& config) {
@@ -127,6 +134,64 @@ std::unique_ptr<RunLock> own_folder(const TrainOptions& o, const RunFolder& fold
     return lock;
 }
 
+// --metrics, once an interval is given.
+std::vector<const Metric*> metrics_of(const Settings& s) {
+    std::vector<const Metric*> chosen;
+    if (s.metric_interval == 0) return chosen;
+    for (const std::string& name : comma_parts(s.metrics)) {
+        const Metric& m = metric(name);
+        if (!m.while_training())
+            throw InputError("--metrics " + name +
+                             " is not measured while training (it runs the network many times). Keep weights with "
+                             "--archive-interval, and use jem_engine evaluate.");
+        if (m.of_samples && !s.samples())
+            throw InputError("--metrics " + name + " is of drawn images (--p-x-weight is 0: there are none). Leave it out.");
+        if (m.of_samples && s.features.empty())
+            throw InputError("--metrics " + name +
+                             " needs a network for features (none was given). Give --features CHECKPOINT, or inception:FILE.");
+        chosen.push_back(&m);
+    }
+    return chosen;
+}
+
+Trainer::Measure measure_of(const Settings& s, Device& device, Console& console, const std::string& held_out) {
+    const std::vector<const Metric*> metrics = metrics_of(s);
+    if (metrics.empty()) return nullptr;
+    return [&s, &device, &console, held_out, metrics](const Predictions& p, const Trainer::BufferImages& buffer) {
+        EvaluationSettings settings;
+        settings.seed = s.seed;
+        settings.samples.from = SamplesFrom::buffer;
+        const TrainedNetwork network = {.device = device,
+                                        .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},
+                                        .classes = s.num_classes,
+                                        .make = nullptr,  // nothing that is measured here runs it
+                                        .load = nullptr};
+        const std::optional<FeatureNetwork> features = feature_network(s.features, s, device);
+        Evaluation evaluation(
+            {.network = network,
+             .split = held_out,
+             .images = {},
+             .training = [&s] { return load_training_images(s).train; },
+             .others = {},
+             .made = {},
+             .predictions = p,
+             .features = features,
+             .drawn = DrawnImages{.settings = &s, .buffer_count = s.buffer_size, .buffer = buffer},
+             .settings = settings,
+             .journal = {},
+             .progress = [&](const std::string& what, int64_t done, int64_t total) { console.progress(what, done, total); },
+             .stop = nullptr,
+             .tell = [&](const std::string& text) { console.message(text); }});
+        nlohmann::ordered_json values = nlohmann::ordered_json::object();
+        for (const Metric* m : metrics) {
+            const MetricResult result = m->measure(evaluation);
+            for (const auto& [name, value] : result.values.items())
+                if (value.is_number()) values[m->of_samples ? name : held_out + "_" + name] = value;
+        }
+        return values;
+    };
+}
+
 int train(const TrainOptions& o) {
     if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
     const RunFolder folder{o.out};
@@ -145,6 +210,8 @@ int train(const TrainOptions& o) {
         refuse_without_mpi(*device);
         console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
+        metrics_of(settings);
+        if (settings.metric_interval > 0) feature_network(settings.features, settings, *device);  // for its errors
         network = make_network(settings);
         if (first) check_start(o, folder, settings, *network);
         const auto reading = [&](const std::string& what) -> ReadProgress {
@@ -159,6 +226,7 @@ int train(const TrainOptions& o) {
 
     const auto trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
                                                    settings.n_valid > 0 ? "valid" : "test", folder, console);
+    trainer->measure_by(measure_of(settings, *device, console, settings.n_valid > 0 ? "valid" : "test"));
     console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
                                 static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));

@@ -95,6 +95,9 @@ Settings unusual() {
     s.start_from = "other/last.safetensors";
     s.checkpoint_interval = 9;
     s.archive_interval = 5;
+    s.metric_interval = 2;
+    s.metrics = "nll,fid";
+    s.features = "other/best.safetensors";
     s.log_interval = 3;
     s.sample_interval = 0;
     s.norm_statistics = NormStatistics::job;
@@ -191,7 +194,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 56);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 59);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
