@@ -20,7 +20,9 @@ std::vector<uint8_t> bytes_of(const FileTensor& tensor) {
 TEST_CASE("a_fitted_image_is_pillows_byte_for_byte") {
     const SafetensorsFile golden = SafetensorsFile::read(std::string(JEM_GOLDEN_DIR) + "/images/fitted.safetensors");
     int cases = 0;
-    for (const auto& [name, tensor] : golden.tensors) {
+    for (const auto& entry : golden.tensors) {
+        const std::string& name = entry.first;
+        const FileTensor& tensor = entry.second;
         const size_t dot = name.find('.');
         if (dot == std::string::npos) continue;
         INFO(name);
@@ -33,8 +35,8 @@ TEST_CASE("a_fitted_image_is_pillows_byte_for_byte") {
         std::vector<uint8_t> got(wanted.size());
         fit(got, picture, static_cast<int>(tensor.shape[2]), static_cast<int>(tensor.shape[0]),
             name.ends_with(".top") ? Crop::top : Crop::centre);
-        const auto [at, other] = std::mismatch(got.begin(), got.end(), wanted.begin());
-        INFO("first difference at byte " << at - got.begin() << " of " << got.size());
+        const auto at = std::mismatch(got.begin(), got.end(), wanted.begin()).first - got.begin();
+        INFO("first difference at byte " << at << " of " << got.size());
         CHECK(got == wanted);
         ++cases;
     }
