@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/images.h"
+
 namespace jem {
 
 std::vector<double> pixels_of(const ImageSet& set, const std::vector<int64_t>& numbers) {
     const int64_t pixels = int64_t{1} * set.channels * set.height * set.width;
     std::vector<double> x;
     for (const int64_t n : numbers)
-        for (int64_t i = n * pixels; i < (n + 1) * pixels; ++i) x.push_back(2 * set.pixels[static_cast<size_t>(i)] / 255.0 - 1);
+        for (int64_t i = n * pixels; i < (n + 1) * pixels; ++i) x.push_back(pixel_value<double>(set.pixels[static_cast<size_t>(i)]));
     return x;
 }
 

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/metric.h"
 
@@ -8,11 +6,9 @@ namespace jem {
 double brier_score(const Predictions& p) {
     double sum = 0;
     for (int64_t n = 0; n < p.count(); ++n) {
-        const Classified c = classified(p, n);
-        const double* logits = p.logits.data() + n * p.classes;
+        const std::vector<double> probability = probabilities(p, n);
         for (int64_t y = 0; y < p.classes; ++y) {
-            const double probability = std::exp(logits[y] - logits[c.best]) * c.confidence;
-            const double error = probability - (y == p.labels[static_cast<size_t>(n)] ? 1 : 0);
+            const double error = probability[static_cast<size_t>(y)] - (y == p.labels[static_cast<size_t>(n)] ? 1 : 0);
             sum += error * error;
         }
     }

@@ -16,4 +16,12 @@ Classified classified(const Predictions& p, int64_t n) {
     return c;
 }
 
+std::vector<double> probabilities(const Predictions& p, int64_t n) {
+    const Classified c = classified(p, n);
+    const double* logits = p.logits.data() + n * p.classes;
+    std::vector<double> out;
+    for (int64_t y = 0; y < p.classes; ++y) out.push_back(std::exp(logits[y] - logits[c.best]) * c.confidence);
+    return out;
+}
+
 }  // namespace jem

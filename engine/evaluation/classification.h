@@ -16,6 +16,7 @@ struct Classified {
     bool right(const Predictions& p, int64_t n) const { return best == p.labels[static_cast<size_t>(n)]; }
 };
 Classified classified(const Predictions& p, int64_t n);
+std::vector<double> probabilities(const Predictions& p, int64_t n);  // p(y|x), [classes]
 
 double accuracy(const Predictions& p);                 // in [0, 1]
 double negative_log_likelihood(const Predictions& p);  // mean, in nats

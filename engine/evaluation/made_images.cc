@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "data/input_error.h"
+#include "kernels/images.h"
 #include "kernels/random.h"
 
 namespace jem {
@@ -11,8 +12,6 @@ namespace {
 
 constexpr int64_t kBatch = 100;  // as the protocol has it
 constexpr const char *kInterpolation = "interpolation", *kUniform = "uniform", *kGaussian = "gaussian";
-
-double value_of(uint8_t byte) { return 2 * byte / 255.0 - 1; }
 
 }  // namespace
 
@@ -39,7 +38,9 @@ std::vector<double> MadeImages::image(int64_t n) const {
     std::vector<double> x(static_cast<size_t>(pixels));
     if (name_ == kInterpolation) {
         const int64_t one = numbers_[static_cast<size_t>(n)], other = numbers_[static_cast<size_t>(n + kBatch)];
-        const auto at = [&](int64_t image, int64_t i) { return value_of(images_.pixels[static_cast<size_t>(image * pixels + i)]); };
+        const auto at = [&](int64_t image, int64_t i) {
+            return pixel_value<double>(images_.pixels[static_cast<size_t>(image * pixels + i)]);
+        };
         for (int64_t i = 0; i < pixels; ++i) x[static_cast<size_t>(i)] = (at(one, i) + at(other, i)) / 2;
         return x;
     }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <span>
 
 #include "engine/evaluation/classification.h"
@@ -65,11 +64,8 @@ void SampleFeatures::add_samples(const std::vector<double>& values, int64_t want
     p.classes = by.classes;
     p.logits.assign(logits, logits + std::min(n, wanted) * by.classes);
     for (int64_t i = 0; i < p.count(); ++i) {
-        const Classified c = classified(p, i);
-        for (int64_t y = 0; y < p.classes; ++y)
-            probabilities_.push_back(
-                std::exp(p.logits[static_cast<size_t>(i * p.classes + y)] - p.logits[static_cast<size_t>(i * p.classes + c.best)]) *
-                c.confidence);
+        const std::vector<double> of_image = probabilities(p, i);
+        probabilities_.insert(probabilities_.end(), of_image.begin(), of_image.end());
     }
 }
 
