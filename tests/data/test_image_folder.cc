@@ -13,7 +13,7 @@
 
 #include "data/load.h"
 #include "data/picture.h"
-#include "tests/data/error_of.h"
+#include "tests/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace jem {

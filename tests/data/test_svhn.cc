@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "data/load.h"
-#include "tests/data/error_of.h"
+#include "tests/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace jem {

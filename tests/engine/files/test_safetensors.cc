@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "tests/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace jem {
@@ -47,25 +48,6 @@ std::string file_with(const std::string& header, size_t data_bytes) {
     std::string content(sizeof length, '\0');
     std::memcpy(content.data(), &length, sizeof length);
     return content + header + std::string(data_bytes, 'd');
-}
-
-/// The text of the InputError that the call throws; fails the test if it throws none.
-std::string error_of(const std::function<void()>& call) {
-    try {
-        call();
-    } catch (const InputError& error) {
-        return error.what();
-    }
-    FAIL("expected an InputError, got none");
-    return "";
-}
-
-void check_contains(const std::string& text, const std::vector<std::string>& parts) {
-    for (const std::string& part : parts) {
-        INFO("text: " << text);
-        INFO("expected in it: " << part);
-        CHECK(text.find(part) != std::string::npos);
-    }
 }
 
 /// The bytes of example() as a file.
