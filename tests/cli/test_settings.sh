@@ -6,20 +6,7 @@ export LC_ALL=C
 
 program=${1:-${JEM_ENGINE:?}}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [[ ! -s ${2:-} ]] || sed 's/^/    /' "$2" | head -n 8
-}
-run() { # CODE ARGUMENTS...
-    local wanted=$1 code=0
-    shift
-    timeout 60 "$program" "$@" >out 2>err </dev/null || code=$?
-    [[ $code == "$wanted" ]] && return
-    fail "exit code $code in place of $wanted: jem_engine $*" err
-    return 1
-}
+. "$root/tests/checks.sh"
 refused() { # PATTERN ARGUMENTS...
     local pattern=$1
     shift
