@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/evaluation/attack_batches.h"
 #include "engine/evaluation/attack_starts.h"
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
@@ -263,33 +264,22 @@ MetricResult measure(Evaluation& e) {
     const auto attack = [&](ApgdLoss loss, const std::string& name, int64_t rank) {
         for (int64_t restart = 0; restart < s.restarts && eps > 0 && !left.empty(); ++restart) {
             if (!attacker) attacker.emplace(e.network(), norm, std::min(kLargestBatch, std::ssize(left)));
-            std::vector<int64_t> still;
-            for (size_t first = 0; first < left.size(); first += static_cast<size_t>(attacker->batch())) {
-                const size_t end = std::min(left.size(), first + static_cast<size_t>(attacker->batch()));
-                const std::vector<int64_t> batch(left.begin() + static_cast<std::ptrdiff_t>(first),
-                                                 left.begin() + static_cast<std::ptrdiff_t>(end));
-                std::vector<int64_t> targets;
-                if (loss == ApgdLoss::targeted_dlr)
-                    for (const int64_t n : batch) targets.push_back(ranked(n)[static_cast<size_t>(rank)]);
-                const std::string what =
-                    fmt::format("apgd {} {} eps {} rank {} start {}", name, norm == AttackNorm::linf ? "linf" : "l2", eps, rank, restart);
-                const std::vector<double> broken = e.journal().piece(fmt::format("{} batch {}", what, first), [&] {
-                    const ApgdResult result = attacker->run(
-                        e.images(), batch, targets,
-                        {.loss = loss,
-                         .radius = 2 * eps / 255,
-                         .start = kFirstStart + static_cast<uint32_t>(rank + 100 * static_cast<int64_t>(loss) + 1000 * restart),
-                         .seed = e.settings().seed},
-                        [&](int64_t steps) {
-                            e.progress("Attacking, " + what, static_cast<int64_t>(first) * 100 + steps * std::ssize(batch),
-                                       std::ssize(left) * 100);
-                        });
-                    return std::vector<double>(result.broken.begin(), result.broken.end());
-                });
-                for (size_t i = 0; i < batch.size(); ++i)
-                    if (broken.at(i) == 0) still.push_back(batch[i]);
-            }
-            left = still;
+            const ApgdAttack of_batch = {
+                .loss = loss,
+                .radius = 2 * eps / 255,
+                .start = kFirstStart + static_cast<uint32_t>(rank + 100 * static_cast<int64_t>(loss) + 1000 * restart),
+                .seed = e.settings().seed};
+            left = unbroken(e, left,
+                            {.name = fmt::format("apgd {} {} eps {} rank {} start {}", name, norm == AttackNorm::linf ? "linf" : "l2", eps,
+                                                 rank, restart),
+                             .batch = attacker->batch(),
+                             .steps = of_batch.steps},
+                            [&](const std::vector<int64_t>& batch, const std::function<void(int64_t)>& done) {
+                                std::vector<int64_t> targets;
+                                if (loss == ApgdLoss::targeted_dlr)
+                                    for (const int64_t n : batch) targets.push_back(ranked(n)[static_cast<size_t>(rank)]);
+                                return attacker->run(e.images(), batch, targets, of_batch, done).broken;
+                            });
         }
     };
     nlohmann::ordered_json values = {{"norm", norm == AttackNorm::linf ? "linf" : "l2"}, {"eps", eps}, {"images", images.size()}};

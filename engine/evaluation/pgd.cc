@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/evaluation/attack_batches.h"
 #include "engine/evaluation/attack_starts.h"
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
@@ -40,28 +41,6 @@ std::unique_ptr<Stepper> stepper_of(AttackNorm norm, const AttackLimits& limits)
     return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
 }
 
-// Which of `left` an attack breaks, batch by batch.
-std::vector<int64_t> unbroken(Evaluation& e, Attacker& attacker, const std::vector<int64_t>& left, const PgdAttack& attack,
-                              const std::string& name) {
-    std::vector<int64_t> still;
-    for (size_t first = 0; first < left.size(); first += static_cast<size_t>(attacker.batch())) {
-        const size_t end = std::min(left.size(), first + static_cast<size_t>(attacker.batch()));
-        const std::vector<int64_t> batch(left.begin() + static_cast<std::ptrdiff_t>(first),
-                                         left.begin() + static_cast<std::ptrdiff_t>(end));
-        const std::vector<double> broken = e.journal().piece(fmt::format("{}/{}", name, first), [&] {
-            const auto so_far = static_cast<int64_t>(first) * attack.steps;
-            const std::vector<bool> breaks = attacker.breaks(e.images(), batch, attack, [&](int64_t steps) {
-                e.progress("Attacking, " + name, so_far + steps * std::ssize(batch), std::ssize(left) * attack.steps);
-            });
-            return std::vector<double>(breaks.begin(), breaks.end());
-        });
-        for (size_t i = 0; i < batch.size(); ++i)
-            if (broken.at(i) == 0) still.push_back(batch[i]);
-        e.progress("Attacking, " + name, static_cast<int64_t>(end) * attack.steps, std::ssize(left) * attack.steps);
-    }
-    return still;
-}
-
 MetricResult measure(Evaluation& e) {
     const PgdSettings& s = e.settings().pgd;
     const std::vector<int64_t> images = e.first_images(s.images, e.images().count());
@@ -81,14 +60,19 @@ MetricResult measure(Evaluation& e) {
         for (int64_t restart = 0; restart < s.restarts && eps.value > 0 && !left.empty(); ++restart) {
             if (!attacker) attacker.emplace(e.network(), s.norm, std::min(kLargestBatch, std::ssize(right)));
             const double step = step_of(s, e.settings().protocol, eps.value);
-            left = unbroken(e, *attacker, left,
-                            {.limits = {.step_size = in_units_of_x(step), .radius = in_units_of_x(eps.value)},
-                             .steps = s.steps,
-                             .random_start = s.random_start,
-                             .restart = static_cast<uint32_t>(restart),
-                             .seed = e.settings().seed},
-                            fmt::format("pgd {} eps {} step {} of {} start {}{}", norm, eps.text, step, s.steps,
-                                        s.random_start ? "" : "at the image ", restart));
+            const PgdAttack attack = {.limits = {.step_size = in_units_of_x(step), .radius = in_units_of_x(eps.value)},
+                                      .steps = s.steps,
+                                      .random_start = s.random_start,
+                                      .restart = static_cast<uint32_t>(restart),
+                                      .seed = e.settings().seed};
+            left = unbroken(e, left,
+                            {.name = fmt::format("pgd {} eps {} step {} of {} start {}{}", norm, eps.text, step, s.steps,
+                                                 s.random_start ? "" : "at the image ", restart),
+                             .batch = attacker->batch(),
+                             .steps = s.steps},
+                            [&](const std::vector<int64_t>& batch, const Attacker::Done& done) {
+                                return attacker->breaks(e.images(), batch, attack, done);
+                            });
         }
         const double robust = static_cast<double>(left.size()) / static_cast<double>(images.size());
         const Interval interval = wilson_interval(std::ssize(left), std::ssize(images));
