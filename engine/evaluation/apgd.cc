@@ -172,16 +172,12 @@ ApgdResult Apgd::run(const ImageSet& set, const std::vector<int64_t>& numbers, c
                      const ApgdAttack& attack, const std::function<void(int64_t)>& done) {
     Device& device = network_.device();
     const auto n_images = static_cast<int64_t>(numbers.size());
-    std::vector<int64_t> filled, labels;  // the first ones again fill the batch up
-    for (int64_t i = 0; i < batch_; ++i) {
-        filled.push_back(numbers[static_cast<size_t>(i % n_images)]);
-        labels.push_back(set.labels[static_cast<size_t>(filled.back())]);
-    }
-    const std::vector<double> centres = pixels_of(set, filled);
+    const AttackBatch batch = full_batch(set, numbers, batch_);
+    const std::vector<double>& centres = batch.centres;
     std::vector<double> start = attack.begin;
     if (start.empty())
         start = attack_starts(
-            centres, filled,
+            centres, batch.numbers,
             {.norm = norm_, .radius = attack.radius, .within = AttackStart::Within::edge, .seed = attack.seed, .number = attack.start});
     while (start.size() < centres.size()) start.push_back(start[start.size() - static_cast<size_t>(n_images * pixels_)]);
     upload_values(device, images(centre_), centres);
@@ -202,10 +198,10 @@ ApgdResult Apgd::run(const ImageSet& set, const std::vector<int64_t>& numbers, c
             const auto z = std::span(logits).subspan(static_cast<size_t>(i * classes_), static_cast<size_t>(classes_));
             const auto at = static_cast<size_t>(i);
             const LossAtLogits loss =
-                loss_at_logits(attack.loss, z, labels[at], targets.empty() ? 0 : targets[static_cast<size_t>(i % n_images)]);
+                loss_at_logits(attack.loss, z, batch.labels[at], targets.empty() ? 0 : targets[static_cast<size_t>(i % n_images)]);
             losses[at] = loss.value;
             gradient.insert(gradient.end(), loss.gradient.begin(), loss.gradient.end());
-            if (i < n_images) broken[at] = broken[at] || std::max_element(z.begin(), z.end()) - z.begin() != labels[at];
+            if (i < n_images) broken[at] = broken[at] || std::max_element(z.begin(), z.end()) - z.begin() != batch.labels[at];
         }
         upload_values(device, {d_out.data, d_out.type, d_out.count()}, gradient);
         backward_graph->replay();

@@ -15,6 +15,16 @@ std::vector<double> pixels_of(const ImageSet& set, const std::vector<int64_t>& n
     return x;
 }
 
+AttackBatch full_batch(const ImageSet& set, const std::vector<int64_t>& numbers, int64_t count) {
+    AttackBatch batch;
+    for (int64_t i = 0; i < count; ++i) {
+        batch.numbers.push_back(numbers[static_cast<size_t>(i % std::ssize(numbers))]);
+        batch.labels.push_back(set.labels[static_cast<size_t>(batch.numbers.back())]);
+    }
+    batch.centres = pixels_of(set, batch.numbers);
+    return batch;
+}
+
 std::vector<double> attack_starts(const std::vector<double>& images, const std::vector<int64_t>& numbers, const AttackStart& s) {
     std::vector<double> x = images;
     const int64_t pixels = std::ssize(images) / std::max<int64_t>(1, std::ssize(numbers)), quads = (pixels + 3) / 4;

@@ -12,6 +12,14 @@ namespace jem {
 // The images of these numbers, [n, H, W, C] in [-1, 1].
 std::vector<double> pixels_of(const ImageSet& set, const std::vector<int64_t>& numbers);
 
+struct AttackBatch {
+    std::vector<int64_t> numbers;
+    std::vector<int32_t> labels;
+    std::vector<double> centres;  // [n, H, W, C] in [-1, 1]
+};
+// So many images: those of these numbers, of which there are no more; the first ones again fill it up.
+AttackBatch full_batch(const ImageSet& set, const std::vector<int64_t>& numbers, int64_t count);
+
 struct AttackStart {
     AttackNorm norm = AttackNorm::linf;
     double radius = 0;  // in units of x

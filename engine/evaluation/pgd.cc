@@ -10,11 +10,13 @@
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
 #include "engine/evaluation/metric.h"
+#include "engine/evaluation/purification.h"
 
 namespace jem {
 namespace {
 
 constexpr int64_t kLargestBatch = 100;
+constexpr int64_t kLargestPass = 300;      // images of all chains where they are purified
 constexpr int64_t kStepsBetweenLooks = 5;  // an attack ends early where every image of the batch is broken
 constexpr double kRelativeL2Step = 2.5;    // of eps / steps: from any point of the ball each other one can be reached
 constexpr const char* kFile = "robustness.csv";
@@ -37,42 +39,85 @@ double step_of(const PgdSettings& s, Protocol protocol, double eps) {
     return of_eps ? kRelativeL2Step * eps / static_cast<double>(s.steps) : 2;
 }
 
-std::unique_ptr<Stepper> stepper_of(AttackNorm norm, const AttackLimits& limits) {
-    return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
-}
+// The attack that the settings ask for, made when it is first needed.
+class ChosenAttack {
+public:
+    ChosenAttack(Evaluation& e, const PgdSettings& s, int64_t images)
+        : e_(e),
+          purification_{.steps = s.purify_steps, .chains = s.eot},
+          norm_(s.norm),
+          batch_(std::min(images, purifies() ? std::max<int64_t>(1, kLargestPass / s.eot) : kLargestBatch)) {}
+
+    bool purifies() const { return purification_.steps > 0; }
+    int64_t batch() const { return batch_; }
+    std::string name() const {
+        return purifies() ? fmt::format(" through {} steps of {} chains", purification_.steps, purification_.chains) : "";
+    }
+
+    // Those of the images that are classified right without an attack.
+    std::vector<int64_t> right(const std::vector<int64_t>& images) {
+        if (!purifies()) {
+            const Predictions& clean = e_.predictions();
+            std::vector<int64_t> found;
+            for (const int64_t n : images)
+                if (classified(clean, n).right(clean, n)) found.push_back(n);
+            return found;
+        }
+        return unbroken(e_, images, {.name = "pgd none" + name(), .batch = batch_, .steps = 1},
+                        [&](const std::vector<int64_t>& batch, const Attacker::Done&) {
+                            std::vector<int32_t> labels;
+                            for (const int64_t n : batch) labels.push_back(e_.images().labels[static_cast<size_t>(n)]);
+                            return purified().wrong(pixels_of(e_.images(), batch), labels);
+                        });
+    }
+
+    std::vector<bool> breaks(const std::vector<int64_t>& images, const PgdAttack& attack, const Attacker::Done& done) {
+        if (purifies()) return purified().breaks(e_.images(), images, attack, done);
+        if (!plain_) plain_.emplace(e_.network(), norm_, batch_);
+        return plain_->breaks(e_.images(), images, attack, done);
+    }
+
+private:
+    PurifiedAttacker& purified() {
+        if (!purified_) purified_.emplace(e_.network(), norm_, batch_, purification_);
+        return *purified_;
+    }
+
+    Evaluation& e_;
+    Purification purification_;
+    AttackNorm norm_;
+    int64_t batch_;
+    std::optional<Attacker> plain_;
+    std::optional<PurifiedAttacker> purified_;
+};
 
 MetricResult measure(Evaluation& e) {
     const PgdSettings& s = e.settings().pgd;
     const std::vector<int64_t> images = e.first_images(s.images, e.images().count());
-    const Predictions& clean = e.predictions();
-    std::vector<int64_t> right;  // an image that is misclassified as it is needs no attack
-    for (const int64_t n : images)
-        if (classified(clean, n).right(clean, n)) right.push_back(n);
+    ChosenAttack chosen(e, s, std::ssize(images));
+    const std::vector<int64_t> right = chosen.right(images);  // an image that is misclassified as it is needs no attack
 
     const std::string norm = s.norm == AttackNorm::linf ? "linf" : "l2";
     MetricResult result;
     result.values["robust_accuracy"] = nlohmann::ordered_json::object();
     result.values["robust_accuracy_interval"] = nlohmann::ordered_json::object();
     std::string csv = "norm,eps,robust_accuracy,low,high,images\n";
-    std::optional<Attacker> attacker;
     for (const NamedNumber& eps : eps_of(s)) {
         std::vector<int64_t> left = right;
         for (int64_t restart = 0; restart < s.restarts && eps.value > 0 && !left.empty(); ++restart) {
-            if (!attacker) attacker.emplace(e.network(), s.norm, std::min(kLargestBatch, std::ssize(right)));
             const double step = step_of(s, e.settings().protocol, eps.value);
             const PgdAttack attack = {.limits = {.step_size = in_units_of_x(step), .radius = in_units_of_x(eps.value)},
                                       .steps = s.steps,
                                       .random_start = s.random_start,
                                       .restart = static_cast<uint32_t>(restart),
                                       .seed = e.settings().seed};
-            left = unbroken(e, left,
-                            {.name = fmt::format("pgd {} eps {} step {} of {} start {}{}", norm, eps.text, step, s.steps,
-                                                 s.random_start ? "" : "at the image ", restart),
-                             .batch = attacker->batch(),
-                             .steps = s.steps},
-                            [&](const std::vector<int64_t>& batch, const Attacker::Done& done) {
-                                return attacker->breaks(e.images(), batch, attack, done);
-                            });
+            left =
+                unbroken(e, left,
+                         {.name = fmt::format("pgd {} eps {} step {} of {} start {}{}{}", norm, eps.text, step, s.steps,
+                                              s.random_start ? "" : "at the image ", restart, chosen.name()),
+                          .batch = chosen.batch(),
+                          .steps = s.steps},
+                         [&](const std::vector<int64_t>& batch, const Attacker::Done& done) { return chosen.breaks(batch, attack, done); });
         }
         const double robust = static_cast<double>(left.size()) / static_cast<double>(images.size());
         const Interval interval = wilson_interval(std::ssize(left), std::ssize(images));
@@ -80,21 +125,30 @@ MetricResult measure(Evaluation& e) {
         result.values["robust_accuracy_interval"][eps.text] = {interval.low, interval.high};
         csv += fmt::format("{},{},{},{},{},{}\n", norm, eps.text, robust, interval.low, interval.high, images.size());
     }
-    result.values["pgd"] = {
-        {"norm", norm}, {"images", images.size()}, {"steps", s.steps}, {"restarts", s.restarts}, {"random_start", s.random_start}};
+    result.values["pgd"] = {{"norm", norm},           {"images", images.size()},        {"steps", s.steps},
+                            {"restarts", s.restarts}, {"random_start", s.random_start}, {"purify_steps", s.purify_steps}};
+    if (chosen.purifies()) result.values["pgd"]["eot"] = s.eot;
     result.files.emplace_back(kFile, csv);
     return result;
 }
 
-// At most: broken batches end early.
+// At most: broken batches end early. With purification those that are doubtful on the way come on top.
 Cost cost(const Evaluation& e) {
     const PgdSettings& s = e.settings().pgd;
     const auto images = static_cast<double>(std::min(s.images, e.images().count()));
     const auto attacks = static_cast<double>(eps_of(s).size()) * static_cast<double>(s.restarts);
-    return {.forward = images * attacks, .gradient = images * attacks * static_cast<double>(s.steps)};
+    const auto steps = static_cast<double>(s.steps);
+    if (s.purify_steps == 0) return {.forward = images * attacks, .gradient = images * attacks * steps};
+    const auto purify = static_cast<double>(s.purify_steps), eot = static_cast<double>(s.eot);
+    const double verdicts = images * (1 + attacks) * static_cast<double>(Purification{}.verdict_chains);
+    return {.forward = verdicts, .gradient = verdicts * purify + images * attacks * steps * eot * (purify + 1)};
 }
 
 }  // namespace
+
+std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits) {
+    return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
+}
 
 Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch)
     : network_(trained),
@@ -108,7 +162,7 @@ Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch
               .channels = trained.size.channels,
               .objective = ChainObjective::cross_entropy,
               .norm = NormMode::running},
-             stepper_of(norm, limits_)) {
+             attack_stepper(norm, limits_)) {
     network_.ready([&] {
         chain_.begin(InputChain::Centre::given);
         chain_.step(network_.passes(), network_.state());
@@ -118,20 +172,14 @@ Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch
 
 std::vector<bool> Attacker::breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done) {
     Device& device = network_.device();
-    std::vector<int64_t> filled;  // the first ones again fill the batch up
-    std::vector<int32_t> labels;
-    for (int64_t i = 0; i < batch_; ++i) {
-        filled.push_back(images[static_cast<size_t>(i % std::ssize(images))]);
-        labels.push_back(set.labels[static_cast<size_t>(filled.back())]);
-    }
-    const std::vector<double> centres = pixels_of(set, filled);
-    std::vector<double> start = centres;
+    const AttackBatch batch = full_batch(set, images, batch_);
+    std::vector<double> start = batch.centres;
     if (attack.random_start)
-        start =
-            attack_starts(centres, filled, {.norm = norm_, .radius = attack.limits.radius, .seed = attack.seed, .number = attack.restart});
-    upload_values(device, chain_.centre(), centres);
+        start = attack_starts(batch.centres, batch.numbers,
+                              {.norm = norm_, .radius = attack.limits.radius, .seed = attack.seed, .number = attack.restart});
+    upload_values(device, chain_.centre(), batch.centres);
     upload_values(device, chain_.images(), start);
-    device.upload(chain_.labels().data, labels.data(), labels.size() * sizeof(int32_t));
+    device.upload(chain_.labels().data, batch.labels.data(), batch.labels.size() * sizeof(int32_t));
     limits_ = attack.limits;
     device.ops().begin_iteration(network_.state(), attack.restart, 0, 1, 1);
     chain_.begin(InputChain::Centre::given);

@@ -18,6 +18,9 @@ struct PgdAttack {
     uint64_t seed = 0;
 };
 
+// limits must outlive it.
+std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits);
+
 // Climbs the cross-entropy of a network with running statistics, a batch of images at a time.
 class Attacker {
 public:

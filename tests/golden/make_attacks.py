@@ -75,6 +75,42 @@ def apgd(model, images, labels, norm, eps, loss):
     return {"broken": broken, "loss_values": best}
 
 
+def purified(model, x, noise):
+    """x in [-1, 1]; noise [steps, N, C, H, W], scaled"""
+    for n in noise:
+        x = x.detach().requires_grad_(True)
+        (g,) = torch.autograd.grad(torch.logsumexp(model((x + 1) / 2), 1).sum(), x)
+        x = (x + g + n).detach().clamp(-1, 1)
+    return x
+
+
+def attack_through_purification(model, images, labels, norm, eps, alpha, scale):
+    """PGD up the cross-entropy of the mean logits of chains that pass gradients on as they are. The same noise whenever images are purified."""
+    kSteps, kPurifySteps, kChains = 3, 2, 2
+    u = golden.uniforms(kSeed, "purification noise", kPurifySteps * kChains * images.numel())
+    noise = scale * torch.tensor(4 * u - 2).reshape(kPurifySteps, kChains, *images.shape)
+    centre = 2 * images - 1
+    x, radius, step = centre.clone(), 2 * eps / 255, 2 * alpha / 255
+    wrong = torch.zeros(len(x), dtype=torch.bool)
+    for k in range(kSteps + 1):
+        ends = [purified(model, x, noise[:, e]).requires_grad_(True) for e in range(kChains)]
+        mean = sum(model((end + 1) / 2) for end in ends) / kChains
+        wrong |= mean.argmax(1) != labels
+        if k == kSteps:
+            break
+        g = sum(torch.autograd.grad(F.cross_entropy(mean, labels, reduction="sum"), ends))
+        with torch.no_grad():
+            if norm == "linf":
+                x = torch.clamp(x + step * g.sign(), centre - radius, centre + radius).clamp(-1, 1)
+            else:
+                x = x + step * g / torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True)
+                d = x - centre
+                length = torch.linalg.vector_norm(d, dim=(1, 2, 3), keepdim=True)
+                x = (centre + d * torch.clamp(radius / length, max=1)).clamp(-1, 1)
+    return {"norm": norm, "eps": eps, "step": alpha, "steps": kSteps, "purify_steps": kPurifySteps, "chains": kChains, "noise": scale,
+            "x": x.flatten().tolist(), "wrong": wrong.int().tolist()}
+
+
 def loss_at(logits, label, target, kind):
     z = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
     if kind == "ce":
@@ -103,13 +139,15 @@ def main():
         logits = model(images)
     labels = logits.argmax(1)
     targets = logits.argsort(dim=1, descending=True)[:, 1]
-    out = {"seed": kSeed, "labels": labels.tolist(), "targets": targets.tolist(), "logits": logits.tolist(), "pgd": [], "apgd": [], "losses": []}
+    out = {"seed": kSeed, "labels": labels.tolist(), "targets": targets.tolist(), "logits": logits.tolist(), "pgd": [], "purified": [], "apgd": [], "losses": []}
     for norm, eps, alpha in (("linf", 8, 2), ("linf", 24, 6), ("l2", 128, 40)):
         kind = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
         adversarial = kind(model, eps=eps / 255, alpha=alpha / 255, steps=6, random_start=False)(images, labels)
         with torch.no_grad():
             wrong = model(adversarial).argmax(1) != labels
         out["pgd"].append({"norm": norm, "eps": eps, "step": alpha, "steps": 6, "x": (2 * adversarial - 1).flatten().tolist(), "wrong": wrong.int().tolist()})
+    for norm, eps, alpha, scale in (("l2", 128, 40, 0.05), ("linf", 24, 8, 0)):
+        out["purified"].append(attack_through_purification(model, images, labels, norm, eps, alpha, scale))
     for norm, sizes in (("linf", (4, 16)), ("l2", (64, 200))):
         for eps in sizes:
             for loss in ("ce", "dlr", "t"):

@@ -102,6 +102,9 @@ void join_results(const std::filesystem::path& file, const nlohmann::ordered_jso
         console.message("The results in " + file.string() + " are of other weights or images: they are replaced.");
         joined = results;
     }
+    // What was attacked in another way is none of these figures' company.
+    if (results.contains("pgd") && value(joined, "pgd") != results["pgd"])
+        for (const char* key : {"robust_accuracy", "robust_accuracy_interval"}) joined.erase(key);
     joined.update(results, true);  // what is an object in both is joined as well
     write_file(file, joined.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
@@ -443,6 +446,8 @@ Command add_evaluate(CLI::App& app) {
     choice("--pgd-random-start", o->pgd_random_start, {"on", "off"}, "Start anywhere within the size, or at the image");
     count("--pgd-restarts", pgd.restarts, 1, 1000, "Attacks of an image, any of which may break it");
     count("--pgd-images", pgd.images, 1, 1000000000, "Images attacked");
+    count("--purify-steps", pgd.purify_steps, 0, 100000, "SGLD steps down the energy before an attacked image is classified; 0: none");
+    count("--eot", pgd.eot, 1, 1000, "Chains of them whose mean logits an attack climbs; 150 decide");
     text("--apgd-eps", o->apgd_eps, "Size of AutoAttack's attacks, of --pgd-norm on --pgd-images (default: 8; l2 128)");
     count("--apgd-restarts", o->settings.apgd.restarts, 1, 1000, "Attacks of each kind");
     choice("--samples", o->samples, {"buffer", "fresh"},

@@ -10,6 +10,7 @@
 #include "engine/evaluation/apgd.h"
 #include "engine/evaluation/attack_starts.h"
 #include "engine/evaluation/pgd.h"
+#include "engine/evaluation/purification.h"
 #include "models/wide_resnet.h"
 #include "tests/check.h"
 #include "tests/formula.h"
@@ -147,6 +148,49 @@ TEST_CASE("pgd_breaks_the_images_that_torchattacks_does") {
         CHECK(broken == flags(c["wrong"]));
         check_close("x", attacker.images(), by_pixel(c["x"].get<Values>()), kSame);
     }
+}
+
+TEST_CASE("an_attack_through_purification_moves_images_as_one_written_with_pytorch") {
+    const auto device = make_reference_device(DType::f64);
+    const ImageSet set = image_set();
+    for (const nlohmann::json& c : golden()["purified"]) {
+        const std::string what =
+            c["norm"].get<std::string>() + " " + std::to_string(c["eps"].get<int>()) + (c["noise"] > 0 ? " with noise" : "");
+        CAPTURE(what);
+        const int64_t steps = c["purify_steps"], chains = c["chains"];
+        PurifiedAttacker attacker(trained(*device), norm_of(c), kImages,
+                                  {.steps = steps, .chains = chains, .verdict_chains = 2, .noise = c["noise"], .given_noise = true});
+        const Uniforms u(golden()["seed"], "purification noise");
+        Values noise;
+        for (int64_t i = 0; i < steps * chains * kImages * kPixels; ++i) noise.push_back(4 * u(static_cast<uint64_t>(i)) - 2);
+        upload_values(*device, attacker.noise(), by_pixel(noise));
+        const std::vector<bool> broken =
+            attacker.breaks(set, {0, 1, 2, 3, 4, 5},
+                            {.limits = {.step_size = 2 * c["step"].get<double>() / 255, .radius = 2 * c["eps"].get<double>() / 255},
+                             .steps = c["steps"],
+                             .random_start = false});
+        check_close("x", attacker.images(), by_pixel(c["x"].get<Values>()), kSame);
+        if (c["noise"] == 0) CHECK(broken == flags(c["wrong"]));  // else chains that decide are others than those attacked
+    }
+}
+
+TEST_CASE("what_many_chains_say_of_an_image_does_not_depend_on_how_many_a_pass_holds") {
+    const auto device = make_reference_device(DType::f64);
+    const ImageSet set = image_set();
+    const AttackBatch batch = full_batch(set, {0, 1, 2, 3, 4, 5}, kImages);
+    std::vector<int32_t> others;
+    for (const int32_t label : batch.labels) others.push_back((label + 1) % kClasses);
+    const Purification how = {.steps = 2, .chains = 4, .verdict_chains = 5, .noise = 0};
+    PurifiedAttacker six(trained(*device), AttackNorm::linf, kImages, how), two(trained(*device), AttackNorm::linf, 2, how);
+    const std::vector<bool> all = six.wrong(batch.centres, batch.labels);
+    for (int64_t n = 0; n < kImages; n += 2) {
+        const Values centres(batch.centres.begin() + n * kPixels, batch.centres.begin() + (n + 2) * kPixels);
+        const std::vector<bool> found =
+            two.wrong(centres, {batch.labels[static_cast<size_t>(n)], batch.labels[static_cast<size_t>(n + 1)]});
+        CHECK(found == std::vector<bool>(all.begin() + n, all.begin() + n + 2));
+    }
+    const std::vector<bool> never = six.wrong(batch.centres, others);
+    for (size_t n = 0; n < kImages; ++n) CHECK((never[n] || all[n]));  // no image is of two classes
 }
 
 TEST_CASE("apgd_reaches_the_losses_of_torchattacks_and_breaks_the_same_images") {
