@@ -15,9 +15,10 @@
 namespace jem {
 namespace {
 
-constexpr int64_t kLargestBatch = 100;
+constexpr int64_t kLargestBatch = 64;
+constexpr int64_t kBatchesAPiece = 4;      // of work that is kept; within one an image whose attack has ended makes place for the next
 constexpr int64_t kLargestPass = 300;      // images of all chains where they are purified
-constexpr int64_t kStepsBetweenLooks = 5;  // an attack ends early where every image of the batch is broken
+constexpr int64_t kStepsBetweenLooks = 5;  // only then is an attack of a broken image known to have ended
 constexpr double kRelativeL2Step = 2.5;    // of eps / steps: from any point of the ball each other one can be reached
 constexpr const char* kFile = "robustness.csv";
 
@@ -50,6 +51,7 @@ public:
 
     bool purifies() const { return purification_.steps > 0; }
     int64_t batch() const { return batch_; }
+    int64_t piece() const { return purifies() ? batch_ : kBatchesAPiece * batch_; }
     std::string name() const {
         return purifies() ? fmt::format(" through {} steps of {} chains", purification_.steps, purification_.chains) : "";
     }
@@ -115,7 +117,7 @@ MetricResult measure(Evaluation& e) {
                 unbroken(e, left,
                          {.name = fmt::format("pgd {} eps {} step {} of {} start {}{}{}", norm, eps.text, step, s.steps,
                                               s.random_start ? "" : "at the image ", restart, chosen.name()),
-                          .batch = chosen.batch(),
+                          .batch = chosen.piece(),
                           .steps = s.steps},
                          [&](const std::vector<int64_t>& batch, const Attacker::Done& done) { return chosen.breaks(batch, attack, done); });
         }
@@ -132,7 +134,7 @@ MetricResult measure(Evaluation& e) {
     return result;
 }
 
-// At most: broken batches end early. With purification those that are doubtful on the way come on top.
+// At most: an attack of a broken image ends early. With purification those that are doubtful on the way come on top.
 Cost cost(const Evaluation& e) {
     const PgdSettings& s = e.settings().pgd;
     const auto images = static_cast<double>(std::min(s.images, e.images().count()));
@@ -164,40 +166,87 @@ Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch
               .norm = NormMode::running},
              attack_stepper(norm, limits_)) {
     network_.ready([&] {
-        chain_.begin(InputChain::Centre::given);
         chain_.step(network_.passes(), network_.state());
         chain_.look(network_.passes(), network_.state());
     });
 }
 
-std::vector<bool> Attacker::breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done) {
+// Puts images of these numbers, as many as places, where their attack begins.
+void Attacker::load(const ImageSet& set, const std::vector<int64_t>& numbers, const std::vector<int64_t>& places, const PgdAttack& attack) {
     Device& device = network_.device();
-    const AttackBatch batch = full_batch(set, images, batch_);
+    const AttackBatch batch = full_batch(set, numbers, std::ssize(numbers));
     std::vector<double> start = batch.centres;
     if (attack.random_start)
         start = attack_starts(batch.centres, batch.numbers,
                               {.norm = norm_, .radius = attack.limits.radius, .seed = attack.seed, .number = attack.restart});
-    upload_values(device, chain_.centre(), batch.centres);
-    upload_values(device, chain_.images(), start);
-    device.upload(chain_.labels().data, batch.labels.data(), batch.labels.size() * sizeof(int32_t));
+    const int64_t pixels = chain_.images().count / batch_;
+    for (int64_t i = 0; i < std::ssize(places); ++i) {
+        const int64_t place = places[static_cast<size_t>(i)];
+        const auto image = [&](const std::vector<double>& of) {
+            return std::span(of).subspan(static_cast<size_t>(i * pixels), static_cast<size_t>(pixels));
+        };
+        upload_values(device, chain_.centre().slice(place * pixels, pixels), image(batch.centres));
+        upload_values(device, chain_.images().slice(place * pixels, pixels), image(start));
+        upload_values(device, chain_.hits().slice(place, 1), std::vector<double>{0});
+        device.upload(chain_.labels().slice(place, 1).data, &batch.labels[static_cast<size_t>(i)], sizeof(int32_t));
+    }
+}
+
+std::vector<bool> Attacker::breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done) {
+    Device& device = network_.device();
     limits_ = attack.limits;
     device.ops().begin_iteration(network_.state(), attack.restart, 0, 1, 1);
-    chain_.begin(InputChain::Centre::given);
     const auto step = capture(device, [&] { chain_.step(network_.passes(), network_.state()); });
 
-    std::vector<bool> broken(images.size(), false);
-    const auto look = [&](int64_t looks) {
-        const std::vector<double> hits = download_values(device, chain_.hits());
-        for (size_t n = 0; n < images.size(); ++n) broken[n] = hits[n] < static_cast<double>(looks);
-        return std::all_of(broken.begin(), broken.end(), [](bool b) { return b; });
+    // An image whose attack has ended makes place for the next one; those that are left over at the end are attacked for nothing.
+    struct Place {
+        int64_t image = -1, steps = 0, looks = 0;  // its number among the images; none: -1
     };
-    for (int64_t k = 0; k < attack.steps; ++k) {
-        step->replay();
-        if (done) done(k + 1);
-        if ((k + 1) % kStepsBetweenLooks == 0 && look(k + 1)) return broken;
+    std::vector<Place> places(static_cast<size_t>(batch_));
+    std::vector<bool> broken(images.size(), false);
+    const int64_t count = std::ssize(images);
+    int64_t loaded = 0, ended = 0;
+    while (ended < count) {
+        std::vector<int64_t> numbers, free;
+        for (int64_t i = 0; i < batch_; ++i) {
+            Place& place = places[static_cast<size_t>(i)];
+            const bool at_first = loaded < count || place.looks == 0;  // a first batch is filled up with what it has
+            if (place.image >= 0 || !at_first) continue;
+            free.push_back(i);
+            numbers.push_back(images[static_cast<size_t>(loaded < count ? loaded : i % count)]);
+            place = {.image = loaded < count ? loaded++ : -1};
+        }
+        if (!free.empty()) load(set, numbers, free, attack);
+        int64_t steps = kStepsBetweenLooks;
+        for (const Place& place : places)
+            if (place.image >= 0) steps = std::min(steps, attack.steps - place.steps);
+        for (int64_t k = 0; k < steps; ++k) step->replay();
+        bool at_the_end = false;
+        for (Place& place : places) {
+            place.steps += steps;
+            place.looks += steps;
+            at_the_end = at_the_end || (place.image >= 0 && place.steps == attack.steps);
+        }
+        if (at_the_end) {
+            chain_.look(network_.passes(), network_.state());
+            for (Place& place : places) ++place.looks;
+        }
+        const std::vector<double> hits = download_values(device, chain_.hits());
+        int64_t made = 0;
+        for (size_t i = 0; i < places.size(); ++i) {
+            Place& place = places[i];
+            if (place.image < 0) continue;
+            const bool breaks = hits[i] < static_cast<double>(place.looks);
+            if (breaks || place.steps == attack.steps) {
+                broken[static_cast<size_t>(place.image)] = breaks;
+                place.image = -1;
+                ++ended;
+            } else {
+                made += place.steps;
+            }
+        }
+        if (done) done((ended * attack.steps + made) / count);
     }
-    chain_.look(network_.passes(), network_.state());
-    look(attack.steps + 1);
     return broken;
 }
 

@@ -27,16 +27,18 @@ public:
     Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch);
 
     int64_t batch() const { return batch_; }
-    // Whether each image is misclassified at the start of the attack or after any of its steps. images: their numbers in the set, at
-    // most batch(); draws depend on these alone, so that an image's attack does not depend on which others are attacked with it.
-    // done is told the number of steps made, and may throw.
+    // Whether each image is misclassified at the start of the attack or after any of its steps. images: their numbers in the set, any
+    // number of them; draws depend on these alone, so that an image's attack does not depend on which others are attacked with it.
+    // done is told the number of steps made, on average, and may throw.
     using Done = std::function<void(int64_t steps)>;
     std::vector<bool> breaks(const ImageSet& set, const std::vector<int64_t>& images, const PgdAttack& attack, const Done& done = nullptr);
 
-    // Where the attack has brought them, [batch(), H, W, C].
+    // Where the attack has brought the last batch(), [batch(), H, W, C].
     std::vector<double> images() { return download_values(network_.device(), chain_.images()); }
 
 private:
+    void load(const ImageSet& set, const std::vector<int64_t>& numbers, const std::vector<int64_t>& places, const PgdAttack& attack);
+
     NetworkInUse network_;
     AttackNorm norm_;
     int64_t batch_;

@@ -227,6 +227,10 @@ TEST_CASE("an_attack_of_an_image_does_not_depend_on_its_batch_and_finds_only_wha
             CHECK(alone.breaks(set, {n}, attack(large, 4, true))[0] == broken[at]);
         }
         CHECK(together.breaks(set, {4, 1}, attack(large, 4, true)) == std::vector<bool>{broken[4], broken[1]});
+        // Where an image's attack has ended, the next one's begins.
+        Attacker two(subject.trained(), norm, 2);
+        CHECK(two.breaks(set, numbers, attack(large, 7, true)) == together.breaks(set, numbers, attack(large, 7, true)));
+        CHECK(two.breaks(set, numbers, attack(large, 0, false)) == only_wrong);
     }
 }
 
