@@ -115,6 +115,21 @@ struct CrossEntropy {
     }
 };
 
+// One item is one row: value[n] = logits[n][label], d_logits = onehot, the gradient of the sum of the values.
+template <class R>
+struct ClassLogit {
+    R *value, *d_logits;
+    const R* logits;
+    const int32_t* labels;  // [N], below classes
+    int64_t classes;
+
+    JEM_HD void operator()(int64_t n) const {
+        const int64_t label = labels[n];
+        value[n] = logits[n * classes + label];  // before d_logits, which may be the same memory
+        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = c == label ? R(1) : R(0);
+    }
+};
+
 struct ClassificationScalars {
     int loss = 0, accuracy = 0;  // the second in the first pass alone
 };

@@ -43,6 +43,12 @@ struct SgldSettings {
     int64_t first = 0;  // number of the first value in the job's batch: draws depend on it
 };
 
+// Images of chains, and what their objective says of each.
+struct LangevinPoint {
+    Array x, gradient;  // R [N, H*W*C]
+    Array value;        // R [N]
+};
+
 // The image set on the device.
 struct ResidentImages {
     Array pixels;       // u8 [N, H*W*C]
@@ -144,10 +150,17 @@ public:
         energy_backward(d_logits, logits, lse, nullptr, EnergyTerm::sampling, {}, SamPass::at_weights, 1, 0);
     }
     virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) = 0;
+    // value R [N]: f(x)[label], and the gradient of its sum
+    virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) = 0;
     virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
     virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
+    virtual void reflect(Array x) = 0;
+    // accepted i32 [N]: 1 where the chain is to move to its proposal, made by sgld_step of these settings and, with their pixel clamp,
+    // reflect in its place (Metropolis).
+    virtual void metropolis(Array accepted, const LangevinPoint& chain, const LangevinPoint& proposal, const IterationState* state,
+                            const SgldSettings& settings) = 0;
     // x += step_size * sign(gradient), kept within radius of start and in [-1, 1]. scales: R [N], what each image's step is multiplied by;
     // empty: 1.
     virtual void sign_step(Array x, Array gradient, Array start, double step_size, double radius, Array scales = {}) = 0;
@@ -155,7 +168,7 @@ public:
     virtual void normalised_step(Array x, Array gradient, Array norms, double step_size, Array scales = {}) = 0;
     // x += share * (ahead - x) + (1 - share) * (x - before); before becomes what x was
     virtual void momentum_step(Array x, Array before, Array ahead, double share) = 0;
-    // to = from in the images that are marked: i32 [N], 0 where not
+    // to = from in the images that are marked: i32 [N], 0 where not; as many marks as values mark single values
     virtual void copy_images(Array to, Array from, Array marked) = 0;
     virtual void project_on_ball(Array x, Array centre, Array norms, double radius) = 0;
     virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) = 0;

@@ -257,6 +257,10 @@ public:
             "cross_entropy", logits.n,
             CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n, logits.c, weight});
     }
+    void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) override {
+        exec_.for_each("class_logit", logits.n,
+                       ClassLogit<R>{value.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.c});
+    }
     void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) override {
         exec_.for_each("classification_summary", 1,
                        ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, scalars, static_cast<int>(pass)});
@@ -275,6 +279,27 @@ public:
                                .pixel_clamp = s.pixel_clamp,
                                .seed = s.seed};
         exec_.for_each("sgld_step", step.items(), step);
+    }
+    void reflect(Array x) override { exec_.for_each("reflect", x.count, Reflect<R>{x.as<R>()}); }
+    void metropolis(Array accepted, const LangevinPoint& chain, const LangevinPoint& proposal, const IterationState* state,
+                    const SgldSettings& s) override {
+        const int64_t row = row_of(chain.x, accepted);
+        exec_.for_each("metropolis", accepted.count,
+                       Metropolis<R>{.accepted = accepted.as<int32_t>(),
+                                     .x = chain.x.as<R>(),
+                                     .g = chain.gradient.as<R>(),
+                                     .value = chain.value.as<R>(),
+                                     .y = proposal.x.as<R>(),
+                                     .y_g = proposal.gradient.as<R>(),
+                                     .y_value = proposal.value.as<R>(),
+                                     .state = state,
+                                     .row = row,
+                                     .first = s.first / row,
+                                     .step_size = s.step_size,
+                                     .noise_scale = s.noise,
+                                     .grad_clamp = s.grad_clamp,
+                                     .reflected = s.pixel_clamp,
+                                     .seed = s.seed});
     }
     void sign_step(Array x, Array gradient, Array start, double step_size, double radius, Array scales) override {
         exec_.for_each("sign_step", x.count,

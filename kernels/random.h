@@ -32,6 +32,8 @@ enum class RandomStream : uint32_t {
     made_images = 18,
     landscape = 19,
     feature_subsets = 20,
+    damage = 21,
+    metropolis = 22,
 };
 
 struct Random4 {

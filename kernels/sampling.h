@@ -57,6 +57,72 @@ struct SgldStep {
     }
 };
 
+// One item is one value: into [-1, 1] by reflection at both ends, as often as it takes; what lies there stays bit for bit.
+template <class R>
+struct Reflect {
+    R* x;  // updated
+
+    JEM_HD void operator()(int64_t i) const {
+        if (x[i] >= R(-1) && x[i] <= R(1)) return;
+        R turn = x[i] + R(1);  // of a period of 4: up from 0 to 2, down again
+        turn -= R(4) * std::floor(turn / R(4));
+        x[i] = turn > R(2) ? R(3) - turn : turn - R(1);
+    }
+};
+
+// log of the density at y in [-1, 1], up to a constant of sigma, of a draw of N(mean, sigma^2) that is reflected into [-1, 1]: the sum over
+// all places that reflection takes to y. Those farther from the mean than 5 are left out, so sigma may be 0.5 at most.
+JEM_HD inline double log_of_reflected_normal(double y, double mean, double sigma) {
+    const double m = mean - 4 * std::floor(mean / 4 + 0.5), scale = 1 / (2 * sigma * sigma);  // m in [-2, 2)
+    double nearest = (y - m) * (y - m);
+    for (int k = -1; k <= 1; ++k) {
+        const double same = y + 4 * k - m, mirrored = 2 - y + 4 * (k - 1) - m;
+        if (same * same < nearest) nearest = same * same;
+        if (mirrored * mirrored < nearest) nearest = mirrored * mirrored;
+    }
+    const double last = 6 - y - m;
+    if (last * last < nearest) nearest = last * last;
+    double sum = std::exp((nearest - last * last) * scale);
+    for (int k = -1; k <= 1; ++k) {
+        const double same = y + 4 * k - m, mirrored = 2 - y + 4 * (k - 1) - m;
+        sum += std::exp((nearest - same * same) * scale) + std::exp((nearest - mirrored * mirrored) * scale);
+    }
+    return std::log(sum) - nearest * scale;
+}
+
+// One item is one chain: whether its proposal y, drawn around mean(x) = x + alpha * clamp(g(x)) with deviation sigma, becomes its image:
+// with probability min(1, exp((v(y) - v(x)) / T) q(x|y) / q(y|x)), T = sigma^2 / (2 alpha) (Roberts & Tweedie 1996, MALA), which leaves
+// exp(v / T) as it is, whatever clamps the gradient. In step 0 there is no proposal yet: what is there becomes the chain's image. One that
+// is not finite never does.
+template <class R>
+struct Metropolis {
+    int32_t* accepted;           // [N], 1 or 0
+    const R *x, *g, *value;      // [N, row], [N, row], [N]: where the chain is
+    const R *y, *y_g, *y_value;  // the proposal
+    const IterationState* state;
+    int64_t row, first;  // first: number of the first chain in the job's batch
+    double step_size, noise_scale, grad_clamp;
+    bool reflected;  // whether the proposal was, into [-1, 1]
+    uint64_t seed;
+
+    JEM_HD double log_of_move(R to, R from, R gradient) const {
+        const double slope = static_cast<double>(gradient);
+        const double d = grad_clamp > 0 && slope < -grad_clamp ? -grad_clamp : grad_clamp > 0 && slope > grad_clamp ? grad_clamp : slope;
+        const double mean = static_cast<double>(from) + step_size * d, away = (static_cast<double>(to) - mean) / noise_scale;
+        return reflected ? log_of_reflected_normal(static_cast<double>(to), mean, noise_scale) : -0.5 * away * away;
+    }
+    JEM_HD void operator()(int64_t n) const {
+        if (state->step == 0) {
+            accepted[n] = 1;
+            return;
+        }
+        double ratio = (static_cast<double>(y_value[n]) - static_cast<double>(value[n])) * 2 * step_size / (noise_scale * noise_scale);
+        for (int64_t i = n * row; i < (n + 1) * row; ++i) ratio += log_of_move(x[i], y[i], y_g[i]) - log_of_move(y[i], x[i], g[i]);
+        const Random4 drawn = random4(seed, RandomStream::metropolis, state->iteration, state->step, static_cast<uint64_t>(first + n));
+        accepted[n] = std::log(static_cast<double>(uniform_of(drawn.v[0]))) < ratio ? 1 : 0;  // not where it is a NaN
+    }
+};
+
 // Reduction over the batch's input gradient: its norm for the log, the flag for anything not finite.
 template <class R>
 struct SgldGradientNorm {

@@ -207,6 +207,32 @@ TEST_CASE("cross_entropy_gives_loss_hit_and_gradient_of_the_mean") {
     });
 }
 
+TEST_CASE("class_logit_reads_the_label_s_logit_whose_gradient_is_one_there") {
+    on_every_device([](OnDevice& m) {
+        for (const Size& s : kSizes) {
+            INFO(s.rows << " rows of " << s.classes);
+            const Rows rows = random_rows(s, 6, 4);
+            TestData data(7);
+            std::vector<int32_t> labels;
+            Values value, d_logits(static_cast<size_t>(s.rows * s.classes));
+            for (int64_t n = 0; n < s.rows; ++n) {
+                labels.push_back(static_cast<int32_t>(data.index(s.classes)));
+                const auto at = static_cast<size_t>(n * s.classes + labels.back());
+                value.push_back(rows.logits[at]);
+                d_logits[at] = 1;
+            }
+            const Tensor logits = m.tensor(extent(s), rows.logits), out = m.unwritten(extent(s));
+            const Array got = m.unwritten(s.rows), same = m.unwritten(s.rows), truth = m.integers(labels);
+            m.ops().class_logit(got, out, logits, truth);
+            check_equal("value", m.read(got), value);
+            check_equal("d_logits", m.read(out), d_logits);
+            m.ops().class_logit(same, logits, logits, truth);
+            check_equal("value, d_logits == logits", m.read(same), value);
+            check_equal("d_logits == logits", m.read(logits), d_logits);
+        }
+    });
+}
+
 TEST_CASE("of_equal_logits_the_first_is_the_prediction") {
     on_every_device([](OnDevice& m) {
         const Array loss = m.unwritten(3), hit = m.unwritten(3);

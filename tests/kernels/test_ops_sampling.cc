@@ -65,6 +65,41 @@ TEST_CASE("sgld_step_clamps_the_gradient_adds_noise_and_clamps_after_the_noise")
     });
 }
 
+TEST_CASE("reflect_folds_at_both_ends_and_leaves_what_lies_between_alone") {
+    on_every_device([](OnDevice& m) {
+        const Values x = {-1, -0.25, 0, 0.7f, 1, 1.25, 2.5, 3.5, 5.5, -1.5, -3.25, -7.5, 100.5};
+        const Array values = m.real(x);
+        m.ops().reflect(values);
+        check_close("x", m.read(values), {-1, -0.25, 0, 0.7f, 1, 0.75, -0.5, -0.5, 0.5, -0.5, 0.75, 0.5, 0.5}, {1e-6, 0});
+        const Array bad = m.real({std::nan("")});
+        m.ops().reflect(bad);
+        CHECK(std::isnan(m.read(bad)[0]));
+    });
+}
+
+TEST_CASE("a_reflected_normal_s_density_is_that_of_all_places_reflected_there") {
+    const double pi = std::acos(-1.0);
+    for (const double sigma : {0.01, 0.2, 0.5})
+        for (const double mean : {-9.3, -2.0, -1.0, -0.4, 0.99, 1.6, 2.0, 6.1}) {
+            INFO("sigma " << sigma << ", mean " << mean);
+            // it integrates to one, and agrees with the sum of many more places
+            constexpr int kPoints = 20000;
+            double integral = 0;
+            for (int i = 0; i < kPoints; ++i) {
+                const double y = -1 + (i + 0.5) * 2 / kPoints;
+                const double got = std::exp(log_of_reflected_normal(y, mean, sigma)) / (sigma * std::sqrt(2 * pi));
+                integral += got * 2 / kPoints;
+                if (i % 1999 != 0) continue;
+                double want = 0;
+                for (int k = -8; k <= 8; ++k)
+                    for (const double place : {y + 4 * k, 2 - y + 4 * k})
+                        want += std::exp(-(place - mean) * (place - mean) / (2 * sigma * sigma)) / (sigma * std::sqrt(2 * pi));
+                CHECK(got == doctest::Approx(want).epsilon(1e-9));
+            }
+            CHECK(integral == doctest::Approx(1).epsilon(1e-6));
+        }
+}
+
 TEST_CASE("sgld_step_draws_anew_for_each_step_iteration_and_seed") {
     on_every_device([](OnDevice& m) {
         std::set<Values> seen;

@@ -319,6 +319,14 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          s.ops().cross_entropy(loss, hit, to, s.flat(logits_of, logits()), s.integers(labels), 0.7);
                          return {{"loss", s.read(loss), element}, {"hit", s.read(hit), kExact}, {"d_logits", s.read(to), {1e-5, 1e-6}}};
                      }});
+    cases.push_back({"class_logit", [=](Side& s) -> Outputs {
+                         Integers labels;
+                         for (int64_t i = 0; i < kRows; ++i) labels.push_back(static_cast<int32_t>(i * 5 % kClasses));
+                         const Array value = s.unwritten(kRows);
+                         const Tensor to = s.flat(logits_of);
+                         s.ops().class_logit(value, to, s.flat(logits_of, logits()), s.integers(labels));
+                         return {{"value", s.read(value), kExact}, {"d_logits", s.read(to), kExact}};
+                     }});
     cases.push_back({"classification_summary", [=](Side& s) {
                          Outputs out;
                          Values hits(kRows), nan = lse();
@@ -404,6 +412,29 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
              run("x of a NaN", {.step_size = 0.5, .noise = 0, .grad_clamp = 1, .pixel_clamp = true, .seed = kSeed}, {}, nan);
              return out;
          }});
+    cases.push_back({"metropolis", [=](Side& s) {
+                         Outputs out;
+                         constexpr int64_t kImages = 5, kRow = 189;
+                         Numbers random(35);
+                         Values x = random.many(kImages * kRow, -1, 1), y = random.many(kImages * kRow, -5, 5), g(x.size()), g_y(x.size());
+                         const Array folded = s.real(y);
+                         s.ops().reflect(folded);
+                         out.push_back({"x reflected", s.read(folded), between});
+                         // proposals that are to be taken and refused by a wide margin, and one that is not finite
+                         const Values value(kImages), value_y = {500, -500, 500, -500, std::nan("")};
+                         for (const bool reflected : {true, false}) {
+                             for (size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(x[i] + 0.01 * random.one(-1, 1));
+                             for (const uint32_t step : {0u, 3u}) {
+                                 const Array accepted = s.integers(Integers(kImages, -1));
+                                 s.ops().metropolis(
+                                     accepted, {s.real(x), s.real(g), s.real(value)}, {s.real(y), s.real(g_y), s.real(value_y)},
+                                     s.state(in_iteration(7, step)),
+                                     {.step_size = 0.5, .noise = 0.4, .grad_clamp = 1, .pixel_clamp = reflected, .seed = kSeed});
+                                 out.push_back({"accepted", s.read(accepted), kExact});
+                             }
+                         }
+                         return out;
+                     }});
     cases.push_back({"steps of an attack", [=](Side& s) {
                          Outputs out;
                          constexpr int64_t kImages = 3, kRow = 189;
