@@ -73,6 +73,7 @@ void PurifiedAttacker::climb() {
                              .gradient = sum,
                              .centre = of_batch(centre_),
                              .norms = {network_.memory().at(norms_), device.real_type(), batch_},
+                             .values = {},
                              .noise = {},
                              .images = batch_,
                              .state = network_.state()});

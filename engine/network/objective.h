@@ -15,7 +15,8 @@ struct ObjectiveCall {
     Array labels;  // i32 [N]; empty where the batch has none
     IterationState* state;
     SamPass sam = SamPass::at_weights;
-    Array hits = {};  // R [N], grows by 1 where the first largest logit is the label's; empty: nobody counts
+    Array hits = {};    // R [N], grows by 1 where the first largest logit is the label's; empty: nobody counts
+    Array values = {};  // R [N], what each image has reached, of a chain's objective; empty: nobody asks
 };
 
 class Objective {

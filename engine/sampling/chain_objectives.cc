@@ -10,7 +10,7 @@ public:
     }
 
     void queue(const ObjectiveCall& call) override {
-        const auto lse = [&] { return Array{memory_.at(lse_), device_.real_type(), count_}; };
+        const auto lse = [&] { return call.values.count > 0 ? call.values : Array{memory_.at(lse_), device_.real_type(), count_}; };
         device_.ops().log_sum_exp(lse(), call.network.logits(call.pass));
         device_.ops().lse_backward(call.network.d_logits(call.pass), call.network.logits(call.pass), lse());
     }
@@ -33,7 +33,8 @@ public:
 
     void queue(const ObjectiveCall& call) override {
         const auto of = [&](Slot slot) { return Array{memory_.at(slot), device_.real_type(), count_}; };
-        device_.ops().cross_entropy(of(loss_), of(hit_), call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels,
+        device_.ops().cross_entropy(call.values.count > 0 ? call.values : of(loss_), of(hit_), call.network.d_logits(call.pass),
+                                    call.network.logits(call.pass), call.labels,
                                     static_cast<double>(count_));  // the op weighs the mean
         if (call.hits.count > 0) device_.ops().accumulate(call.hits, of(hit_));
     }
@@ -45,11 +46,31 @@ private:
     Slot loss_, hit_;
 };
 
+class ClimbClassLogit final : public Objective {
+public:
+    ClimbClassLogit(Device& device, Memory& memory, const std::string& name, int64_t count)
+        : device_(device), memory_(memory), count_(count) {
+        logit_ = memory.transient(name + "/logit", static_cast<size_t>(count) * size_of(device.real_type()));
+    }
+
+    void queue(const ObjectiveCall& call) override {
+        const Array logit = call.values.count > 0 ? call.values : Array{memory_.at(logit_), device_.real_type(), count_};
+        device_.ops().class_logit(logit, call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels);
+    }
+
+private:
+    Device& device_;
+    Memory& memory_;
+    int64_t count_;
+    Slot logit_;
+};
+
 }  // namespace
 
 std::unique_ptr<Objective> make_chain_objective(ChainObjective which, Device& device, Memory& memory, const std::string& name,
                                                 int64_t count) {
     if (which == ChainObjective::cross_entropy) return std::make_unique<ClimbCrossEntropy>(device, memory, name, count);
+    if (which == ChainObjective::class_logit) return std::make_unique<ClimbClassLogit>(device, memory, name, count);
     return std::make_unique<ClimbLse>(device, memory, name, count);
 }
 

@@ -12,6 +12,7 @@ namespace jem {
 enum class ChainObjective {
     lse,            // LSE(f(x)) = -E(x): sampling (SADA-JEM, Eq. 3)
     cross_entropy,  // -log p(y|x) of the labels: attacks
+    class_logit,    // f(x)[y] of the labels, minus the energy of x and y: samples of a class (JEM, Eq. 6)
 };
 
 // name: of the chain, for the plan of memory; count: images of a batch.

@@ -13,10 +13,9 @@ InputChain::InputChain(Device& device, Network& network, Memory& memory, const O
     const auto a_value_each = static_cast<size_t>(options.count) * size_of(device.real_type());
     if (stepper_->wants_centre()) centre_ = memory.keep("samples", options.name + "/centre", bytes);
     if (stepper_->wants_norms()) norms_ = memory.transient(options.name + "/norms", a_value_each);
-    if (options.objective == ChainObjective::cross_entropy) {
-        labels_ = memory.keep("samples", options.name + "/labels", static_cast<size_t>(options.count) * sizeof(int32_t));
-        hits_ = memory.keep("samples", options.name + "/hits", a_value_each);
-    }
+    if (has_labels()) labels_ = memory.keep("samples", options.name + "/labels", static_cast<size_t>(options.count) * sizeof(int32_t));
+    if (options.objective == ChainObjective::cross_entropy) hits_ = memory.keep("samples", options.name + "/hits", a_value_each);
+    if (options.values) values_ = memory.keep("samples", options.name + "/values", a_value_each);
     if (options.given_noise_steps > 0)
         noise_ = memory.keep("samples", options.name + "/noise", bytes * static_cast<size_t>(options.given_noise_steps));
 }
@@ -46,7 +45,7 @@ void InputChain::begin(Centre centre) {
 
 void InputChain::look(const NetworkMemory& m, IterationState* state) {
     network_.forward(pass_, m, tensor());
-    objective_->queue({.network = network_, .pass = pass_, .labels = labels(), .state = state, .hits = hits()});
+    objective_->queue({.network = network_, .pass = pass_, .labels = labels(), .state = state, .hits = hits(), .values = values()});
 }
 
 void InputChain::step(const NetworkMemory& m, IterationState* state) {
@@ -58,6 +57,7 @@ void InputChain::step(const NetworkMemory& m, IterationState* state) {
                               .gradient = array(gradient_),
                               .centre = array(centre_),
                               .norms = a_value_each(norms_),
+                              .values = values(),
                               .noise = noise(),
                               .images = options_.count,
                               .state = state});

@@ -22,6 +22,7 @@ public:
         NormMode norm = NormMode::batch_update;
         Head head = Head::classes;      // whose logits the objective is of
         int64_t given_noise_steps = 0;  // > 0: noise() is read in place of the generator's
+        bool values = false;            // whether somebody asks for values()
     };
 
     // Registers its pass; the network must not have been built.
@@ -31,9 +32,11 @@ public:
     Tensor tensor();  // the same as [N, H, W, C]
     int64_t count() const { return options_.count; }
     Array centre();  // the same, what the stepper keeps them near; empty where it asks for nothing
-    Array labels();  // i32 [count], of the cross-entropy
+    Array labels();  // i32 [count], of objectives with labels
     Array hits();    // R [count], of the cross-entropy: how many of the images since begin() were classified right, step by step
     Array noise();   // R [steps, count, H*W*C]
+    // R [count], if asked for: the objective where the images were when the last step, or look, began.
+    Array values() { return a_value_each(values_); }
 
     // Queues what a step needs to know of the start. After images() were written, before the first step.
     enum class Centre { start, given };  // given: the caller wrote centre() as well
@@ -47,6 +50,7 @@ private:
     int64_t value_count() const { return options_.count * options_.height * options_.width * options_.channels; }
     Array array(Slot slot) { return slot.valid() ? Array{memory_.at(slot), device_.real_type(), value_count()} : Array{}; }
 
+    bool has_labels() const { return options_.objective != ChainObjective::lse; }
     Array a_value_each(Slot slot) { return slot.valid() ? Array{memory_.at(slot), device_.real_type(), options_.count} : Array{}; }
 
     Device& device_;
@@ -56,7 +60,7 @@ private:
     std::unique_ptr<Stepper> stepper_;
     std::unique_ptr<Objective> objective_;
     int pass_;
-    Slot images_, gradient_, centre_, norms_, labels_, hits_, noise_;
+    Slot images_, gradient_, centre_, norms_, labels_, hits_, noise_, values_;
 };
 
 }  // namespace jem

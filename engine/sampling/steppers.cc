@@ -49,6 +49,37 @@ private:
 
 }  // namespace
 
+MetropolisStepper::MetropolisStepper(Device& device, Memory& memory, const std::string& name, int64_t images, int64_t pixels,
+                                     const SgldSettings& settings, int gradient_norm_scalar)
+    : device_(device), memory_(memory), settings_(settings), count_(images), pixels_(pixels), scalar_(gradient_norm_scalar) {
+    const size_t each = static_cast<size_t>(images) * size_of(device.real_type()), all = each * static_cast<size_t>(pixels);
+    images_ = memory.keep("samples", name + "/where chains are", all);
+    gradient_ = memory.keep("samples", name + "/gradient there", all);
+    values_ = memory.keep("samples", name + "/values there", each);
+    accepted_ = memory.keep("samples", name + "/accepted", static_cast<size_t>(images) * sizeof(int32_t));
+}
+
+Array MetropolisStepper::images() { return {memory_.at(images_), device_.real_type(), count_ * pixels_}; }
+Array MetropolisStepper::values() { return {memory_.at(values_), device_.real_type(), count_}; }
+Array MetropolisStepper::accepted() { return {memory_.at(accepted_), DType::i32, count_}; }
+
+void MetropolisStepper::queue(Device& device, const StepCall& c) {
+    SgldSettings settings = settings_;
+    settings.first = device.communicator().rank() * c.x.count;
+    const LangevinPoint chain = {images(), {memory_.at(gradient_), device.real_type(), count_ * pixels_}, values()};
+    Ops& ops = device.ops();
+    ops.metropolis(accepted(), chain, {c.x, c.gradient, c.values}, c.state, settings);
+    ops.copy_images(chain.x, c.x, accepted());
+    ops.copy_images(chain.gradient, c.gradient, accepted());
+    ops.copy_images(chain.value, c.values, accepted());
+    ops.sgld_gradient_norm(c.state, chain.gradient, c.images, scalar_);
+    device.copy(c.x.data, chain.x.data, c.x.bytes());
+    const bool reflect = settings.pixel_clamp;
+    settings.pixel_clamp = false;
+    ops.sgld_step(c.x, chain.gradient, c.noise, c.state, settings);
+    if (reflect) ops.reflect(c.x);
+}
+
 std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& scalars, const std::string& scalar) {
     return std::make_unique<SgldStepper>(settings, scalars.number(scalar));
 }
