@@ -111,6 +111,9 @@ bool has_parts(const path& folder) {
 }
 
 ImageFolder list_image_folder(const path& folder, Split split, Classes classes) {
+    std::error_code not_there;
+    if (classes == Classes::ignored && std::filesystem::is_regular_file(folder, not_there))
+        return {.root = folder.parent_path(), .class_names = {"images"}, .files = {folder}, .labels = {0}};
     const bool parts = has_parts(folder);
     ImageFolder out{
         .root = parts ? folder / (split == Split::train ? "train" : "test") : folder, .class_names = {}, .files = {}, .labels = {}};

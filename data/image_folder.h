@@ -37,7 +37,8 @@ struct ImageFolder {
 
 /// Lists one part of `folder`. Its parts are the folders train and test, where these hold the images; without them the whole folder is
 /// either part. A part has a folder a class, in the order of names, with the class's images in it or deeper; or images alone, which are one
-/// class, named as the folder. Other files and hidden ones don't count, links are followed to files and to folders of classes. InputError
+/// class, named as the folder. Other files and hidden ones don't count, links are followed to files and to folders of classes.
+/// Where classes are ignored, `folder` may be a file: a set of that image alone. InputError
 /// where there is no image, a class has none (unless classes are ignored), or the parts' classes differ.
 ImageFolder list_image_folder(const std::filesystem::path& folder, Split split, Classes classes);
 

@@ -177,7 +177,9 @@ std::vector<std::string> known_class_names(const std::string& name, const path& 
 }
 
 ImageSet load_image_set(const KnownSet& known, const path& dir, Split split, const LoadOptions& options) {
-    const path folder = folder_of(known, dir);
+    std::error_code not_there;
+    const bool one_file = known.read == nullptr && options.classes == Classes::ignored && std::filesystem::is_regular_file(dir, not_there);
+    const path folder = one_file ? dir : folder_of(known, dir);
     ImageSet set{.name = known.name,
                  .channels = known.shape.channels,
                  .height = known.shape.height,
