@@ -48,10 +48,12 @@ void write_png(const std::filesystem::path& path, const std::vector<uint8_t>& rg
     write_file(path, png);
 }
 
-}  // namespace
+struct SheetSize {
+    int columns;
+    int64_t cell_height, cell_width, height, width;  // in pixels, a cell with its gap
+};
 
-void write_sheet(const std::filesystem::path& path, const std::vector<float>& images, const SheetLayout& layout) {
-    check_layout(layout, images.size());
+SheetSize size_of(const SheetLayout& layout) {
     const int columns = std::min(layout.columns, layout.count);
     const int rows = (layout.count + columns - 1) / columns;
     const int64_t cell_height = int64_t{layout.height} * layout.scale + layout.gap;
@@ -66,6 +68,16 @@ void write_sheet(const std::filesystem::path& path, const std::vector<float>& im
                          std::to_string(cell_width) + "x" + std::to_string(cell_height) +
                          " pixels). Take fewer images or a smaller scale.");
     }
+    return {columns, cell_height, cell_width, height, width};
+}
+
+}  // namespace
+
+void require_sheet_fits(const SheetLayout& layout) { size_of(layout); }
+
+void write_sheet(const std::filesystem::path& path, const std::vector<float>& images, const SheetLayout& layout) {
+    check_layout(layout, images.size());
+    const auto [columns, cell_height, cell_width, height, width] = size_of(layout);
 
     std::vector<uint8_t> rgb(static_cast<size_t>(height * width * 3), kGapGrey);  // [height,width,3]
     for (int i = 0; i < layout.count; ++i) {

@@ -22,4 +22,7 @@ struct SheetLayout {
 /// not fit `images`.
 void write_sheet(const std::filesystem::path& path, const std::vector<float>& images, const SheetLayout& layout);
 
+/// InputError where write_sheet would say that the sheet is too large.
+void require_sheet_fits(const SheetLayout& layout);
+
 }  // namespace jem
