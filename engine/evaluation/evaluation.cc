@@ -10,6 +10,10 @@
 namespace jem {
 namespace {
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 // A batch in the journal: logits, energies and gradients' norms, one behind the other.
 std::vector<double> flat(const Predictions& p) {
     std::vector<double> values = p.logits;
@@ -81,10 +85,12 @@ Predictions Evaluation::predict(const std::string& name, int64_t count, const Ma
 
 const Predictions& Evaluation::predictions() {
     if (predictions_) return *predictions_;
+    const auto start = std::chrono::steady_clock::now();
     Predictions p = predict(in_.split, in_.images.count(), [&](Predictor& by) { return by.images_of(in_.images); });
     if (!std::all_of(p.logits.begin(), p.logits.end(), [](double v) { return std::isfinite(v); }))
         throw std::runtime_error("Logits are not finite (the weights are not, or activations overflow). Use an earlier checkpoint.");
     p.labels = in_.images.labels;
+    predicting_seconds_ = seconds_since(start);
     predictions_ = std::move(p);
     return *predictions_;
 }
@@ -97,7 +103,7 @@ double Evaluation::seconds_forward() {
     for (int time = 0; time < 2; ++time) {  // the first one warms up
         const auto start = std::chrono::steady_clock::now();
         predictor.predict_batch(0, n, source, running().network.passes());
-        seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        seconds = seconds_since(start);
     }
     return seconds / static_cast<double>(predictor.batch()) / (gradients_ ? kGradientCost : 1);
 }

@@ -127,6 +127,7 @@ public:
     // Of all evaluated images; made when first asked for. with_gradients: gradient_norms too. std::runtime_error where logits are not
     // finite.
     const Predictions& predictions();
+    double predicting_seconds() const { return predicting_seconds_; }  // that these took; 0 where they were given, or never asked for
     bool gradients() const { return gradients_; }
     void want_gradients() { gradients_ = true; }  // before predictions() is first called
     // Of other images, by the predictor that made those; `name` is the journal's.
@@ -149,6 +150,7 @@ private:
 
     Inputs in_;
     bool gradients_ = false;
+    double predicting_seconds_ = 0;
     std::unique_ptr<Running> running_;
     std::optional<Predictions> predictions_;
     std::optional<ImageSet> training_;

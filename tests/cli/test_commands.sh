@@ -139,7 +139,7 @@ most_lines=4 refused 'missing: energy_output' evaluate --checkpoint $weights --e
 
 # --- evaluate -----------------------------------------------------------------------------------------------------------------------
 run 0 evaluate --checkpoint $weights --split auto --json --quiet --out measured --seed 77 &&
-    expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained" && expect 'and how long it took' grep -q '"seconds":' out
+    expect "evaluate says what training said ($trained)" same "$(value accuracy)" "$trained" && expect 'and how long it took' grep -qE '"seconds":.*"timings":\{"accuracy_s":[^,]*,.*"predictions_s":[0-9.]*[1-9]' out
 ! grep -q seconds measured/evaluation.json || fail 'the file would differ each time' measured/evaluation.json
 for file in evaluation.json reliability_15.csv reliability_20.csv; do expect "evaluate writes $file" test -s measured/$file; done
 counted=$(awk -F, 'NR > 1 { n += $3 } END { print NR - 1, n }' measured/reliability_20.csv)
@@ -223,6 +223,8 @@ for op in begin_iteration read_back draw_images draw_chains start_images store_c
 done
 refused 'batch-size is 60001' "${small_bench[@]}" --batch-size 60001
 refused 'n-valid is 60000' "${small_bench[@]}" --n-valid 60000
+run 0 "${small_bench[@]}" --only forward --sgld-steps 0 --json --profile && expect 'it times passes forward' grep -q '"conv_forward' out
+! grep -q 'backward\|sgld_step' out || fail '--only forward goes back' out
 refused 'take no sampling steps' "${small_bench[@]}" --only sampling --sgld-steps 0
 refused 'only' "${small_bench[@]}" --only updating
 run 0 "${small_bench[@]}" --sgld-steps 1 --device reference --precision f64 --profile --json && expect 'f64 has peaks too' grep -q '"peak_flops_per_s"' out

@@ -16,6 +16,8 @@
 namespace jem {
 namespace {
 
+constexpr const char *kSampling = "sampling", *kForward = "forward";
+
 struct BenchOptions {
     CommonOptions common;
     SettingsFlags flags;
@@ -47,6 +49,13 @@ void upload_made_up_images(Device& device, ImageStore& to, const ImageSetShape& 
         const Array part = pixels.slice(first, std::min(piece_bytes, pixels.count - first));
         device.upload(part.data, piece.data(), part.bytes());
     }
+}
+
+std::vector<uint8_t> made_up_batch(int64_t count, uint64_t seed) {
+    std::vector<uint8_t> bytes;
+    for (int64_t i = 0; i < count; ++i)
+        bytes.push_back(static_cast<uint8_t>(random4(seed, RandomStream::parameters, 1, 1, static_cast<uint64_t>(i)).v[0]));
+    return bytes;
 }
 
 // Uniform starts, whatever the settings' form: no class's images are multiplied, which would take longer than what is timed.
@@ -173,7 +182,8 @@ int bench(const BenchOptions& o) {
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
     fill_in_sizes(s);
     check_settings(s);
-    if (!o.only.empty() && (!s.samples() || s.sgld_steps == 0))
+    const bool sampling = o.only == kSampling, forward = o.only == kForward;
+    if (sampling && (!s.samples() || s.sgld_steps == 0))
         throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
     // As many images as the data set has, of the network's size.
     ImageSetShape shape = s.data.empty() ? known_shape("cifar10") : shape_of(s);
@@ -206,14 +216,20 @@ int bench(const BenchOptions& o) {
     if (s.samples()) fill_uniformly(*device, iteration, s.buffer_size, s.seed);
     if (!o.profile) iteration.record();  // on a GPU nothing can be timed inside a graph
     iteration.prepare_weights();
-    if (!o.only.empty()) iteration.run("draw");  // what the chains start from
+    if (sampling) iteration.run("draw");  // what the chains start from
+    const std::vector<uint8_t> bytes =
+        forward ? made_up_batch(parts->predictor.batch() * s.in_channels * s.image_size * s.image_size, s.seed) : std::vector<uint8_t>();
     device->synchronize();
 
     const int64_t an_epoch = count / (s.classifies() ? s.batch_size : s.gen_batch_size);
     IterationState state;
     const auto run_once = [&] {
-        if (!o.only.empty()) {
+        if (sampling) {
             for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run("sample");
+            return;
+        }
+        if (forward) {
+            parts->predictor.predict_batch(0, parts->predictor.batch(), parts->predictor.bytes(bytes), parts->evaluation_memory());
             return;
         }
         iteration.run_all();
@@ -249,8 +265,11 @@ int bench(const BenchOptions& o) {
     if (!o.common.json)
         fmt::print("{}\nWRN-{}-{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
                    device->description(), s.depth, s.width, median,
-                   o.only.empty() ? "an iteration" : fmt::format("{} sampling steps", s.sgld_steps), sorted.front(), sorted.back(),
-                   peak_resident_bytes() / (1 << 20), static_cast<double>(parts->memory.arena_bytes()) / (1 << 20));
+                   forward    ? fmt::format("{} images forward", parts->predictor.batch())
+                   : sampling ? fmt::format("{} sampling steps", s.sgld_steps)
+                              : "an iteration",
+                   sorted.front(), sorted.back(), peak_resident_bytes() / (1 << 20),
+                   static_cast<double>(parts->memory.arena_bytes()) / (1 << 20));
     if (o.profile) {
         const Peaks peaks = measure_peaks(*device);
         json["peak_flops_per_s"] = peaks.flops;
@@ -277,8 +296,9 @@ Command add_bench(CLI::App& app) {
         ->transform(whole_number_in(0, 100000))
         ->capture_default_str()
         ->multi_option_policy(last);
-    app.add_option("--only", o->only, "Time the sampling steps alone, K of them in place of an iteration")
-        ->check(CLI::IsMember({"sampling"}))
+    app.add_option("--only", o->only,
+                   "Time the sampling steps alone, K of them in place of an iteration, or a batch of 100 forward, as evaluate predicts")
+        ->check(CLI::IsMember({kSampling, kForward}))
         ->multi_option_policy(last);
     app.add_flag("--profile", o->profile, "Time by kind of op and by convolution");
     o->flags.add_to(app, SettingsFlags::Kind::training);

@@ -339,7 +339,11 @@ int evaluate(EvaluateOptions& o) {
     const DrawnImages drawn = drawn_images(checkpoint);
     o.settings.samples.from =
         o.samples == "fresh" || (o.samples.empty() && drawn.buffer_count == 0) ? SamplesFrom::fresh : SamplesFrom::buffer;
-    const auto start = std::chrono::steady_clock::now();
+    const auto now = std::chrono::steady_clock::now;
+    const auto seconds_since = [now](std::chrono::steady_clock::time_point then) {
+        return std::chrono::duration<double>(now() - then).count();
+    };
+    const auto start = now();
     Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
                            .split = split,
                            .images = std::move(images),
@@ -358,7 +362,7 @@ int evaluate(EvaluateOptions& o) {
     const Choice choice = choose(o, evaluation, wanted, console);
     catch_interrupts();
 
-    nlohmann::ordered_json values = nlohmann::ordered_json::object();
+    nlohmann::ordered_json values = nlohmann::ordered_json::object(), timings = nlohmann::ordered_json::object();
     const auto keep = [&] {
         json.update(values);
         if (!out.empty()) join_results(out / kResultFile, json, console);
@@ -372,13 +376,18 @@ int evaluate(EvaluateOptions& o) {
             if (!out.empty()) fmt::print("written     {}\n", out.string());
             if (!o.raw.empty()) fmt::print("tensors     {}\n", o.raw);
         }
-        json["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-                              .count();  // not in the file, which repeats byte for byte
+        // not in the file, which repeats byte for byte
+        json["seconds"] = seconds_since(start);
+        timings["predictions_s"] = evaluation.predicting_seconds();
+        json["timings"] = timings;
         print_result(o.common, json);
     };
     try {
         for (const Metric* m : choice.metrics) {
+            const auto begin = now();
+            const double predicting = evaluation.predicting_seconds();
             const MetricResult result = m->measure(evaluation);
+            timings[m->name + "_s"] = seconds_since(begin) - (evaluation.predicting_seconds() - predicting);
             values.update(result.values);
             json["protocols"][m->name] = o.protocol;
             for (const auto& [name, text] : result.files)
