@@ -7,8 +7,9 @@ peer of a row is the faster of PyTorch eager and compiled; compiling is never ti
 from which tools/bench_table makes docs/speed.md's tables.
 
 On demand also `train` itself, from its files to its checkpoint (--train), the K sampling steps alone (--sampling), a test set's accuracy
-(--evaluation), an iteration's seconds by K (--linearity) and the time until a first picture exists (--first-image); --no-iteration leaves
-the iterations out.
+(--evaluation), an iteration's seconds by K (--linearity), the time until a first picture exists (--first-image) and what `evaluate`
+measures besides (--measurements: scores of log p(x) and p(y|x) of --images images, gradients' lengths of as many, PGD of 50 steps on
+--attacked, Inception's features of --drawn); --no-iteration leaves the iterations out.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import json
 import os
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_pytorch.py")
+TOOLS = os.path.dirname(os.path.abspath(__file__))
+PEER, CONVERT = os.path.join(TOOLS, "peer_pytorch.py"), os.path.join(TOOLS, "convert")
 # Least ratio of seconds, largest share of memory. bf16 by whether the CPU has AMX.
 GOALS = {
     ("10-2", "f32"): (1.8, 0.42), ("16-4", "f32"): (2.0, 0.45), ("28-10", "f32"): (2.2, 0.5),
@@ -35,9 +38,16 @@ TABLE_HEAD = ("| network | | PyTorch eager, s | compiled, s | engine, s | times 
 TRAIN_HEAD = TABLE_HEAD.replace("| network |", "| `train` of |", 1)
 FURTHER_HEAD = ("| what | network | | PyTorch eager, s | compiled, s | engine, s | times as fast | goals |\n"
                 "|---|---|---|---|---|---|---|---|")
+MEASUREMENT_HEAD = TABLE_HEAD.replace("| network |", "| what | network |", 1).replace("|---", "|---|---", 1)
+# Least ratio of seconds, largest share of memory; Inception's are measured alone.
+MEASUREMENT_GOALS = {"scores": (1.5, 0.5), "pxgrad": (2.5, 0.5), "pgd": (2.5, 0.5), "inception": ()}
+COST_GOAL = 1.2  # of scores against passes forward, of gradients against sampling steps
+ATTACK_EPS = "0.001"  # breaks next to nothing: the engine ends attacks of broken images early
+FORWARD_BATCH, CHAINS = 100, 64  # of bench --only forward and --only sampling
 LINE_STEPS = (0, 1, 2, 5, 10, 20)  # K
 FIRST_IMAGE_GOAL = 1  # s
 TRAINING_IMAGES = 50000  # what the prior is made of, as CIFAR-10's
+SMALL_TRAINING_IMAGES = 1000  # where nothing is made of them
 
 
 def run(command, refused_by=None):
@@ -125,13 +135,13 @@ def compare(args, work, network, precision, engine, theirs):
     return row
 
 
-def make_files(args, folder):
+def make_files(folder, test_images, training_images):
     """CIFAR-10's files, of noise, for whatever reads them."""
     def write(name, images):
         with open(os.path.join(folder, name), "wb") as file:
             file.write(images)
-    write("test_batch.bin", b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(args.images)))
-    fifth = b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(TRAINING_IMAGES // 5))
+    write("test_batch.bin", b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(test_images)))
+    fifth = b"".join(bytes([i % 10]) + os.urandom(3072) for i in range(training_images // 5))
     for i in range(5):
         write(f"data_batch_{1 + i}.bin", fifth)
 
@@ -140,7 +150,7 @@ def make_checkpoint(args, network, folder):
     out = os.path.join(folder, network)
     if not os.path.isdir(out):
         run([args.engine, "train", "--recipe", "sada-jem", "--data", "cifar10", "--data-dir", folder, *shape(args, network, "f32"),
-             "--iterations", "0", "--buffer-size", "100", "--device", "cpu", "--out", out, "--quiet", "--json"])
+             "--iterations", "0", "--buffer-size", str(args.drawn or 100), "--device", "cpu", "--out", out, "--quiet", "--json"])
     return os.path.join(out, "checkpoints", "last.safetensors")
 
 
@@ -189,6 +199,77 @@ def compare_evaluation(args, network, precision, folder):
     return [{"work": work, **row, "goals": [1]},
             {"work": f"{work}, whole process", "network": network, "precision": precision, "best": "eager", "ratio": round(ratio, 3),
              "seconds": {**seconds, "compiled": []}, "goals": [1]}]
+
+
+def labels_as_predicted(args, checkpoint, folder):
+    """Makes the test set's labels what the network predicts: `evaluate` attacks no image that is misclassified as it is."""
+    raw = os.path.join(folder, "raw.safetensors")
+    run([args.engine, "evaluate", "--checkpoint", checkpoint, "--data-dir", folder, "--device", "cpu", "--threads", str(args.threads),
+         "--metrics", "accuracy", "--raw", raw, "--quiet", "--json"])
+    with open(raw, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["logits"]
+        logits = file.read()[slice(*header["data_offsets"])]
+    count, classes = header["shape"]
+    values = struct.unpack(f"<{count * classes}f", logits)
+    with open(os.path.join(folder, "test_batch.bin"), "r+b") as file:
+        for image in range(count):
+            row = values[classes * image:classes * (image + 1)]
+            file.seek(3073 * image)
+            file.write(bytes([row.index(max(row))]))
+
+
+def engine_measurement(args, checkpoint, folder, parts, *more):
+    """A function for by_turns: `evaluate`, and the seconds of these parts of it."""
+    def measure():
+        result = run([args.engine, "evaluate", "--checkpoint", checkpoint, "--data-dir", folder, "--device", "cpu", "--threads", str(args.threads),
+                      *more, "--quiet", "--json"])
+        if result.get("robust_accuracy", {}).get(ATTACK_EPS, 1) == 0:
+            sys.exit("error: the attack broke every image, so that it ended early. Its time cannot be compared.")
+        return {**result, "seconds": sum(result["timings"][f"{part}_s"] for part in parts)}
+    return measure
+
+
+def scores_of_engine(args, checkpoint, folder, names):
+    """Of --images images: half of them the network's own, half strangers, which are the same ones."""
+    return engine_measurement(args, checkpoint, folder, ("predictions", "ood"), "--metrics", "ood", "--ood-scores", names, "--ood-data",
+                              f"cifar10:{folder}")
+
+
+def compare_measurements(args, network, folder):
+    checkpoint = make_checkpoint(args, network, folder)
+    labels_as_predicted(args, checkpoint, folder)
+    attack = engine_measurement(args, checkpoint, folder, ("pgd",), "--metrics", "pgd", "--pgd-eps", ATTACK_EPS, "--pgd-images", str(args.attacked))
+    for mode, work, count, engine in (
+            ("scores", f"log p(x) and p(y\\|x) of {args.images} images", args.images, scores_of_engine(args, checkpoint, folder, "px,py")),
+            ("pxgrad", f"gradients of {args.images} images", args.images, scores_of_engine(args, checkpoint, folder, "pxgrad")),
+            ("pgd", f"PGD of 50 steps on {args.attacked} images", args.attacked, attack)):
+        row = compare(args, mode, network, "f32", engine, peer(args, network, "f32", "--mode", mode, "--images", str(count), "--eps", ATTACK_EPS,
+                                                               "--iterations", "1"))
+        yield {"work": work, **row, "goals": MEASUREMENT_GOALS[mode]}
+
+
+def compare_inception(args, network, folder):
+    """By random weights, of a replay buffer of --drawn images, with the Inception Score, which needs no reference."""
+    weights, features = os.path.join(folder, "inception.pth"), os.path.join(folder, "inception.safetensors")
+    peer_of = peer(args, network, "f32", "--mode", "inception", "--iterations", "1")
+    run([*peer_of, "--images", "1", "--warmup", "0", "--out", weights])
+    subprocess.run([args.python, CONVERT, weights, features], check=True, stdout=subprocess.DEVNULL)
+    engine = engine_measurement(args, make_checkpoint(args, network, folder), folder, ("is",), "--metrics", "is", "--samples", "buffer", "--features",
+                                f"inception:{features}")
+    row = compare(args, "inception", network, "f32", engine, [*peer_of, "--images", str(args.drawn)])
+    return {"work": f"Inception's features of {args.drawn} images", **row, "network": "Inception", "goals": MEASUREMENT_GOALS["inception"]}
+
+
+def measure_costs(args, network, folder):
+    """The engine alone: scores of an image against its pass forward, a gradient against a sampling step."""
+    checkpoint = make_checkpoint(args, network, folder)
+    results = by_turns(args, f"WRN-{network} costs", {
+        "scores": scores_of_engine(args, checkpoint, folder, "px,py"), "forward": bench(args, network, "f32", args.steps, "--only", "forward"),
+        "pxgrad": scores_of_engine(args, checkpoint, folder, "pxgrad"), "step": bench(args, network, "f32", args.steps, "--only", "sampling")})
+    of_one = {"scores": args.images, "forward": FORWARD_BATCH, "pxgrad": args.images, "step": CHAINS * args.steps}
+    each = {name: statistics.median(median(r["seconds"]) for r in found) / of_one[name] for name, found in results.items()}
+    return {"network": network, "images": args.images, "seconds": {name: round(s, 7) for name, s in each.items()},
+            "scores": round(each["scores"] / each["forward"], 3), "pxgrad": round(each["pxgrad"] / each["step"], 3)}
 
 
 def measure_linearity(args, network, precision):
@@ -241,10 +322,13 @@ def main():
     parser.add_argument("--compiled-rounds", type=int, default=1, help="of them with torch.compile, which takes minutes to start (1)")
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations a round (3)")
     parser.add_argument("--warmup", type=int, default=1, help="iterations before the timed ones, of what is not compiled (1)")
-    parser.add_argument("--images", type=int, default=2000, help="of --evaluation (2000)")
+    parser.add_argument("--images", type=int, default=2000, help="of --evaluation and --measurements (2000)")
+    parser.add_argument("--attacked", type=int, default=256, help="images of --measurements that are attacked, in batches of 64 (256)")
+    parser.add_argument("--drawn", type=int, default=128, help="images of --measurements that Inception sees (128; 0: none)")
     parser.add_argument("--train", action="store_true", help="also `train` itself: its iterations, and its peak with the checkpoint written")
     parser.add_argument("--sampling", action="store_true", help="also the K sampling steps alone")
     parser.add_argument("--evaluation", action="store_true", help="also the accuracy on a test set")
+    parser.add_argument("--measurements", action="store_true", help="also scores, gradients, attacks and Inception's features of images, in f32")
     parser.add_argument("--linearity", action="store_true", help="also an iteration by K, of the first network and precision")
     parser.add_argument("--first-image", action="store_true", help="also the time until the first network has drawn a picture")
     parser.add_argument("--no-iteration", action="store_true", help="without the iterations")
@@ -278,7 +362,7 @@ def main():
             args, "iteration", network, precision, bench(args, network, precision, args.steps), peer(args, network, precision)))
     with tempfile.TemporaryDirectory() as folder:
         if args.train or args.evaluation or args.first_image:
-            make_files(args, folder)
+            make_files(folder, args.images, TRAINING_IMAGES)
         if args.train:
             print()
             line["train"] = list(rows_of(TRAIN_HEAD, lambda *_: [1, 1],
@@ -293,6 +377,21 @@ def main():
                 for row in filter(None, rows):
                     line["further"].append(row)
                     print(further_row(row), flush=True)
+        if args.measurements:
+            small = os.path.join(folder, "small")
+            os.mkdir(small)
+            make_files(small, args.images // 2, SMALL_TRAINING_IMAGES)
+            print(f"\n{MEASUREMENT_HEAD}")
+            line["measurements"], line["costs"] = [], []
+            for network in networks:
+                for row in compare_measurements(args, network, small):
+                    line["measurements"].append(row)
+                    print(table_row(row), flush=True)
+            if args.drawn:
+                line["measurements"].append(compare_inception(args, networks[0], small))
+                print(table_row(line["measurements"][-1]), flush=True)
+            line["costs"] = [measure_costs(args, network, small) for network in networks]
+            print("\n" + costs_text(line["costs"]))
         if args.linearity:
             line["linearity"] = measure_linearity(args, networks[0], precisions[0])
             print("\n" + linearity_text(line["linearity"]))
@@ -300,7 +399,7 @@ def main():
             line["first_image"] = measure_first_image(args, networks[0], folder)
             print("\n" + first_image_text(line["first_image"]))
     print(f"\n{machine}, {args.threads} threads, PyTorch {version}, K = {args.steps}, commit {line['commit']}")
-    if args.history and any(line.get(kind) for kind in ("rows", "train", "further", "linearity", "first_image")):
+    if args.history and any(line.get(kind) for kind in ("rows", "train", "further", "measurements", "linearity", "first_image")):
         with open(args.history, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 
@@ -317,10 +416,14 @@ def verdict(met):
 
 
 def table_row(row):
-    least, most = row["goals"]
-    met = f"{least:g} {verdict(row['ratio'] >= least)}, {most:g} {verdict(row['share'] <= most)}"
+    met = "none"
+    if row["goals"]:
+        least, most = row["goals"]
+        met = f"{least:g} {verdict(row['ratio'] >= least)}, {most:g} {verdict(row['share'] <= most)}"
     seconds, mib = row["seconds"], row["mib"]
-    return (f"| WRN-{row['network']} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
+    name = row["network"] if row["network"] == "Inception" else f"WRN-{row['network']}"
+    what = f"| {row['work']} " if "work" in row else ""
+    return (f"{what}| {name} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
             f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {mib['engine']} of {mib[row['best']]} | {row['share']:.2f} | {met} |")
 
 
@@ -328,6 +431,13 @@ def further_row(row):
     seconds, least = row["seconds"], row["goals"][0]
     return (f"| {row['work']} | WRN-{row['network']} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
             f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {least:g} {verdict(row['ratio'] >= least)} |")
+
+
+def costs_text(costs):
+    return " ".join(
+        f"Of WRN-{cost['network']}'s evaluation log p(x) and p(y|x) of an image take {cost['scores']:.2f} times as long as its pass forward alone, its "
+        f"gradient {cost['pxgrad']:.2f} times as long as a sampling step (goals {COST_GOAL:g}: {verdict(cost['scores'] <= COST_GOAL)}, "
+        f"{verdict(cost['pxgrad'] <= COST_GOAL)})." for cost in costs)
 
 
 def linearity_text(line):

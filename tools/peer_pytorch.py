@@ -5,6 +5,12 @@
        train       the same, then a checkpoint of weights, optimizer and buffer is written to --out
        sampling    K SGLD steps of a batch, with the batch's statistics
        evaluation  accuracy on --images bytes images in batches of 100, with the running statistics
+       scores      of as many images log p(x) and the largest p(y|x), likewise
+       pxgrad      the length of the gradient of log p(x) by each image, likewise
+       pgd         50 steps of an attack within --eps (in 1/255, L-inf, step 2, a random start) on as many images, broken or not after each;
+                   no batch of 64 ends early
+       inception   features and class probabilities of as many images by Inception-v3, torchvision's (FID's, made of the same convolutions,
+                   pools by other means), from 32 pixels resized to 299, in batches of 32; --out: its weights are written there
        first-image the program `jem_engine sample --from prior`: reads a checkpoint and CIFAR-10, draws and samples --neg images, writes a
                    PNG. Its caller times it.
 
@@ -34,6 +40,12 @@ kRho = 0.2
 kSamEps = 1e-12
 kBatchNormMomentum = 0.9
 kEvaluationBatch = 100
+kAttackBatch = 64
+kAttackSteps = 50
+kAttackStep = 2  # in 1/255 of the pixel range
+kInceptionBatch = 32
+kInceptionSize = 299
+kInceptionClasses = 1008
 kTrainingImages = 50000  # CIFAR-10's
 kBufferSize = 10000
 kReinitFreq = 0.05
@@ -238,25 +250,129 @@ def sampling(trainer):
     return lambda: trainer.sgld(trainer.x_neg_start)
 
 
-def evaluation(trainer):
+def pixels_of(batch, args):
+    return batch.to(args.device, torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+
+
+def freeze(args):
+    """Nothing trains the weights any more: they may be folded with batch norm and laid out once."""
+    if args.compile:
+        from torch._inductor import config  # here alone: it takes 150 MB
+        config.freezing = True
+
+
+def evaluated(trainer):
+    """Images as bytes, and labels; the network is as it is evaluated."""
     args = trainer.args
     trainer.net.eval()
-    if args.compile:
-        # Nothing trains the weights any more: they may be folded with batch norm and laid out once. Imported here alone: it takes 150 MB.
-        from torch._inductor import config
-        config.freezing = True
-    images = torch.randint(256, (args.images, *trainer.image), dtype=torch.uint8)
-    labels = torch.randint(args.num_classes, (args.images,), dtype=torch.uint8)
+    trainer.want_weight_gradients(False)
+    return (torch.randint(256, (args.images, *trainer.image), dtype=torch.uint8),
+            torch.randint(args.num_classes, (args.images,), dtype=torch.uint8))
+
+
+def evaluation(trainer):
+    args = trainer.args
+    images, labels = evaluated(trainer)
+    freeze(args)
 
     @torch.inference_mode()
     def accuracy():
         hits = 0
         for batch, y in zip(images.split(kEvaluationBatch), labels.split(kEvaluationBatch)):
-            x = batch.to(args.device, torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
-            hits += int((trainer.logits(x).argmax(dim=1).cpu() == y).sum())
+            hits += int((trainer.logits(pixels_of(batch, args)).argmax(dim=1).cpu() == y).sum())
         return hits / args.images
 
     return accuracy
+
+
+def scores(trainer):
+    args = trainer.args
+    images, _ = evaluated(trainer)
+    freeze(args)
+
+    @torch.inference_mode()
+    def both(count):
+        px, py = [], []
+        for batch in images[:count].split(kEvaluationBatch):
+            logits = trainer.logits(pixels_of(batch, args))
+            px.append(torch.logsumexp(logits, dim=1).cpu())
+            py.append(logits.softmax(dim=1).amax(dim=1).cpu())
+        return torch.cat(px), torch.cat(py)
+
+    return both
+
+
+def pxgrad(trainer):
+    args = trainer.args
+    images, _ = evaluated(trainer)
+
+    def lengths(count):
+        found = []
+        for batch in images[:count].split(kEvaluationBatch):
+            x = pixels_of(batch, args).requires_grad_(True)
+            (g,) = torch.autograd.grad(torch.logsumexp(trainer.logits(x), dim=1).sum(), x)
+            found.append(torch.linalg.vector_norm(g, dim=(1, 2, 3)).cpu())
+        return torch.cat(found)
+
+    return lengths
+
+
+def pgd(trainer):
+    """Logits of a step's forward pass tell what the step before has broken."""
+    args = trainer.args
+    images, _ = evaluated(trainer)
+    radius, step = 2 * args.eps / 255, 2 * kAttackStep / 255
+    with torch.no_grad():
+        labels = torch.cat([trainer.net(pixels_of(batch, args)).argmax(dim=1) for batch in images.split(kEvaluationBatch)])
+
+    def attack(count):
+        broken = 0
+        for batch, y in zip(images[:count].split(kAttackBatch), labels[:count].split(kAttackBatch)):
+            x = pixels_of(batch, args)
+            low, high = (x - radius).clamp_(min=-1), (x + radius).clamp_(max=1)
+            x = torch.empty_like(x).uniform_(-radius, radius).add_(x).clamp_(-1, 1)
+            wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            for _ in range(kAttackSteps):
+                x.requires_grad_(True)
+                logits = trainer.logits(x)
+                (g,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
+                wrong |= logits.detach().argmax(dim=1) != y
+                x = torch.clamp(x.detach().add_(g.sign_(), alpha=step), low, high)
+            with torch.no_grad():
+                wrong |= trainer.logits(x).argmax(dim=1) != y
+            broken += int(wrong.sum())
+        return broken
+
+    return attack
+
+
+def inception(args):
+    from torchvision.models import inception_v3
+    net = inception_v3(weights=None, num_classes=kInceptionClasses, aux_logits=False, transform_input=False, init_weights=False).eval()
+    net.requires_grad_(False)
+    if args.out:
+        torch.save(net.state_dict(), args.out)
+    classes, net.fc = net.fc, nn.Identity()
+    net = net.to(args.device, memory_format=torch.channels_last)
+    freeze(args)
+    forward = torch.compile(net, dynamic=False) if args.compile else net
+    images = torch.randint(256, (args.images, args.in_channels, args.image_size, args.image_size), dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def features(count):
+        found, probabilities = [], []
+        for batch in images[:count].split(kInceptionBatch):
+            x = F.interpolate(pixels_of(batch, args), size=(kInceptionSize, kInceptionSize), mode="bilinear", align_corners=False)
+            found.append(forward(x))
+            probabilities.append(F.linear(found[-1], classes.weight).softmax(dim=1))
+        return torch.cat(found), torch.cat(probabilities)
+
+    return features
+
+
+# Modes that work on a number of images, of which an untimed call takes one batch.
+MEASUREMENTS = {"scores": (scores, kEvaluationBatch), "pxgrad": (pxgrad, kEvaluationBatch), "pgd": (pgd, kAttackBatch),
+                "inception": (lambda trainer: inception(trainer.args), kInceptionBatch)}
 
 
 def write_png(path, image):
@@ -302,9 +418,10 @@ def main():
                               ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
-    parser.add_argument("--mode", choices=["iteration", "train", "sampling", "evaluation", "first-image"], default="iteration")
-    parser.add_argument("--images", type=int, default=1000, help="of --mode evaluation (1000)")
-    parser.add_argument("--out", help="file of --mode train's checkpoint")
+    parser.add_argument("--mode", choices=["iteration", "train", "sampling", "evaluation", "first-image", *MEASUREMENTS], default="iteration")
+    parser.add_argument("--images", type=int, default=1000, help="of --mode evaluation and of measurements (1000)")
+    parser.add_argument("--eps", type=float, default=8, help="of --mode pgd, in 1/255 of the pixel range (8)")
+    parser.add_argument("--out", help="file of --mode train's checkpoint, or of --mode inception's weights")
     for flag in ("--checkpoint", "--data-dir", "--sheet"):
         parser.add_argument(flag, help="of --mode first-image")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
@@ -332,6 +449,13 @@ def main():
     if args.mode in ("iteration", "train"):
         trainer.make_data()
         work = trainer.iterate
+    elif args.mode in MEASUREMENTS:
+        make, batch = MEASUREMENTS[args.mode]
+        measure = make(trainer)
+        warmups = iter([batch] * args.warmup)
+
+        def work():
+            measure(next(warmups, args.images))
     else:
         work = {"sampling": sampling, "evaluation": evaluation}[args.mode](trainer)
     seconds = []

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# tools/compare_pytorch.py --train runs the program from its files to its checkpoint and measures the process; tools/bench_table shows it.
+# tools/compare_pytorch.py --train runs the program from its files to its checkpoint and measures the process, --measurements what `evaluate`
+# does; tools/bench_table shows both.
 # PyTorch's part is played by a script that prints what tools/peer_pytorch.py prints.
 set -uo pipefail
 export LC_ALL=C
@@ -26,9 +27,12 @@ expect() { # WHAT COMMAND...
 }
 
 python3 "$tools/compare_pytorch.py" --engine "$program" --python ./peer --networks 10-1 --precisions f32 --steps 1 --threads 2 --rounds 1 \
-    --compiled-rounds 0 --iterations 1 --images 20 --no-iteration --train --history history.jsonl >out 2>err || { cat err && exit 1; }
+    --compiled-rounds 0 --iterations 1 --images 200 --no-iteration --train --measurements --attacked 4 --drawn 0 --history history.jsonl >out 2>err || { cat err && exit 1; }
 expect 'the peer is asked to train, with a checkpoint' grep -q -e '--mode train --out .*peer.pt' peers
 # Data and buffer are 264 MiB: less would be another process. 1000 s is what the peer claims; an iteration here takes seconds.
+for mode in 'scores --images 200' 'pxgrad --images 200' 'pgd --images 4 --eps 0.001'; do
+    expect "the peer is asked for $mode" grep -q -e "--mode $mode" peers
+done
 expect 'the row holds one iteration and the peak of the process' python3 -c '
 import json
 (row,) = json.load(open("history.jsonl"))["train"]
@@ -37,8 +41,19 @@ assert 0.005 < seconds < 500 and row["ratio"] > 2, row
 assert row["mib"]["eager"] == 100 and row["mib"]["engine"] > 264, row
 assert row["goals"] == [1, 1], row
 '
+expect 'scores, gradients and attacks were measured' python3 -c '
+import json
+line = json.load(open("history.jsonl"))
+ours = [row["seconds"]["engine"][0] for row in line["measurements"]]
+assert len(ours) == 3 and all(0.001 < seconds < 500 for seconds in ours), ours
+assert all(row["ratio"] > 2 and row["mib"]["eager"] == 100 for row in line["measurements"]), line
+(costs,) = line["costs"]
+assert 0.1 < costs["scores"] < 100 and 0.01 < costs["pxgrad"] < 100, costs
+'
 "$tools/bench_table" history.jsonl >table || failures=$((failures + 1))
 # shellcheck disable=SC2016  # Markdown's
 expect 'the table of train is there' grep -q '^| `train` of ' table
 expect 'it holds the row that was printed' grep -qxF "$(grep '^| WRN-10-1' out)" table
+expect 'and what was measured' grep -qxF "$(grep '^| PGD' out)" table
+expect 'and the costs' grep -qF 'as long as a sampling step' table
 exit $((failures > 0))
