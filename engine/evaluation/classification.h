@@ -18,6 +18,10 @@ struct Classified {
 Classified classified(const Predictions& p, int64_t n);
 std::vector<double> probabilities(const Predictions& p, int64_t n);  // p(y|x), [classes]
 
+// The images of each predicted class that the network is surest of, floor(percent / 100 * as many as the class has): class by class, the
+// surest first, of equal ones the first image first.
+std::vector<int64_t> surest_of_each_class(const Predictions& p, int64_t percent);
+
 double accuracy(const Predictions& p);                 // in [0, 1]
 double negative_log_likelihood(const Predictions& p);  // mean, in nats
 double brier_score(const Predictions& p);              // mean over images of sum_y (p(y|x) - [y is the label])^2, in [0, 2] (Brier 1950)

@@ -68,6 +68,12 @@ const ImageSet& Evaluation::training() {
     return *training_;
 }
 
+const ImageSet& Evaluation::reference() {
+    if (!in_.reference) return training();
+    if (!reference_) reference_ = in_.reference();
+    return *reference_;
+}
+
 Predictions Evaluation::predict(const std::string& name, int64_t count, const MakeSource& make_source) {
     const int64_t batch = std::min<int64_t>(count, running().predictor.batch());
     const Predictor::Source source = make_source(running().predictor);

@@ -94,6 +94,7 @@ public:
         std::string split;                                      // of images, for names
         ImageSet images;                                        // that are evaluated, with labels
         std::function<ImageSet()> training;                     // the training set; called once, when a metric asks for it
+        std::function<ImageSet()> reference = nullptr;          // of drawn images, likewise; null: the training set
         std::vector<ImageSet> others;                           // strangers, of the network's size
         std::vector<std::string> made;                          // strangers that are made: of made_set_names()
         std::optional<Predictions> predictions = std::nullopt;  // of images, where somebody made them already; with labels
@@ -115,6 +116,7 @@ public:
     const std::vector<ImageSet>& others() const { return in_.others; }
     const std::vector<std::string>& made() const { return in_.made; }
     const ImageSet& training();
+    const ImageSet& reference();  // what drawn images are compared with
     const std::optional<FeatureNetwork>& features() const { return in_.features; }
     const std::optional<DrawnImages>& drawn() const { return in_.drawn; }
     Journal& journal() { return in_.journal; }
@@ -153,7 +155,7 @@ private:
     double predicting_seconds_ = 0;
     std::unique_ptr<Running> running_;
     std::optional<Predictions> predictions_;
-    std::optional<ImageSet> training_;
+    std::optional<ImageSet> training_, reference_;
     std::unique_ptr<SampleFeatures> sample_features_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <span>
 
+#include "data/input_error.h"
 #include "engine/evaluation/classification.h"
 #include "engine/sampling/sampler.h"
 
@@ -14,6 +15,26 @@ namespace {
 constexpr int64_t kChains = 100;         // of a batch: batch statistics tie them to each other
 constexpr int64_t kPiece = 1000;         // images that are kept together, so that an interrupted evaluation goes on
 constexpr int64_t kMostKept = 10000000;  // values of all pieces: what is larger would take longer to read than many networks take to run
+
+// The authors' protocol.
+constexpr int64_t kAuthorsBatch = 50;
+constexpr int64_t kPercentOfSamples = 90, kPercentOfProbabilities = 10;
+
+int64_t full_batches(int64_t count, const std::string& of) {
+    if (count < kAuthorsBatch)
+        throw InputError(
+            fmt::format("The authors' protocol leaves none of {} {} (it drops what does not fill a batch of {}). "
+                        "Use --protocol engine.",
+                        count, of, kAuthorsBatch));
+    return count - count % kAuthorsBatch;
+}
+
+template <typename T>
+std::vector<T> rows(const std::vector<T>& values, int64_t size, const std::vector<int64_t>& numbers) {
+    std::vector<T> out;
+    for (const int64_t n : numbers) out.insert(out.end(), values.begin() + n * size, values.begin() + (n + 1) * size);
+    return out;
+}
 
 }  // namespace
 
@@ -122,42 +143,77 @@ void SampleFeatures::draw() {
         draw_fresh();
 }
 
-const std::vector<float>& SampleFeatures::samples() { return draw(), samples_; }
+std::vector<int64_t> SampleFeatures::surest(int64_t percent) {
+    const DrawnImages& drawn = *e_.drawn();
+    const int64_t pixels = e_.network().size.pixels();
+    if (!of_buffer_)
+        of_buffer_ = e_.predict("buffer", drawn.buffer_count, [&drawn, pixels](Predictor& by) -> Predictor::Source {
+            return [&by, &drawn, pixels](const Array& to, int64_t first) {
+                const std::vector<double> images = drawn.buffer(first, to.count / pixels);
+                by.values(images)(to, 0);
+            };
+        });
+    std::vector<int64_t> chosen = surest_of_each_class(*of_buffer_, percent);
+    chosen.resize(static_cast<size_t>(full_batches(std::ssize(chosen), fmt::format("images, {} % of the replay buffer", percent))));
+    return chosen;
+}
 
-const std::vector<double>& SampleFeatures::sample_probabilities() { return draw(), probabilities_; }
+const std::vector<float>& SampleFeatures::samples() {
+    draw();
+    if (e_.settings().protocol == Protocol::authors && !samples_chosen_) {
+        samples_ = rows(samples_, dimension(), surest(kPercentOfSamples));
+        samples_chosen_ = true;
+    }
+    return samples_;
+}
+
+const std::vector<double>& SampleFeatures::sample_probabilities() {
+    draw();
+    if (e_.settings().protocol == Protocol::authors && !probabilities_chosen_) {
+        probabilities_ = rows(probabilities_, network().classes, surest(kPercentOfProbabilities));
+        probabilities_chosen_ = true;
+    }
+    return probabilities_;
+}
 
 const std::vector<float>& SampleFeatures::reference() {
     if (!reference_.empty()) return reference_;
-    const ImageSet& train = e_.training();
-    const int64_t pixels = e_.network().size.pixels();
-    for (int64_t first = 0; first < train.count(); first += kPiece) {
-        const int64_t n = std::min(kPiece, train.count() - first);
+    const ImageSet& set = e_.reference();
+    const int64_t pixels = e_.network().size.pixels(), count = reference_count();
+    for (int64_t first = 0; first < count; first += kPiece) {
+        const int64_t n = std::min(kPiece, count - first);
         const auto measure = [&] {
             return run(n, network().predictor.bytes(
-                              std::span(train.pixels).subspan(static_cast<size_t>(first * pixels), static_cast<size_t>(n * pixels))));
+                              std::span(set.pixels).subspan(static_cast<size_t>(first * pixels), static_cast<size_t>(n * pixels))));
         };
         const std::vector<double> values =
-            piece(fmt::format("training set {} of {} by {}", first, train.count(), e_.features()->name), train.count(), measure);
+            piece(fmt::format("reference {} of {} by {}", first, count, e_.features()->name), count, measure);
         reference_.insert(reference_.end(), values.begin(), values.begin() + n * network().dimension);
-        e_.progress("Features of the training set", first + n, train.count());
+        e_.progress("Features of the reference", first + n, count);
     }
     return reference_;
 }
 
+int64_t SampleFeatures::reference_count() {
+    const int64_t count = e_.reference().count();
+    return e_.settings().protocol == Protocol::authors ? full_batches(count, "reference images") : count;
+}
+
 const ReferenceStatistics& SampleFeatures::reference_statistics() {
     if (statistics_) return *statistics_;
-    const ImageSet& train = e_.training();
+    const ImageSet& set = e_.reference();
     Checksum pixels, weights;
-    pixels.add(std::as_bytes(std::span(train.pixels)));
+    pixels.add(std::as_bytes(std::span(set.pixels)));
     const std::vector<double> values = download_values(network().in_use.device(), network().in_use.parameters().weights());
     weights.add(std::as_bytes(std::span(values)));
-    const ReferenceKey key = {.data = train.name,
-                              .split = "train",
+    // images come to Inception by the protocol
+    const ReferenceKey key = {.data = set.name,
+                              .split = e_.settings().protocol == Protocol::authors ? "authors' reference" : "train",
                               .network = e_.features()->name,
-                              .images = train.count(),
-                              .channels = train.channels,
-                              .height = train.height,
-                              .width = train.width,
+                              .images = reference_count(),
+                              .channels = set.channels,
+                              .height = set.height,
+                              .width = set.width,
                               .pixels = pixels.value(),
                               .weights = weights.value()};
     const FeatureCache cache(e_.features()->cache);

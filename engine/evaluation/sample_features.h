@@ -14,12 +14,14 @@ class SampleFeatures {
 public:
     explicit SampleFeatures(Evaluation& evaluation) : e_(evaluation) {}
 
-    // Of the drawn images, all of them.
+    // Of the drawn images, all of them. By the authors' protocol of those in the replay buffer that the evaluated network is surest of,
+    // nine tenths of each predicted class, and of these as many as fill batches of 50.
     const std::vector<float>& samples();
-    // p(y|x) of the feature network, [N, classes].
+    // p(y|x) of the feature network, [N, classes]; by the authors' protocol of the surest tenth, likewise.
     const std::vector<double>& sample_probabilities();
-    // Of the training set, all of it.
+    // Of the reference, all of it; by the authors' protocol as many images as fill batches of 50.
     const std::vector<float>& reference();
+    int64_t reference_count();
     // Of the same, from the cache where it is kept there.
     const ReferenceStatistics& reference_statistics();
     int64_t dimension();
@@ -37,6 +39,8 @@ private:
     std::vector<double> piece(const std::string& name, int64_t images, const std::function<std::vector<double>()>& measure);
     void draw();
     void draw_fresh();
+    // Those of the buffer's images that the authors' protocol takes.
+    std::vector<int64_t> surest(int64_t percent);
     void take_buffer();
     void add_samples(const std::vector<double>& values, int64_t wanted);
 
@@ -44,6 +48,8 @@ private:
     std::unique_ptr<Network> network_;
     std::vector<float> samples_, reference_;
     std::vector<double> probabilities_;
+    bool samples_chosen_ = false, probabilities_chosen_ = false;  // of all that were drawn
+    std::optional<Predictions> of_buffer_;                        // by the evaluated network
     std::optional<ReferenceStatistics> statistics_;
 };
 

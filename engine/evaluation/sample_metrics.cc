@@ -8,20 +8,21 @@ namespace jem {
 namespace {
 
 constexpr int kScoreParts = 10;
+constexpr int64_t kAuthorsImagesOfPart = 5000;
 constexpr int64_t kNeighbourImages = 10000;  // of each set, for precision, recall, density and coverage
 
-// What all of them are of.
-nlohmann::ordered_json described(Evaluation& e, int64_t images) {
-    return {{"features", e.features()->name},
-            {"samples", e.settings().samples.from == SamplesFrom::buffer ? "buffer" : "fresh"},
-            {"images", images},
-            {"reference_images", e.training().count()}};
+// What it is of. Of the score by the authors' protocol, which takes other images: `images` is "score_images".
+MetricResult result_of(Evaluation& e, nlohmann::ordered_json values, const std::string& images, int64_t count) {
+    values["sample_quality"] = {{"features", e.features()->name},
+                                {"samples", e.settings().samples.from == SamplesFrom::buffer ? "buffer" : "fresh"},
+                                {images, count},
+                                {"reference_images", e.sample_features().reference_count()}};
+    return {.values = std::move(values), .files = {}};
 }
 
 MetricResult result_of(Evaluation& e, nlohmann::ordered_json values) {
     SampleFeatures& f = e.sample_features();
-    values["sample_quality"] = described(e, std::ssize(f.samples()) / f.dimension());
-    return {.values = std::move(values), .files = {}};
+    return result_of(e, std::move(values), "images", std::ssize(f.samples()) / f.dimension());
 }
 
 MetricResult measure_distance(Evaluation& e) {
@@ -35,8 +36,12 @@ MetricResult measure_distance(Evaluation& e) {
 }
 
 MetricResult measure_score(Evaluation& e) {
-    const MeanAndDeviation score = inception_score(e.sample_features().sample_probabilities(), e.features()->network.classes, kScoreParts);
-    return result_of(e, {{"is_mean", score.mean}, {"is_std", score.deviation}});
+    const std::vector<double>& probabilities = e.sample_features().sample_probabilities();
+    const int64_t classes = e.features()->network.classes, images = std::ssize(probabilities) / classes;
+    const bool authors = e.settings().protocol == Protocol::authors;
+    const int parts = authors ? static_cast<int>(std::max<int64_t>(1, images / kAuthorsImagesOfPart)) : kScoreParts;
+    const MeanAndDeviation score = inception_score(probabilities, classes, parts);
+    return result_of(e, {{"is_mean", score.mean}, {"is_std", score.deviation}}, authors ? "score_images" : "images", images);
 }
 
 MetricResult measure_kernel_distance(Evaluation& e) {
@@ -69,9 +74,11 @@ MetricResult measure_coverage(Evaluation& e) {
 
 std::string missing(const Evaluation& e) {
     if (!e.features()) return "no network for features was given: --features CHECKPOINT, or inception:FILE for the FID; docs/evaluation.md";
-    if (e.settings().protocol == Protocol::authors) return "the authors' protocol for samples is not there yet: --protocol engine";
-    if (e.settings().samples.from == SamplesFrom::buffer && e.drawn()->buffer_count == 0)
-        return "there is no replay buffer: --samples fresh";
+    const bool buffer = e.drawn() && e.drawn()->buffer_count > 0;
+    if (e.settings().protocol == Protocol::authors && (!buffer || e.settings().samples.from == SamplesFrom::fresh))
+        return std::string("the authors' protocol is of the replay buffer") +
+               (buffer ? ": --samples buffer" : ", and there is none: --protocol engine");
+    if (e.settings().samples.from == SamplesFrom::buffer && !buffer) return "there is no replay buffer: --samples fresh";
     return "";
 }
 

@@ -127,6 +127,16 @@ ImageSet images_of_split(const std::string& split, const Settings& s, const Read
     return images;
 }
 
+// What the authors' protocol compares drawn images with: all training images, held out or not, and CIFAR-10's test images as well.
+ImageSet authors_reference(const Settings& s, const ReadProgress& reading) {
+    ImageSet all = load_images(s, Split::train, reading);
+    if (s.data != "cifar10") return all;
+    const ImageSet test = load_images(s, Split::test, reading);
+    all.pixels.insert(all.pixels.end(), test.pixels.begin(), test.pixels.end());
+    all.labels.insert(all.labels.end(), test.labels.begin(), test.labels.end());
+    return all;
+}
+
 // Numbers above 0, or from 0 on; named as they were given.
 std::vector<NamedNumber> numbers_of(const std::string& flag, const std::string& text) {
     std::vector<NamedNumber> numbers;
@@ -348,9 +358,11 @@ int evaluate(EvaluateOptions& o) {
                            .split = split,
                            .images = std::move(images),
                            .training = [&s, &reading] { return load_training_images(s, reading).train; },
+                           .reference = o.settings.protocol == Protocol::authors ? [&s, &reading] { return authors_reference(s, reading); }
+                                                                                 : std::function<ImageSet()>(),
                            .others = std::move(strangers.sets),
                            .made = strangers.made,
-                           .features = feature_network(o.features, s, *device),
+                           .features = feature_network(o.features, s, *device, o.settings.protocol),
                            .drawn = drawn,
                            .settings = o.settings,
                            .journal = std::move(journal),
@@ -388,7 +400,7 @@ int evaluate(EvaluateOptions& o) {
             const double predicting = evaluation.predicting_seconds();
             const MetricResult result = m->measure(evaluation);
             timings[m->name + "_s"] = seconds_since(begin) - (evaluation.predicting_seconds() - predicting);
-            values.update(result.values);
+            values.update(result.values, true);  // several tell of the same drawn images
             json["protocols"][m->name] = o.protocol;
             for (const auto& [name, text] : result.files)
                 if (!out.empty()) write_file(out / name, text);

@@ -12,7 +12,7 @@
 
 namespace jem {
 
-std::optional<FeatureNetwork> feature_network(const std::string& features, const Settings& s, Device& device) {
+std::optional<FeatureNetwork> feature_network(const std::string& features, const Settings& s, Device& device, Protocol protocol) {
     if (features.empty()) return std::nullopt;
     const std::string cache = user_cache_file("features");
     if (features.starts_with(kInceptionPrefix)) {
@@ -20,7 +20,10 @@ std::optional<FeatureNetwork> feature_network(const std::string& features, const
         if (!is_there(path))
             throw InputError("--features " + features +
                              " (there is no such file). tools/convert makes it of pytorch-fid's weights: docs/conversion.md.");
-        const InceptionSettings inception = {.height = s.image_size, .width = s.image_size, .in_channels = s.in_channels};
+        const InceptionSettings inception = {.height = s.image_size,
+                                             .width = s.image_size,
+                                             .in_channels = s.in_channels,
+                                             .input = protocol == Protocol::authors ? InceptionInput::tf1 : InceptionInput::pytorch_fid};
         return FeatureNetwork{.network = {.device = device,
                                           .conv_algorithm = s.conv_algorithm,
                                           .size = {.height = s.image_size, .width = s.image_size, .channels = s.in_channels},

@@ -220,4 +220,19 @@ TEST_CASE("a_diverged_network_is_still_counted") {
     CHECK(count == 4);
 }
 
+TEST_CASE("the_surest_of_each_class_are_a_share_rounded_down_class_by_class") {
+    Predictions p;
+    p.classes = 3;
+    // how far the best logit lies above the two others, which are 0; images 0 to 10 are of class 1, 11 and 12 of class 0, none of class 2
+    const std::vector<double> above = {2, 1, 5, 3, 3, 9, 4, 8, 7, 6, 0.5, 1, 2};
+    for (size_t n = 0; n < above.size(); ++n) {
+        Values logits(3, 0.0);
+        logits[n < 11 ? 1 : 0] = above[n];
+        p.logits.insert(p.logits.end(), logits.begin(), logits.end());
+    }
+    CHECK(surest_of_each_class(p, 100) == std::vector<int64_t>{12, 11, 5, 7, 8, 9, 2, 6, 3, 4, 0, 1, 10});
+    CHECK(surest_of_each_class(p, 90) == std::vector<int64_t>{12, 5, 7, 8, 9, 2, 6, 3, 4, 0});
+    CHECK(surest_of_each_class(p, 10) == std::vector<int64_t>{5});
+}
+
 }  // namespace jem

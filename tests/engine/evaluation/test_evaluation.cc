@@ -20,6 +20,7 @@
 #include "engine/evaluation/made_images.h"
 #include "engine/evaluation/metric.h"
 #include "engine/evaluation/pgd.h"
+#include "engine/evaluation/sample_features.h"
 #include "models/wide_resnet.h"
 #include "tests/check.h"
 #include "tests/temp_folder.h"
@@ -30,7 +31,7 @@ namespace {
 constexpr int64_t kImages = 6, kSide = 8, kPixels = kSide * kSide, kClasses = 4;
 constexpr double kRounding = 1e-9;  // of sums in f64
 
-ImageSet made_set() {
+ImageSet made_set_of(int64_t count, uint64_t seed) {
     ImageSet set{.name = "made",
                  .channels = 1,
                  .height = kSide,
@@ -39,10 +40,12 @@ ImageSet made_set() {
                  .class_names = {},
                  .pixels = {},
                  .labels = {}};
-    for (const double v : TestData(5).uniforms(kImages * kPixels, 0, 256)) set.pixels.push_back(static_cast<uint8_t>(v));
-    for (int64_t n = 0; n < kImages; ++n) set.labels.push_back(static_cast<int32_t>(n % kClasses));
+    for (const double v : TestData(seed).uniforms(count * kPixels, 0, 256)) set.pixels.push_back(static_cast<uint8_t>(v));
+    for (int64_t n = 0; n < count; ++n) set.labels.push_back(static_cast<int32_t>(n % kClasses));
     return set;
 }
+
+ImageSet made_set() { return made_set_of(kImages, 5); }
 
 struct Subject {
     std::unique_ptr<Device> device = make_reference_device(DType::f64);
@@ -347,6 +350,70 @@ TEST_CASE("samples_that_are_the_training_images_are_no_distance_from_them_and_dr
     Evaluation goes_on(inputs(SamplesFrom::fresh, Journal(path, "id"), nullptr));
     CHECK(goes_on.journal().found() > 0);
     CHECK(metric("fid").measure(goes_on).values["frechet_distance"] == distance);
+}
+
+TEST_CASE("the_authors_protocol_takes_the_surest_images_of_the_buffer_and_fills_batches") {
+    constexpr int64_t kBuffer = 560, kReference = 130, kFew = 100;
+    Subject subject;
+    subject.device = make_cpu_device({.threads = 1});
+    const Values x = TestData(11).uniforms(kBuffer * kPixels, -1, 1);
+    const TempFolder folder;
+    const auto inputs = [&](Protocol protocol, int64_t buffer, SamplesFrom from) {
+        EvaluationSettings s;
+        s.protocol = protocol;
+        s.samples.from = from;
+        Evaluation::Inputs in = subject.inputs(s, {}, nullptr);
+        in.reference = [buffer] { return made_set_of(buffer == kFew ? kFew : kReference, 12); };
+        in.features.emplace(
+            FeatureNetwork{.network = subject.trained(9), .name = "another", .inception = true, .batch = 32, .cache = folder.path()});
+        in.drawn = DrawnImages{.buffer_count = buffer, .buffer = [&x](int64_t first, int64_t count) {
+                                   return Values(x.begin() + first * kPixels, x.begin() + (first + count) * kPixels);
+                               }};
+        return in;
+    };
+    Evaluation whole(inputs(Protocol::engine, kBuffer, SamplesFrom::buffer)),
+        authors(inputs(Protocol::authors, kBuffer, SamplesFrom::buffer));
+    const double of_all = metric("fid").measure(whole).values["fid"];
+    const MetricResult distance = metric("fid").measure(authors), score = metric("is").measure(authors);
+
+    NetworkInUse in_use(subject.trained());
+    Predictor predictor(in_use.device(), in_use.memory(), in_use.network(), subject.trained().size, {.largest = kImages});
+    in_use.ready([&] { predictor.plan(in_use.passes()); });
+    const Predictions p = predictor.predict(kBuffer, predictor.values(x), in_use.passes());
+    SampleFeatures& all = whole.sample_features();
+    const auto rows = [&](const auto& values, int64_t size, int64_t percent, int64_t count) {
+        std::vector<int64_t> chosen = surest_of_each_class(p, percent);
+        REQUIRE(std::ssize(chosen) > count);
+        REQUIRE(std::ssize(chosen) < count + 50);
+        auto out = values;
+        out.clear();
+        chosen.resize(static_cast<size_t>(count));
+        for (const int64_t n : chosen) out.insert(out.end(), values.begin() + n * size, values.begin() + (n + 1) * size);
+        return out;
+    };
+    const int64_t size = all.dimension();
+    FeatureAccumulator drawn(size), reference(size);
+    drawn.add(rows(all.samples(), size, 90, 500));
+    reference.add(std::span(all.reference()).first(static_cast<size_t>(100 * size)));
+    CHECK(distance.values["fid"].get<double>() ==
+          doctest::Approx(frechet_distance(reference.statistics(), drawn.statistics()).distance).epsilon(kRounding));
+    CHECK(std::fabs(distance.values["fid"].get<double>() - of_all) > 1e-6 * of_all);
+    CHECK(distance.values["sample_quality"]["images"] == 500);
+    CHECK(distance.values["sample_quality"]["reference_images"] == 100);
+    const MeanAndDeviation want = inception_score(rows(all.sample_probabilities(), kClasses, 10, 50), kClasses, 1);
+    CHECK(score.values["is_mean"].get<double>() == doctest::Approx(want.mean).epsilon(kRounding));
+    CHECK(score.values["sample_quality"]["score_images"] == 50);
+
+    const auto kept = [&] { return std::distance(std::filesystem::directory_iterator(folder.path()), {}); };
+    CHECK(kept() == 2);
+    Evaluation few(inputs(Protocol::authors, kFew, SamplesFrom::buffer)),
+        few_of_engine(inputs(Protocol::engine, kFew, SamplesFrom::buffer)), fresh(inputs(Protocol::authors, kBuffer, SamplesFrom::fresh));
+    CHECK(metric("fid").measure(few).values["sample_quality"]["images"] == 50);
+    CHECK(metric("fid").measure(few_of_engine).values["sample_quality"]["images"] == kFew);
+    CHECK(kept() == 4);  // of the same reference images, but statistics of one protocol are not taken for the other's
+    CHECK_THROWS_AS(metric("is").measure(few), InputError);  // ten images or fewer fill no batch
+    CHECK(metric("fid").missing(fresh).find("--samples buffer") != std::string::npos);
+    CHECK(metric("is").missing(authors).empty());
 }
 
 TEST_CASE("images_are_taken_by_the_seeds_permutation_or_in_the_files_order") {
