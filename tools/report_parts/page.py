@@ -270,6 +270,12 @@ def ood_table(figures, protocol):
     return html_table(head, rows)
 
 
+def purified(pgd):
+    """["through 10 steps of purification"], or nothing"""
+    steps = number(pgd.get("purify_steps"))
+    return [f"through {plural(int(steps), 'step')} of purification"] if math.isfinite(steps) and steps > 0 else []
+
+
 def robust_table(figures, protocol):
     robust, between = dict_or_empty(figures.get("robust_accuracy")), dict_or_empty(figures.get("robust_accuracy_interval"))
     eps = [e for e in sorted(robust, key=lambda e: (number(e), e)) if math.isfinite(number(robust[e]))]
@@ -278,7 +284,7 @@ def robust_table(figures, protocol):
     pgd = dict_or_empty(figures.get("pgd"))
     norm = str(pgd.get("norm", ""))
     counts = [plural(int(number(pgd[k])), k[:-1]) for k in ("steps", "images") if math.isfinite(number(pgd.get(k)))]
-    said = ", ".join([NORMS.get(norm, norm)] * bool(norm) + counts)
+    said = ", ".join([NORMS.get(norm, norm)] * bool(norm) + counts + purified(pgd))
     rows = [[f"\u03b5 = {e}/255", f"{100 * number(robust[e]):.1f} %"] + [interval_text(between.get(e))] * bool(between) for e in eps]
     return html_table(["PGD" + (f" ({html.escape(said)})" if said else "") + html.escape(protocol), "accuracy", *["95 % interval"] * bool(between)], rows)
 

@@ -348,7 +348,9 @@ def robustness(run, evaluation):
         one.set_xlabel("\u03b5 (1/255 of the pixel range)")
     axes[0].set_ylabel("accuracy (%)")
     images = {int(r["images"]) for r in rows if isinstance(r.get("images"), float)}
-    words = "Accuracy under PGD attacks of growing strength" + (f" on {plural(images.pop(), 'image')}" if len(images) == 1 else "") + "."
+    steps = number(dict_or_empty(evaluation.figures.get("pgd")).get("purify_steps"))
+    through = f" through {plural(int(steps), 'step')} of purification" if steps > 0 else ""
+    words = "Accuracy under PGD attacks of growing strength" + through + (f" on {plural(images.pop(), 'image')}" if len(images) == 1 else "") + "."
     if any(isinstance(r.get("low"), float) for r in rows):
         words += " The band is the 95 % interval."
     return Picture(f"robustness_{file_name(evaluation.name)}", "Robust accuracy", words, figure, ["norm", "eps", "robust_accuracy", "low", "high", "images"],
