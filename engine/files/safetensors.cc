@@ -39,14 +39,33 @@ struct TypeInfo {
     const char* name;
     int64_t bytes;
 };
-constexpr std::array<TypeInfo, 8> kTypes = {{{FileType::f32, "F32", 4},
+constexpr std::array<TypeInfo, 9> kTypes = {{{FileType::f32, "F32", 4},
                                              {FileType::f64, "F64", 8},
                                              {FileType::i64, "I64", 8},
                                              {FileType::u8, "U8", 1},
                                              {FileType::i32, "I32", 4},
                                              {FileType::u32, "U32", 4},
                                              {FileType::bf16, "BF16", 2},
-                                             {FileType::f16, "F16", 2}}};
+                                             {FileType::f16, "F16", 2},
+                                             {FileType::other, "another type", 0}}};
+
+/// The format's other types: tensors that nobody needs may be of these.
+struct OtherType {
+    const char* name;
+    int64_t bits;
+};
+constexpr std::array<OtherType, 12> kOtherTypes = {{{"BOOL", 8},
+                                                    {"I8", 8},
+                                                    {"I16", 16},
+                                                    {"U16", 16},
+                                                    {"U64", 64},
+                                                    {"C64", 64},
+                                                    {"F8_E5M2", 8},
+                                                    {"F8_E4M3", 8},
+                                                    {"F8_E8M0", 8},
+                                                    {"F6_E2M3", 6},
+                                                    {"F6_E3M2", 6},
+                                                    {"F4", 4}}};
 
 const TypeInfo& type_info(FileType type) {
     return *std::find_if(kTypes.begin(), kTypes.end(), [type](const TypeInfo& info) { return info.type == type; });
@@ -104,6 +123,12 @@ json parse_header(const std::filesystem::path& path, const std::string& text) {
     }
     if (!header.is_object()) throw damaged(path, "the header is not a JSON object");
     return header;
+}
+
+/// By the first bytes of a file that is none of safetensors: a zip archive, or a pickle of protocol 2 to 5.
+bool is_of_pytorch(uint64_t start) {
+    const uint64_t low = start & 0xffffffff, protocol = start >> 8 & 0xff;
+    return low == 0x04034b50 || ((start & 0xff) == 0x80 && protocol >= 2 && protocol <= 5);
 }
 
 /// A list of whole numbers from 0, or nothing.
@@ -165,18 +190,22 @@ std::pair<int64_t, int64_t> read_entry(FileTensor& tensor, const std::filesystem
         if (!entry.is_object() || !entry.contains(key)) throw damaged_tensor(path, name, std::string("no ") + key + " in the header");
     }
     const std::string dtype = entry["dtype"].is_string() ? entry["dtype"].get<std::string>() : entry["dtype"].dump();
-    const auto info = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeInfo& known) { return known.name == dtype; });
-    if (info == kTypes.end()) {
-        throw damaged_tensor(path, name, "dtype " + quoted(dtype) + ", expected F64, F32, F16, BF16, I64, I32, U32 or U8");
-    }
+    const auto named = [&](const auto& known) { return known.name == dtype; };
+    const auto info = std::find_if(kTypes.begin(), kTypes.end() - 1, named);
+    const auto other = std::find_if(kOtherTypes.begin(), kOtherTypes.end(), named);
     tensor.type = info->type;
+    if (tensor.type == FileType::other && other == kOtherTypes.end())
+        throw damaged_tensor(path, name, "dtype " + quoted(dtype) + ", which the format does not know");
+    const int64_t bits = tensor.type == FileType::other ? other->bits : 8 * info->bytes;
 
     const auto shape = as_sizes(entry["shape"]);
     if (!shape) throw damaged_tensor(path, name, "its shape is not a list of whole numbers from 0");
     tensor.shape = *shape;
     std::optional<int64_t> num_bytes = checked_product(*shape);
-    if (num_bytes && __builtin_mul_overflow(*num_bytes, info->bytes, &*num_bytes)) num_bytes.reset();
+    if (num_bytes && __builtin_mul_overflow(*num_bytes, bits, &*num_bytes)) num_bytes.reset();
     if (!num_bytes) throw damaged_tensor(path, name, "its shape overflows 64 bits");
+    if (*num_bytes % 8 != 0) throw damaged_tensor(path, name, "its values do not end with a byte");
+    *num_bytes /= 8;
 
     const auto offsets = as_sizes(entry["data_offsets"]);
     if (!offsets || offsets->size() != 2 || (*offsets)[0] > (*offsets)[1]) {
@@ -351,6 +380,12 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
         throw damaged(path, "it has " + std::to_string(file_bytes) + " bytes, too few for the header's length");
     }
     content->read(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
+    if (header_bytes > kMaxHeaderBytes && is_of_pytorch(header_bytes)) {
+        throw InputError("'" + path.string() +
+                         "' is a file of PyTorch's (torch.save), which may hold programs and is not read. Convert it: "
+                         "tools/convert " +
+                         path.string() + " OUT.safetensors");
+    }
     if (header_bytes > kMaxHeaderBytes) {
         throw damaged(path, "a header of " + std::to_string(header_bytes) + " bytes, more than the format's 100 MB");
     }
@@ -366,6 +401,7 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
     std::vector<ByteRange> extents;
     for (const auto& [name, entry] : header.items()) {
         if (name == kMetadataKey) {
+            if (entry.is_null()) continue;  // as good as none, for the format's own library
             if (!entry.is_object()) throw damaged(path, "the header's __metadata__ is not an object");
             for (const auto& [key, value] : entry.items()) {
                 if (!value.is_string()) throw damaged(path, "the header's __metadata__ " + quoted(key) + " is not a string");
@@ -385,6 +421,23 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
             content->read(begin + static_cast<uint64_t>(first), out);
         };
     }
+    return file;
+}
+
+SafetensorsFile SafetensorsFile::read_weights(const std::filesystem::path& path) {
+    SafetensorsFile file = read(path);
+    std::map<std::string, FileTensor> tensors;
+    for (auto& [name, tensor] : file.tensors) {
+        std::string bare = name;
+        for (bool found = true; found;) {
+            found = false;
+            for (const std::string prefix : {"module.", "_orig_mod."})
+                if (bare.starts_with(prefix)) bare.erase(0, prefix.size()), found = true;
+        }
+        const bool free = bare == name || !file.has(bare);
+        tensors.emplace(free ? bare : name, std::move(tensor));
+    }
+    file.tensors = std::move(tensors);
     return file;
 }
 

@@ -11,12 +11,13 @@
 
 namespace jem {
 
-enum class FileType { f32, f64, i64, u8, i32, u32, bf16, f16 };
+/// other: of the format, but none that this program computes with.
+enum class FileType { f32, f64, i64, u8, i32, u32, bf16, f16, other };
 
-/// The type's name in a safetensors header: "F32", "I64", "BF16" ...
+/// The type's name in a safetensors header: "F32", "I64", "BF16" ...; of another one "another type".
 const char* file_type_name(FileType type);
 
-/// Bytes of one element.
+/// Bytes of one element; of another type unknown, 0.
 int64_t file_type_bytes(FileType type);
 
 /// A tensor of a file: little-endian, row-major, without gaps. Its bytes may lie in memory, in a file or on a device: they are read when
@@ -52,6 +53,9 @@ public:
     /// taken its name since. InputError, naming file, tensor and what is wrong, unless the header is well-formed, without duplicate names,
     /// and its tensors cover the data exactly, each with the bytes that its shape and type ask for.
     static SafetensorsFile read(const std::filesystem::path& path);
+
+    /// The same of a network's weights: names lose what nn.DataParallel ("module.") and torch.compile ("_orig_mod.") put before them.
+    static SafetensorsFile read_weights(const std::filesystem::path& path);
 
     /// Whether there is a tensor of this name.
     bool has(const std::string& name) const;

@@ -13,6 +13,7 @@ namespace {
 Array part(Array flat, const TensorInfo& info) { return flat.slice(info.offset, info.count()); }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
+constexpr size_t kMostOfAKind = 4;  // differences that are listed
 
 }  // namespace
 
@@ -89,13 +90,15 @@ void Parameters::initialise(uint64_t seed) {
 
 void check_tensors(const Network& network, const SafetensorsFile& file, const std::string& path,
                    const std::vector<std::string>& allowed_prefixes) {
-    std::string differences;
+    std::vector<std::string> shapes, missing, superfluous;
+    bool any = false;
     const auto check = [&](const TensorInfo& info) {
+        any = any || file.has(info.name);
         if (!file.has(info.name))
-            differences += "\n  missing: " + info.name + " " + shape_text(info.shape);
+            missing.push_back("missing: " + info.name + " " + shape_text(info.shape));
         else if (file.at(info.name).shape != info.shape)
-            differences += "\n  shape of " + info.name + ": " + shape_text(file.at(info.name).shape) + " in the file, " +
-                           shape_text(info.shape) + " expected";
+            shapes.push_back("shape of " + info.name + ": " + shape_text(file.at(info.name).shape) + " in the file, " +
+                             shape_text(info.shape) + " expected");
     };
     std::vector<std::string> known;
     for (const auto* infos : {&network.parameters(), &network.statistics()})
@@ -108,10 +111,24 @@ void check_tensors(const Network& network, const SafetensorsFile& file, const st
         const std::string& name = entry.first;
         const bool allowed = name.ends_with(kIgnoredCounter) || starts_with_any(name, network.idle_prefixes()) ||
                              starts_with_any(name, network.unread_prefixes()) || starts_with_any(name, allowed_prefixes);
-        if (!allowed && !std::binary_search(known.begin(), known.end(), name)) differences += "\n  superfluous: " + name;
+        if (!allowed && !std::binary_search(known.begin(), known.end(), name)) superfluous.push_back("superfluous: " + name);
     }
-    if (!differences.empty())
-        throw InputError("Checkpoint " + path + " does not fit the network:" + differences + "\n" + network.weights_advice());
+    if (shapes.empty() && missing.empty() && superfluous.empty()) return;
+    if (!any)
+        throw InputError("Checkpoint " + path + " does not fit the network (it holds none of its tensors; its first is " +
+                         (file.tensors.empty() ? "none" : "\"" + file.tensors.begin()->first + "\"") + ", the network's " +
+                         network.parameters().front().name +
+                         "). Give a checkpoint of this network; tools/convert makes one of the official codes' files.");
+    std::string text;
+    for (const auto* differences : {&shapes, &missing, &superfluous}) {
+        for (size_t i = 0; i < std::min(differences->size(), kMostOfAKind); ++i) text += "\n  " + (*differences)[i];
+        if (differences->size() > kMostOfAKind)
+            text += "\n  and " + std::to_string(differences->size() - kMostOfAKind) + " more " +
+                    (differences == &shapes    ? "of another shape"
+                     : differences == &missing ? "that are missing"
+                                               : "that are superfluous");
+    }
+    throw InputError("Checkpoint " + path + " does not fit the network:" + text + "\n" + network.weights_advice());
 }
 
 void Parameters::load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes) {

@@ -119,7 +119,7 @@ std::optional<SavedBuffer> find_buffer(const SafetensorsFile& checkpoint, const 
 }
 
 StartPoint read_start(const Network& network, const Settings& s) {
-    StartPoint start{.path = s.start_from, .file = SafetensorsFile::read(s.start_from), .buffer = {}};
+    StartPoint start{.path = s.start_from, .file = SafetensorsFile::read_weights(s.start_from), .buffer = {}};
     check_tensors(network, start.file, start.path, other_tensors());
     if (!s.samples()) return start;
     start.buffer = find_buffer(start.file, start.path);

@@ -289,8 +289,8 @@ for damaged in cut short nothing type json shape setting; do
     for command in evaluate sample; do refused 'safetensors\|configuration' $command --checkpoint $damaged.safetensors --quiet; done
 done
 refused 'out is needed\|safetensors' step --checkpoint cut.safetensors --batch cut.safetensors --dump dump.safetensors
-most_lines=100 refused 'does not fit' evaluate --checkpoint $weights --width 2 --quiet
-most_lines=100 refused 'does not fit' sample --checkpoint $weights --depth 16 --from noise --quiet
+most_lines=17 refused 'does not fit' evaluate --checkpoint $weights --width 2 --quiet
+most_lines=17 refused 'does not fit' sample --checkpoint $weights --depth 16 --from noise --quiet
 refused '--depth is 11' evaluate --checkpoint $weights --depth 11
 refused '--width is 0' sample --checkpoint $weights --width 0
 cp $weights nan.safetensors # the last four bytes belong to the last convolution

@@ -346,7 +346,7 @@ TrainingImages load_training_images(const Settings& s, const ReadProgress& progr
 Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common) {
     Checkpoint c;
     c.path = path;
-    c.file = SafetensorsFile::read(path);
+    c.file = SafetensorsFile::read_weights(path);
     const std::optional<Settings> own = settings_of(c.file, path);
     c.bare = !own.has_value();
     c.settings = own.value_or(Settings{});

@@ -32,7 +32,7 @@ int step(const StepOptions& o) {
          {std::pair{&o.checkpoint, "--checkpoint"}, std::pair{&o.batch, "--batch"}, std::pair{&o.dump, "--dump"}})
         if (value->empty()) throw InputError(std::string(flag) + " is needed (a safetensors file). Give it.");
     check_outputs({{"--dump", o.dump}}, {{"--checkpoint", o.checkpoint}, {"--batch", o.batch}});
-    const SafetensorsFile checkpoint = SafetensorsFile::read(o.checkpoint);
+    const SafetensorsFile checkpoint = SafetensorsFile::read_weights(o.checkpoint);
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
     Settings s = recipe(o.recipe);
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error
