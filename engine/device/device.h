@@ -87,6 +87,7 @@ public:
     static constexpr size_t kReadBackBytes = 1024, kReadBacks = 4;    // the trainer has two under way
     virtual void copy(void* to, const void* from, size_t bytes) = 0;  // on the device, queued
     virtual void synchronize() = 0;
+    virtual bool queues() const { return false; }  // whether a call returns before its work is done
 
     // Makes this device the rank's of a job: every rank calls it, before anything is planned. Whoever never does is alone.
     virtual void join(Ranks& ranks);

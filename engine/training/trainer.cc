@@ -159,7 +159,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     start_or_resume(resume);
     seconds_before_ = progress_.seconds;
     started_ = std::chrono::steady_clock::now();
-    restart_rate(progress_.iteration);
+    resume_work();
     TrainingResult result;
     const auto finish = [&](TrainingEnd end) {
         ranks_.ranks().barrier();  // whoever leaves first may end the others: not before the last file is written
@@ -173,11 +173,13 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     };
 
     std::array<int64_t, 2> tickets = {};  // the scalars of an iteration are read while the next one runs
+    std::array<WorkRate::Time, 2> queued_at = {};
     int64_t reported = progress_.iteration;
     const auto report_up_to = [&](int64_t done) {
         for (; reported < done; ++reported) {
             const IterationState state = iteration_.take_state(tickets[static_cast<size_t>(reported % 2)]);
             ranks_.check();
+            rate_.done(device_.queues() ? std::chrono::steady_clock::now() : queued_at[static_cast<size_t>(reported % 2)]);
             report(state, reported + 1);
         }
     };
@@ -187,6 +189,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         iteration_.begin(i, learning_rate(settings_, i, iterations_per_epoch_, total_), i);
         iteration_.run_all();
         tickets[static_cast<size_t>(i % 2)] = iteration_.queue_state();
+        queued_at[static_cast<size_t>(i % 2)] = std::chrono::steady_clock::now();
         report_up_to(i);  // all but the one just queued
         progress_.iteration = i + 1;
         const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;
@@ -239,19 +242,15 @@ void Trainer::report(const IterationState& state, int64_t done) {
     }
     const auto now = std::chrono::steady_clock::now();
     progress_.seconds = seconds_before_ + std::chrono::duration<double>(now - started_).count();
-    // Since the last log line or pause (evaluation, checkpoint): one iteration alone tells little.
-    const double images =
-        static_cast<double>((done - rate_from_) * (settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size));
-    const double images_per_s = images / std::max(1e-9, std::chrono::duration<double>(now - rate_since_).count());
     const double loss = iteration_.loss(state);
     const Scalars& scalars = iteration_.scalars();
     const int64_t epoch = (done - 1) / iterations_per_epoch_;
-    observer_.iteration({done, total_, epoch, images_per_s, loss, scalars.value(state, "loss_gen"), scalars.value(state, "loss_clf"),
+    observer_.iteration({done, total_, epoch, rate_.per_second(), loss, scalars.value(state, "loss_gen"), scalars.value(state, "loss_clf"),
                          scalars.value(state, "accuracy"), state.learning_rate});
     if (done % settings_.log_interval != 0 && done != total_ && done % iterations_per_epoch_ != 0) return;
-    restart_rate(done);
+    const auto images = static_cast<double>(settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size);
     nlohmann::ordered_json line = {{"iteration", done},           {"epoch", epoch},
-                                   {"time_s", progress_.seconds}, {"images_per_s", images_per_s},
+                                   {"time_s", progress_.seconds}, {"images_per_s", images * rate_.per_second()},
                                    {"lr", state.learning_rate},   {"loss", loss}};
     for (const std::string& name : scalars.names()) line[name] = scalars.value(state, name);
     line["grad_norm"] = state.grad_norm;
@@ -261,11 +260,6 @@ void Trainer::report(const IterationState& state, int64_t done) {
         line_ = line;
     else
         folder_.append_metrics(line);
-}
-
-void Trainer::restart_rate(int64_t done) {
-    rate_from_ = done;
-    rate_since_ = std::chrono::steady_clock::now();
 }
 
 double Trainer::evaluate() {
@@ -290,7 +284,7 @@ double Trainer::evaluate() {
         progress_.best_chosen_on = held_out_name_;
         weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
     }
-    restart_rate(progress_.iteration);
+    resume_work();
     return value;
 }
 
@@ -313,7 +307,7 @@ void Trainer::save_checkpoint() {
     // The state first: alone it is enough to resume, whatever happens before the second rename.
     state_file(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, progress_).write_atomically(folder_.state());
     weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
-    restart_rate(progress_.iteration);
+    resume_work();
 }
 
 void Trainer::write_samples() {

@@ -12,6 +12,7 @@
 #include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
 #include "engine/training/iteration.h"
+#include "engine/training/work_rate.h"
 
 namespace jem {
 
@@ -24,7 +25,7 @@ public:
     virtual void progress(const std::string& what, int64_t done, int64_t total) = 0;
     struct Iteration {
         int64_t done, total, epoch;
-        double images_per_s, loss, loss_gen, loss_clf, accuracy, learning_rate;
+        double per_second, loss, loss_gen, loss_clf, accuracy, learning_rate;
     };
     virtual void iteration(const Iteration& it) = 0;
     // Images [N, H, W, C] in [-1, 1] for a sheet at path.
@@ -84,7 +85,8 @@ private:
     void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
     void report(const IterationState& state, int64_t done);
-    void restart_rate(int64_t done);
+    // After a pause between iterations.
+    void resume_work() { rate_.resume(std::chrono::steady_clock::now()); }
     double evaluate();
     void measure(const Predictions& held_out);
     void save_checkpoint();
@@ -108,8 +110,8 @@ private:
     nlohmann::ordered_json line_;  // of the iteration reported last
     bool diverged_ = false;
     int64_t diverged_at_ = 0;
-    std::chrono::steady_clock::time_point started_, rate_since_;
-    int64_t rate_from_ = 0;  // iterations done at rate_since_
+    std::chrono::steady_clock::time_point started_;
+    WorkRate rate_;
     double seconds_before_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "tools/jem_engine/sheet.h"
 
@@ -27,11 +28,18 @@ std::string duration(double seconds) {
     return fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
+// A terminal, and one that was not asked to go without (no-color.org, TERM=dumb).
+bool understands_escapes() {
+    const char *term = std::getenv("TERM"), *no_color = std::getenv("NO_COLOR");
+    const bool plain = term == nullptr || std::string(term) == "dumb" || (no_color != nullptr && *no_color != 0);
+    return isatty(STDERR_FILENO) != 0 && !plain;
+}
+
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 }  // namespace
 
-Console::Console(bool quiet) : quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
+Console::Console(bool quiet) : quiet_(quiet), terminal_(understands_escapes()) {}
 
 Console::~Console() { end_bar(); }
 
@@ -84,15 +92,11 @@ void Console::iteration(const Iteration& it) {
     if (what_ != "Training") {
         end_bar();
         what_ = "Training";
-        started_ = Clock::now();
         last_shown_ = {};
-        started_at_ = it.done - 1;
     }
-    images_per_s_ = it.images_per_s;
-    const double rate = static_cast<double>(it.done - started_at_) / std::max(1e-9, since(started_));
     show(fmt::format("epoch {}  loss {:.4f}  gen {:+.4f}  clf {:.4f}  accuracy {:.1f} %  lr {:.4g}", it.epoch, it.loss, it.loss_gen,
                      it.loss_clf, 100 * it.accuracy, it.learning_rate),
-         it.done, it.total, it.done - started_at_ > 1 ? rate : 0, it.done == it.total);
+         it.done, it.total, it.per_second, it.done == it.total);
 }
 
 void Console::set_image_shape(int height, int width, int channels) {

@@ -24,12 +24,11 @@ private:
     void show(const std::string& text, int64_t done, int64_t total, double per_second, bool force);
     void end_bar();
 
-    bool quiet_, terminal_;
+    bool quiet_, terminal_;  // terminal_: lines may be drawn over
     bool bar_shown_ = false;
     std::string what_;
     int64_t started_at_ = 0;  // `done` when this activity began
     std::chrono::steady_clock::time_point started_, last_shown_;
-    double images_per_s_ = 0;
     int height_ = 0, width_ = 0, channels_ = 0;
 };
 

@@ -231,6 +231,7 @@ public:
     }
     void push_range(const char* name) override { nvtxRangePushA(name); }
     void pop_range() noexcept override { nvtxRangePop(); }
+    bool queues() const override { return true; }
     void synchronize() override {
         refuse_under_capture("synchronise");
         hardware("synchronise");
