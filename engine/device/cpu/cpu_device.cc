@@ -13,6 +13,7 @@
 #include "engine/device/cpu/cpu_exec.h"
 #include "engine/device/cpu/linear_plan.h"
 #include "engine/device/cpu/onednn.h"
+#include "engine/device/cpu/processors.h"
 #include "engine/device/host/host_device.h"
 #include "kernels/bf16.h"
 #include "kernels/ops_impl.h"
@@ -23,24 +24,9 @@ namespace {
 // Room for the partial sums of 2048 channels, two a channel.
 constexpr int64_t kPartialSums = kMaxChunks * 2048 * 2;
 
-// Cores that this process may use, by their first hyper-thread.
-std::set<int> physical_cores() {
-    cpu_set_t allowed;
-    std::set<int> cores;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return cores;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        if (!CPU_ISSET(cpu, &allowed)) continue;
-        std::ifstream siblings("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-        int first = cpu;
-        siblings >> first;  // "0,64" or "0-1"
-        cores.insert(siblings ? first : cpu);
-    }
-    return cores;
-}
-
 int threads_of_process() {
     const std::set<int> cores = physical_cores();
-    return cores.empty() ? omp_get_num_procs() : static_cast<int>(cores.size());
+    return threads_that_pay(cores.empty() ? omp_get_num_procs() : static_cast<double>(cores.size()), cpu_quota());
 }
 
 std::string cpu_model() {
@@ -55,11 +41,9 @@ template <class A>
 class CpuDevice final : public HostDevice {
 public:
     explicit CpuDevice(const CpuOptions& options)
-        : threads_(options.threads > 0 ? options.threads : threads_of_process()),
+        : threads_(granted_threads(options.threads > 0 ? options.threads : threads_of_process())),
           partials_(HostDevice::allocate(kPartialSums * sizeof(double))),
-          ops_(CpuExec(stream_, threads_, reinterpret_cast<double*>(partials_->data()), kPartialSums)) {
-        omp_set_num_threads(threads_);  // oneDNN asks for this number
-    }
+          ops_(CpuExec(stream_, threads_, reinterpret_cast<double*>(partials_->data()), kPartialSums)) {}
 
     std::string name() const override { return "cpu"; }
     std::string description() const override {
@@ -104,13 +88,15 @@ int threads_of_rank(Ranks& ranks) {
     for (const int core : cores) CPU_SET(core, &mine.cores);
     ranks.all_gather(places.data(), sizeof(Place));
     double threads = 0;
+    int on_machine = 0;
+    for (const Place& p : places) on_machine += std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 ? 1 : 0;
     for (const int core : cores) {
         int sharing = 0;
         for (const Place& p : places)
             if (std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 && CPU_ISSET(core, &p.cores)) ++sharing;
         threads += 1.0 / sharing;
     }
-    return std::max(1, static_cast<int>(threads + 1e-9));
+    return threads_that_pay(threads, cpu_quota() / on_machine);  // as a rule in one container
 }
 
 bool cpu_has_bf16() { return onednn::has_bf16(); }
