@@ -78,7 +78,7 @@ Launch find_launch() {
     return launch;
 }
 
-std::unique_ptr<Ranks> join_ranks(const Launch& launch) {
+std::unique_ptr<Ranks> join_ranks(const Launch& launch, const std::function<void(const std::string&)>& tell) {
     switch (launch.by) {
         case Launch::By::nobody:
             break;
@@ -89,7 +89,8 @@ std::unique_ptr<Ranks> join_ranks(const Launch& launch) {
                                    .size = launch.size,
                                    .address = launch.master,
                                    .port = launch.port,
-                                   .job = text_of("TORCHELASTIC_RUN_ID") != nullptr ? text_of("TORCHELASTIC_RUN_ID") : ""});
+                                   .job = text_of("TORCHELASTIC_RUN_ID") != nullptr ? text_of("TORCHELASTIC_RUN_ID") : "",
+                                   .tell = tell});
     }
     return std::make_unique<LoneRank>();
 }

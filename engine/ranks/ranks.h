@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -109,7 +110,8 @@ struct Launch {
 Launch find_launch();
 
 // Joins the other processes; lone_rank's like where there are none. InputError where this build has no MPI and mpirun started it.
-std::unique_ptr<Ranks> join_ranks(const Launch& launch);
+// tell: hears what is being waited for, where that takes long.
+std::unique_ptr<Ranks> join_ranks(const Launch& launch, const std::function<void(const std::string&)>& tell = nullptr);
 
 // What is missing for several ranks on the CPU and how to get it; empty where this build has MPI.
 std::string missing_mpi();

@@ -1,12 +1,13 @@
 #include "tools/jem_engine/job.h"
 
 #include "engine/device/device.h"
+#include "engine/files/messages.h"
 
 namespace jem {
 
 Ranks& Job::join() {
     if (ranks_) return *ranks_;
-    ranks_ = join_ranks(launch_);
+    ranks_ = join_ranks(launch_, tell);
     if (several()) {
         threads_ = threads_of_rank(*ranks_);
         gpu_ = gpu_of_rank(local_place(*ranks_).rank);

@@ -70,6 +70,9 @@ int run(Job& job, const std::string& name, const Command& command) {
     } catch (const OtherRankFailed& e) {
         job.leave_failed(e.exit_code());
         return e.exit_code();
+    } catch (const RankLost& e) {
+        if (!job.first() && !job.joined()) std::fprintf(stderr, "error on rank %d: %s\n", job.launch().rank, e.what());
+        return failed(job, kExitFailed, e.what());
     } catch (const InputError& e) {
         return failed(job, kExitUsage, e.what());
     } catch (const std::bad_alloc&) {

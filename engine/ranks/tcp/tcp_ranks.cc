@@ -22,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kPorts = 8;              // that one, and the next ones
 constexpr int kAnswerSeconds = 2;      // for a stranger at that port to answer like one of ours
+constexpr int kPatienceSeconds = 5;    // of silence
 constexpr char kMagic[8] = "jemrank";  // what both sides begin with
 
 class Socket {
@@ -168,6 +169,16 @@ private:
         return static_cast<int>(
             std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count()));
     }
+    // For poll: until something is to be said, or time is up.
+    int milliseconds_to_wait() const { return told_ ? milliseconds_left() : std::min(milliseconds_left(), kPatienceSeconds * 1000); }
+    void say_after_a_while(const std::string& what) {
+        if (told_ || Clock::now() < deadline_ - std::chrono::seconds(place_.timeout_s) + std::chrono::seconds(kPatienceSeconds)) return;
+        told_ = true;
+        if (place_.tell)
+            place_.tell("This is rank " + std::to_string(rank()) + " of " + std::to_string(size()) +
+                        " (RANK and WORLD_SIZE say so; unset them to work alone). It waits for " + what + ", for up to " +
+                        std::to_string(place_.timeout_s) + " s.");
+    }
     bool greets(int fd, Hello& theirs) const {
         set_receive_limit(fd, kAnswerSeconds);
         return receive_all(fd, &theirs, sizeof theirs) && std::memcmp(theirs.magic, hello_.magic, sizeof hello_.magic) == 0 &&
@@ -192,7 +203,10 @@ private:
         others_.resize(static_cast<size_t>(size()));
         for (int missing = size() - 1; missing > 0;) {
             pollfd waiting = {.fd = listener.fd(), .events = POLLIN, .revents = 0};
-            if (poll(&waiting, 1, milliseconds_left()) == 0)
+            const int ready = poll(&waiting, 1, milliseconds_to_wait());
+            say_after_a_while(std::to_string(missing) + " of the others");
+            if (ready == 0 && milliseconds_left() > 0) continue;
+            if (ready == 0)
                 throw RankLost(std::to_string(missing) + " of " + std::to_string(size()) + " ranks did not appear within " +
                                std::to_string(place_.timeout_s) + " s. See what they said.");
             Socket s(accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -219,6 +233,7 @@ private:
                     return true;
                 });
             if (others_[0].open()) return;
+            say_after_a_while("rank 0 at " + place_.address + ":" + std::to_string(place_.port));
             std::this_thread::sleep_for(std::chrono::milliseconds(100));
         }
         throw RankLost("Rank 0 does not answer at " + place_.address + ":" + std::to_string(place_.port) + " within " +
@@ -228,6 +243,7 @@ private:
     TcpPlace place_;
     Hello hello_;
     Clock::time_point deadline_;
+    bool told_ = false;
     std::vector<Socket> others_;  // of rank 0: one for each rank, its own closed; of others: rank 0's
 };
 
