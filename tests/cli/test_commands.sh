@@ -168,7 +168,7 @@ for ((i = 0; i < 600; ++i)); do
 done
 kill -TERM $!
 wait $!
-expect 'an interrupted evaluation exits with 130' test $? -eq 130 && expect 'it keeps what it had' test -s interrupted/evaluation.json &&
+expect 'an evaluation that SIGTERM ends says so in its exit code' test $? -eq 143 && expect 'it keeps what it had' test -s interrupted/evaluation.json &&
     expect 'and goes on' test -s interrupted/unfinished.jsonl
 refused 'no metric "fi".*accuracy, nll, brier, ece' evaluate --checkpoint $weights --metrics accuracy,fi
 refused 'fid cannot be measured.*--features' evaluate --checkpoint $weights --metrics accuracy,fid

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kills training at random moments, resumes it, and compares what is left with a run that was never disturbed: tensors byte for
-# byte, the log but for its times. Also: an interrupt ends with exit code 130 and a checkpoint. Usage: test_kill.sh PROGRAM
+# byte, the log but for its times. Also: signals that ask to stop end with a checkpoint. Usage: test_kill.sh PROGRAM
 set -euo pipefail
 
 program=$1
@@ -100,21 +100,67 @@ echo "killed $kills times"
 show_run killed >killed.txt
 diff whole.txt killed.txt >difference.txt || fail "the killed run differs: $(head -n 10 difference.txt)"
 
-# An interrupt: the iteration is finished, a checkpoint left, exit code 130; then as before. No job control here, so a
+# A signal that asks to stop: the iteration is finished, a checkpoint left, the exit code is as shells report it; then as before. No job control here, so a
 # background process ignores SIGINT from its start; the program sets its own handler.
-interrupted() { # FOLDER SIGNAL
+interrupted() { # FOLDER SIGNAL CODE
     local status=0 poll
     start "$1"
     for ((poll = 0; poll < 3000 && $(lines "$1") < 2; ++poll)); do sleep 0.005; done
     kill "-$2" "$pid" || fail "the run ended before it could be interrupted"
     wait "$pid" || status=$?
-    ((status == 130)) || fail "SIG$2 ended with exit code $status, 130 expected"
+    ((status == $3)) || fail "SIG$2 ended with exit code $status, $3 expected"
+    grep -q '^Stopping: ' "$1.err" || fail "SIG$2 was not acknowledged"
     [[ -e $1/checkpoints/last.state.safetensors && -e $1/checkpoints/last.safetensors ]] || fail "SIG$2 left no checkpoint"
     echo "SIG$2 after iteration $(python3 show.py "$1/checkpoints/last.safetensors" iteration)"
     train "$1" --resume || fail "the run could not be resumed after SIG$2: $(tail -n 3 "$1.err")"
     show_run "$1" >"$1.txt"
     diff whole.txt "$1.txt" >difference.txt || fail "the run interrupted by SIG$2 differs: $(head -n 10 difference.txt)"
 }
-interrupted by_int INT
-interrupted by_term TERM
+interrupted by_int INT 130
+interrupted by_term TERM 143
+interrupted by_hup HUP 129
+interrupted by_usr1 USR1 138
+
+# A second one ends at once, also in the middle of an iteration, without a checkpoint. SIGHUP that was ignored at the start stays so.
+"$program" train --out twice "${options[@]}" --depth 28 --width 4 --iterations 3 --sgld-steps 40 --checkpoint-interval 0 >twice.out 2>twice.err </dev/null &
+pid=$!
+for ((poll = 0; poll < 3000; ++poll)); do
+    [[ ! -e twice/config.json ]] || break
+    sleep 0.02
+done
+sleep 1
+kill -INT "$pid"
+sleep 0.5
+kill -HUP "$pid"
+grep -q '^Stopping: ' twice.err || fail 'a first interrupt in a long iteration is not acknowledged at once'
+kill -INT "$pid"
+status=0
+wait "$pid" || status=$?
+((status == 130)) || fail "a second interrupt ended with exit code $status, 130 expected"
+grep -q '^Ended at once, without a checkpoint' twice.err || fail 'a second interrupt is not acknowledged'
+(
+    trap '' HUP
+    exec "$program" train --out nohup "${options[@]}" --iterations 8 >nohup.out 2>nohup.err </dev/null
+) &
+pid=$!
+for ((poll = 0; poll < 3000 && $(lines nohup) < 1; ++poll)); do sleep 0.005; done
+kill -HUP "$pid" 2>/dev/null || true
+wait "$pid" || fail "an ignored SIGHUP ended the run with exit code $?"
+
+# Whoever reads the log ends: the run goes on.
+status=0
+{
+    "$program" train --out unread "${options[@]/--quiet/--threads=1}" 2>&1 >/dev/null </dev/null || echo "$?" >unread.status
+} | head -n 1 >/dev/null
+[[ ! -e unread.status ]] || fail "a dead reader of the log ended the run with exit code $(cat unread.status)"
+[[ $(lines unread) == 40 ]] || fail "a run whose log nobody reads logged $(lines unread) lines, 40 expected"
+
+# The command to go on with can be pasted, whatever the folder's name.
+"$program" train --out "it's here" "${options[@]/--quiet/--threads=1}" --iterations 100000 >odd.out 2>odd.err </dev/null &
+pid=$!
+for ((poll = 0; poll < 3000 && $(lines "it's here") < 1; ++poll)); do sleep 0.005; done
+kill -TERM "$pid"
+wait "$pid" || true
+eval "set -- $(sed -n 's/.*Go on with: jem_engine //p' odd.err)"
+[[ $* == "train --resume --out it's here" && $4 == "it's here" ]] || fail "the printed command is: $*"
 echo "all equal"

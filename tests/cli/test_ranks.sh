@@ -155,7 +155,7 @@ for signal in USR1 INT; do
     status=0
     wait "$pid" || status=$?
     ((status != 0)) || fail "SIG$signal ended with exit code 0"
-    [[ $signal == INT || $status == 130 ]] || fail "SIG$signal ended with exit code $status, 130 expected" "by_$signal.err"
+    [[ $signal == INT || $status == 138 ]] || fail "SIG$signal ended with exit code $status, 138 expected" "by_$signal.err"
     done_so_far=$(lines "by_$signal")
     ((done_so_far < 200)) || fail "SIG$signal came too late"
     [[ $signal == INT ]] || python3 - "by_$signal" "$done_so_far" <<'PYTHON' || fail "SIG$signal left no checkpoint of the last iteration" "by_$signal.err"

@@ -304,6 +304,7 @@ void read_scores(EvaluateOptions& o) {
 int evaluate(EvaluateOptions& o) {
     if (o.checkpoint.empty())
         throw InputError("--checkpoint is needed (a safetensors file). Give one, such as RUN/checkpoints/last.safetensors.");
+    outlive_readers();
     const std::vector<const Metric*> wanted = chosen_metrics(o.metrics);
     o.settings.shuffled = o.order == "shuffled";
     o.settings.protocol = o.protocol == "authors" ? Protocol::authors : Protocol::engine;
@@ -372,7 +373,9 @@ int evaluate(EvaluateOptions& o) {
     for (const Metric* m : wanted)
         if (m->wants_gradients != nullptr && m->wants_gradients(o.settings)) evaluation.want_gradients();
     const Choice choice = choose(o, evaluation, wanted, console);
-    catch_interrupts();
+    catch_interrupts(
+        {.waiting = "Stopping: the batch at hand is finished, what was measured is kept. A second interrupt ends at once.",
+         .ended = "Ended at once: the metrics of this call are lost, but for the pieces in " + std::string(kJournalFile) + "."});
 
     nlohmann::ordered_json values = nlohmann::ordered_json::object(), timings = nlohmann::ordered_json::object();
     const auto keep = [&] {
@@ -411,7 +414,7 @@ int evaluate(EvaluateOptions& o) {
         console.message(out.empty() ? "Interrupted: what was measured follows; nothing else was kept."
                                     : "Interrupted: what was measured is in " + out.string() + ". The same command goes on.");
         print();
-        return kExitInterrupted;
+        return exit_code_of_interrupt();
     } catch (const std::exception& e) {
         if (!values.empty()) keep();
         throw;

@@ -86,6 +86,7 @@ int run(Job& job, const std::string& name, const Command& command) {
 int with_results_written(int code) {
     std::cout.flush();
     if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good()) return code;
+    if (errno == EPIPE) return code == kExitDone ? kExitReaderGone : code;
     const std::string why = errno != 0 ? std::generic_category().message(errno) : "a write failed";
     std::fprintf(stderr, "error: The result could not be written to stdout (%s). Check where it goes, and the disk's free space.\n",
                  why.c_str());

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "data/input_error.h"
@@ -385,6 +387,16 @@ TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, con
 void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network) {
     const std::string names = skipped_tensors(file, network);
     if (!names.empty()) std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), names.c_str());
+}
+
+std::string for_shell(const std::string& word) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("_@%+=:,./-").find(c) != std::string_view::npos;
+    });
+    if (plain) return word;
+    std::string quoted = "'";
+    for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return quoted + "'";
 }
 
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json) {

@@ -116,6 +116,9 @@ TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, con
 // On stderr, where a published checkpoint holds tensors that are not read.
 void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network);
 
+// As a word of a shell's command line.
+std::string for_shell(const std::string& word);
+
 // --json: the result as one line, the last of stdout.
 void print_result(const CommonOptions& common, const nlohmann::ordered_json& json);
 
@@ -131,5 +134,6 @@ Command add_bench(CLI::App& app);
 Command add_info(CLI::App& app);
 
 inline constexpr int kExitDone = 0, kExitFailed = 1, kExitUsage = 2, kExitDiverged = 3, kExitInterrupted = 130;
+inline constexpr int kExitReaderGone = 141;  // as shells report SIGPIPE
 
 }  // namespace jem

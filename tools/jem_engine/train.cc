@@ -99,6 +99,9 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
         }
         lr_given |= json.contains("lr");
     } else {
+        if (o.resume && o.recipe.empty())
+            throw InputError("There is no run in '" + folder.root().string() +
+                             "' to go on with (it has no config.json). Check --out, or start one with --recipe.");
         if (o.recipe.empty()) throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
         s = recipe(o.recipe);
     }
@@ -194,6 +197,7 @@ Trainer::Measure measure_of(const Settings& s, Device& device, Console& console,
 
 int train(const TrainOptions& o) {
     if (o.out.empty()) throw InputError("--out is needed (the folder of the run). Give --out runs/first.");
+    outlive_readers();
     const RunFolder folder{o.out};
     Ranks& ranks = the_job().join();
     const bool first = ranks.rank() == 0;
@@ -231,10 +235,15 @@ int train(const TrainOptions& o) {
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
                                 static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
     if (ranks.size() == 1) {
-        catch_interrupts();
+        catch_interrupts(
+            {.waiting = "Stopping: the iteration is finished, and a checkpoint written. A second interrupt ends at once, without one.",
+             .ended = "Ended at once, without a checkpoint: " + folder.last().string() + " is as it was."});
     } else {
         // SIGUSR1: mpirun passes it on, and leaves the ranks the time they need
-        catch_interrupts(Processes::ranks);
+        catch_interrupts(
+            {.waiting = fmt::format("Rank {} was asked to stop: all finish the iteration, and a checkpoint is written.", ranks.rank()),
+             .ended = ""},
+            Processes::ranks);
         if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
             console.message("To stop with a checkpoint send SIGUSR1 to mpirun: after an interrupt it leaves its ranks but a second.");
     }
@@ -244,7 +253,7 @@ int train(const TrainOptions& o) {
             case TrainingEnd::diverged:
                 return kExitDiverged;
             case TrainingEnd::interrupted:
-                return kExitInterrupted;
+                return exit_code_of_interrupt();
             case TrainingEnd::finished:
                 break;
         }
@@ -265,8 +274,8 @@ int train(const TrainOptions& o) {
         return exit_code;
     }
     if (result.end == TrainingEnd::interrupted) {
-        console.message(
-            fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations, o.out));
+        console.message(fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations,
+                                    for_shell(o.out)));
         print_result(o.common, json);
         return exit_code;
     }

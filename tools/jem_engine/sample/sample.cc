@@ -9,6 +9,7 @@
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
 #include "tools/jem_engine/console.h"
+#include "tools/jem_engine/interrupt.h"
 #include "tools/jem_engine/options.h"
 #include "tools/jem_engine/sample/output.h"
 #include "tools/jem_engine/sample/sample_run.h"
@@ -63,6 +64,7 @@ int sample(const SampleOptions& o) {
     if (o.label && (*o.label < 0 || *o.label >= s.num_classes))
         throw InputError(fmt::format("--class is {} (the network knows 0 to {}). Give one of these.", *o.label, s.num_classes - 1));
     if (o.metropolis) check_metropolis(s);
+    outlive_readers();
     Console console(o.common.quiet);
     SampleRun run(o, checkpoint, console);
     const SampleSheet sheet_of(o, s, sheet.empty() ? 1 : run.most_samples(), std::ssize(run.frame_steps()));
@@ -75,7 +77,7 @@ int sample(const SampleOptions& o) {
     }
     if (samples.empty()) {
         console.message("Interrupted: no batch of chains had ended, so there is nothing to write.");
-        return kExitInterrupted;
+        return exit_code_of_interrupt();
     }
     if (run.stopped())
         console.message(fmt::format("Interrupted: what follows are the {} samples whose chains had ended.", samples.size()));
@@ -136,7 +138,7 @@ int sample(const SampleOptions& o) {
             if (counts[c] > 0) fmt::print("  {:>3} {:<14} {}\n", c, c < names.size() ? names[c] : "", counts[c]);
     }
     print_result(o.common, json);
-    return run.stopped() ? kExitInterrupted : kExitDone;
+    return run.stopped() ? exit_code_of_interrupt() : kExitDone;
 }
 
 }  // namespace

@@ -100,7 +100,8 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
     if (!o_.given() && s_.init == StartForm::informative && o_.label && !sampler_->has_class(*o_.label))
         throw InputError(
             fmt::format("--class is {} (no training image has it, so no chain starts there). Give another, or --from noise.", *o_.label));
-    catch_interrupts();
+    catch_interrupts({.waiting = "Stopping: the batch at hand is given up, those before it are written. A second interrupt ends at once.",
+                      .ended = "Ended at once: nothing was written."});
     if (o_.given()) choose_given();
 }
 
