@@ -23,6 +23,7 @@ TEST_CASE("cuda plans") { MESSAGE("SKIPPED: this build has no CUDA parts"); }
 #include "engine/device/cuda/cuda_device.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/training/trainer.h"
+#include "models/inception.h"
 #include "models/wide_resnet.h"
 
 namespace jem {
@@ -164,6 +165,34 @@ TEST_CASE("cuda plans: the network asks for these convolutions, and gets a choic
         CHECK(got == wanted);
         CHECK(candidates == 10 * static_cast<int>(convolutions_of(width).size()));
         CHECK(contains(network.head_engine(), "cublasLt"));
+    }
+}
+
+TEST_CASE("cuda plans: Inception has an engine for each of its convolutions and a plan of memory") {
+    for (const auto& [gpu, precision] :
+         {std::pair{"h100", CudaPrecision::f32}, std::pair{"h100", CudaPrecision::bf16}, std::pair{"t4", CudaPrecision::f32}}) {
+        INFO(std::string(gpu), " ", precision_name(precision));
+        const auto device = make_cuda_planning_device(describe_gpu(gpu), {.precision = precision, .plan_cache = ""});
+        Memory memory(*device);
+        Inception network(InceptionSettings{});
+        Parameters parameters(*device, memory, network, Parameters::Options{});
+        const int pass = network.add_pass({"features", kInceptionBatch, NormMode::running, Gradients::none});
+        const Slot images = memory.keep("samples", "images", size_t{kInceptionBatch} * 3 * 32 * 32 * size_of(device->real_type()));
+        network.build(*device, memory, ConvAlgorithm::automatic);
+        memory.plan([&] {
+            network.forward(pass,
+                            {.weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics(), .state = nullptr},
+                            {memory.at(images), device->real_type(), kInceptionBatch, 3, 32, 32, 3});
+        });
+        memory.pack();
+        std::set<std::string> kernels;
+        for (const auto& [shape, choice] : network.convolution_choices())
+            if (!choice.candidate) {
+                CHECK(choice.engine.starts_with("cudnn eng"));
+                kernels.insert(shape);
+            }
+        CHECK(kernels.size() > 30);
+        CHECK(memory.arena_bytes() > 0);
     }
 }
 
