@@ -49,6 +49,8 @@ mkdir pictures && cp one.png pictures/a.png && cp one.png pictures/b.png
 sample --from images:pictures --steps 1 && json 'j["images"] == 2 and j["steps"] == 1'
 run 0 sample --checkpoint $weights --from test --pick worst --count 3 --quiet && grep -q 'p(y|x)' out || fail 'no scores are shown' out
 
+sample --from test --count 4 --stretch --sheet bright.png --raw bright.safetensors && sample --from test --count 4 --sheet plain.png && cmp -s bright.png plain.png && fail '--stretch changes nothing'
+
 # --- restoration ----------------------------------------------------------------------------------------------------------------------
 sample --from test --damage half --steps 2 --keep-known --count 4 --raw half.safetensors --sheet half.png
 json 'j["rms_damaged"] > 0 and j["rms_restored"] > 0'

@@ -20,7 +20,7 @@ struct SampleOptions {
     std::optional<int64_t> steps, label;
     std::optional<double> min_confidence;
     int64_t count = 100, snapshots = 0, neighbours = 0;
-    bool keep_known = false, metropolis = false;
+    bool keep_known = false, metropolis = false, stretch = false;
 
     bool given() const { return from != "prior" && from != "noise"; }  // chains start at images that there are
     bool to_class() const { return towards == "class"; }

@@ -24,6 +24,22 @@ int64_t row_cells(const SampleOptions& o, int64_t frames) {
     return before + course + (o.neighbours > 0 ? 1 + o.neighbours : 0);
 }
 
+// Pixels from the samples' least to their greatest value as [-1, 1].
+std::vector<Sample> stretched(std::vector<Sample> samples) {
+    float low = 1, high = -1;
+    for (const Sample& s : samples)
+        for (const float v : s.pixels) low = std::min(low, v), high = std::max(high, v);
+    const float scale = high > low ? 2 / (high - low) : 1;
+    const auto stretch = [&](std::vector<float>& pixels) {
+        for (float& v : pixels) v = std::clamp((v - low) * scale - 1, -1.0f, 1.0f);
+    };
+    for (Sample& s : samples) {
+        stretch(s.pixels);
+        for (std::vector<float>& frame : s.frames) stretch(frame);
+    }
+    return samples;
+}
+
 }  // namespace
 
 SheetLayout SampleSheet::layout(int64_t cells, int64_t columns) const {
@@ -71,7 +87,8 @@ std::vector<std::vector<float>> SampleSheet::row(const Sample& s) const {
     return cells;
 }
 
-void SampleSheet::write(const std::string& path, const std::vector<Sample>& samples) const {
+void SampleSheet::write(const std::string& path, const std::vector<Sample>& given) const {
+    const std::vector<Sample> samples = o_.stretch ? stretched(given) : given;
     if (!o_.rows()) return write_classes(path, samples);
     std::vector<float> images;
     int64_t cells = 0, columns = 1;

@@ -206,6 +206,8 @@ Command add_sample(CLI::App& app) {
                    "PNG to write, a class a row, or a sample a row with --snapshots, --damage, --neighbours (samples.png where neither "
                    "this nor --raw is given)")
         ->multi_option_policy(last);
+    app.add_flag("--stretch", o->stretch,
+                 "The sheet's brightness from the samples' darkest to their brightest value, as the authors' sheets");
     app.add_option("--raw", o->raw, "Safetensors to write: images [N,C,H,W], labels (predicted), logits, lse, and what else was asked for")
         ->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::sampling);
