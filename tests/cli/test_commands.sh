@@ -317,6 +317,11 @@ fi
 code=0
 "$program" info >&- 2>err </dev/null || code=$?
 expect "a closed stdout is exit code 1, not $code" same $code 1
+code=0
+(ulimit -f 40 && exec "$program" train "${tiny[@]}" --iterations 1 --out limited --quiet >out 2>err </dev/null) || code=$?
+expect "a limit of files' sizes is exit code 1, not $code" same $code 1
+expect 'and it is said' grep -q 'error: .*File too large' err
+refused 'There is no run in .nowhere' train --resume --out nowhere
 refused 'train does not know --foo bar (' train --foo bar
 refused 'batch-size is "x" (a whole number' train --batch-size x
 refused '--lr is given without a value' train --lr

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -146,6 +147,7 @@ void spin_briefly(char** argv) {
 
 int main(int argc, char** argv) {
     using namespace jem;
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit of files' sizes is an error like a full disk
     occupy_standard_streams();
     spin_briefly(argv);
     Job* const job = job_or_error();
