@@ -299,7 +299,7 @@ MetricResult measure(Evaluation& e) {
 }
 
 // At most: what one attack breaks the next ones leave out.
-Cost cost(const Evaluation& e) {
+Cost cost(Evaluation& e) {
     const auto images = static_cast<double>(std::min(e.settings().pgd.images, e.images().count()));
     return {.gradient = images * 100 * static_cast<double>(e.settings().apgd.restarts) * static_cast<double>(2 + kTargets)};
 }

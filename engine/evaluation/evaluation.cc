@@ -102,6 +102,7 @@ const Predictions& Evaluation::predictions() {
 }
 
 double Evaluation::seconds_forward() {
+    if (seconds_forward_) return *seconds_forward_;
     Predictor& predictor = running().predictor;
     const Predictor::Source source = predictor.images_of(in_.images);
     const int64_t n = std::min(predictor.batch(), in_.images.count());
@@ -111,8 +112,11 @@ double Evaluation::seconds_forward() {
         predictor.predict_batch(0, n, source, running().network.passes());
         seconds = seconds_since(start);
     }
-    return seconds / static_cast<double>(predictor.batch()) / (gradients_ ? kGradientCost : 1);
+    seconds_forward_ = seconds / static_cast<double>(predictor.batch()) / (gradients_ ? kGradientCost : 1);
+    return *seconds_forward_;
 }
+
+double Evaluation::seconds_features() { return sample_features().seconds_forward(); }
 
 std::vector<int64_t> Evaluation::first_images(int64_t count, int64_t total) const {
     std::vector<int64_t> numbers(static_cast<size_t>(std::min(count, total)));

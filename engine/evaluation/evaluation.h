@@ -138,6 +138,8 @@ public:
     SampleFeatures& sample_features();
     // Seconds that an image takes forward: of one batch, the second time.
     double seconds_forward();
+    // The same of the network for features.
+    double seconds_features();
 
     // Numbers of the first `count` of `total` images, in the order that the settings give.
     std::vector<int64_t> first_images(int64_t count, int64_t total) const;
@@ -152,6 +154,7 @@ private:
 
     Inputs in_;
     bool gradients_ = false;
+    std::optional<double> seconds_forward_;
     double predicting_seconds_ = 0;
     std::unique_ptr<Running> running_;
     std::optional<Predictions> predictions_;

@@ -121,7 +121,7 @@ MetricResult measure(Evaluation& e) {
     return result;
 }
 
-Cost cost(const Evaluation& e) {
+Cost cost(Evaluation& e) {
     const LandscapeSettings& s = e.settings().landscape;
     const int64_t points = 1 + s.points + s.points_2d * s.points_2d + (s.to ? s.points : 0);
     return {.forward = static_cast<double>(points * s.images)};

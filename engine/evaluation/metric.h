@@ -18,8 +18,11 @@ struct MetricResult {
 // Passes of the network, in images.
 struct Cost {
     double forward = 0, gradient = 0;  // forward alone; forward and backward to the images
+    double features = 0;               // forward, of the network for features
 
-    double forwards() const { return forward + kGradientCost * gradient; }
+    double seconds(Evaluation& e) const {
+        return (forward + kGradientCost * gradient) * e.seconds_forward() + (features > 0 ? features * e.seconds_features() : 0);
+    }
 };
 
 struct Metric {
@@ -28,12 +31,12 @@ struct Metric {
     MetricResult (*measure)(Evaluation&);      // at least one image, with labels, is evaluated
     std::vector<std::string> file_names = {};  // of the result's files, known before they are written
     // What it costs besides the predictions of the evaluated images; null: nothing.
-    Cost (*cost)(const Evaluation&) = nullptr;
+    Cost (*cost)(Evaluation&) = nullptr;
     // Why it cannot be measured with these inputs, and what to do; empty where it can. Null: it always can.
     std::string (*missing)(const Evaluation&) = nullptr;
     // Of the predictions of the evaluated images; null: not.
     bool (*wants_gradients)(const EvaluationSettings&) = nullptr;
-    bool of_samples = false;  // of drawn images
+    bool of_samples = false;  // of drawn images, whose cost is that of all such metrics together
 
     // Of predictions or of the replay buffer alone, without running the network.
     bool while_training() const { return cost == nullptr || of_samples; }

@@ -99,7 +99,7 @@ MetricResult measure(Evaluation& e) {
     return result;
 }
 
-Cost cost(const Evaluation& e) {
+Cost cost(Evaluation& e) {
     double images = 0;
     for (const ImageSet& set : e.others()) images += static_cast<double>(set.count());
     for (const std::string& name : e.made()) images += static_cast<double>(MadeImages::count_of(name, e.images().count()));

@@ -135,7 +135,7 @@ MetricResult measure(Evaluation& e) {
 }
 
 // At most: an attack of a broken image ends early. With purification those that are doubtful on the way come on top.
-Cost cost(const Evaluation& e) {
+Cost cost(Evaluation& e) {
     const PgdSettings& s = e.settings().pgd;
     const auto images = static_cast<double>(std::min(s.images, e.images().count()));
     const auto attacks = static_cast<double>(eps_of(s).size()) * static_cast<double>(s.restarts);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <span>
 
 #include "data/input_error.h"
@@ -46,13 +47,23 @@ SampleFeatures::Network::Network(const FeatureNetwork& f)
       classes(f.network.classes) {
     in_use.ready([&] { predictor.plan(in_use.passes()); });
     std::vector<double> nothing(static_cast<size_t>(f.network.size.pixels()), 0.0);
-    predictor.run(1, predictor.values(nothing), in_use.passes(), [&](const Predictor::Batch& b) { dimension = b.features.count; });
+    const auto run = [&] {
+        predictor.run(1, predictor.values(nothing), in_use.passes(), [&](const Predictor::Batch& b) { dimension = b.features.count; });
+    };
+    run();  // the first one warms up
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    in_use.device().synchronize();
+    seconds_forward =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / static_cast<double>(predictor.batch());
 }
 
 SampleFeatures::Network& SampleFeatures::network() {
     if (!network_) network_ = std::make_unique<Network>(*e_.features());
     return *network_;
 }
+
+double SampleFeatures::seconds_forward() { return network().seconds_forward; }
 
 int64_t SampleFeatures::dimension() { return network().dimension; }
 

@@ -25,12 +25,15 @@ public:
     // Of the same, from the cache where it is kept there.
     const ReferenceStatistics& reference_statistics();
     int64_t dimension();
+    // Seconds that an image takes through the network for features, in a batch.
+    double seconds_forward();
 
 private:
     struct Network {
         NetworkInUse in_use;
         Predictor predictor;
         int64_t dimension, classes;
+        double seconds_forward = 0;
         explicit Network(const FeatureNetwork& features);
     };
     Network& network();

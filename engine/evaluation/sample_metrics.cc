@@ -88,12 +88,12 @@ std::string missing_classes(const Evaluation& e) {
     return e.features()->inception ? "" : "the Inception Score is of Inception's classes: --features inception:FILE";
 }
 
-// Once for all of them, and in this network's passes: what the feature network costs is not known before it has run.
-Cost cost(const Evaluation& e) {
+// Where the statistics of the reference are kept already, less.
+Cost cost(Evaluation& e) {
     const SampleSettings& s = e.settings().samples;
     const bool fresh = s.from == SamplesFrom::fresh;
-    return {.forward = static_cast<double>(e.drawn() && !fresh ? e.drawn()->buffer_count : s.count) + 50000,
-            .gradient = fresh ? static_cast<double>(s.count * s.steps) : 0};
+    const auto drawn = static_cast<double>(fresh ? s.count : e.drawn()->buffer_count);
+    return {.gradient = fresh ? drawn * static_cast<double>(s.steps) : 0, .features = drawn + static_cast<double>(e.training().count())};
 }
 
 }  // namespace

@@ -237,7 +237,7 @@ Choice choose(const EvaluateOptions& o, Evaluation& e, const std::vector<const M
     for (const Metric* m : wanted) {
         const std::string missing = m->missing != nullptr ? m->missing(e) : "";
         if (missing.empty())
-            possible.emplace_back(m->cost != nullptr ? m->cost(e).forwards() : 0, m);
+            possible.emplace_back(m->cost != nullptr ? m->cost(e).seconds(e) : 0, m);
         else if (all)
             choice.left_out[m->name] = missing;
         else
@@ -248,14 +248,16 @@ Choice choose(const EvaluateOptions& o, Evaluation& e, const std::vector<const M
     double total = base;
     std::string told = fmt::format("predictions {}", duration(base));
     std::stable_sort(possible.begin(), possible.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (const auto& [forwards, m] : possible) {
-        const double seconds = forwards * each;
+    bool drawn = false;  // and the features of it known: once for all that are of drawn images
+    for (const auto& [alone, m] : possible) {
+        const double seconds = m->of_samples && drawn ? 0 : alone;
         if (all && total + seconds > 60 * o.budget_minutes) {
             choice.left_out[m->name] = fmt::format("about {}, beyond --budget {}", duration(seconds), o.budget_minutes);
             continue;
         }
         total += seconds;
-        if (forwards > 0) told += fmt::format(", {} {}", m->name, duration(seconds));
+        drawn = drawn || m->of_samples;
+        if (seconds > 0) told += fmt::format(", {} {}", m->name, duration(seconds));
         choice.metrics.push_back(m);
     }
     if (costly > 0 || total > 2) console.message(fmt::format("Estimated: {} ({}).", duration(total), told));
