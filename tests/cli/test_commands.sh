@@ -130,7 +130,7 @@ run 0 train "${tiny[@]}" --iterations 0 --out none && expect '--iterations 0 lea
 refused 'already holds a run' train "${tiny[@]}" --iterations 3 --out run
 refused 'not the one' train --resume --recipe softmax --out run --quiet
 refused 'damaged\|no JSON\|cannot read\|Cannot read' train --config no.json --out never
-refused 'needed' train --resume --out never # no run, and nothing says what to train
+refused 'There is no run in .never' train --resume --out never # no run, and nothing says what to train
 
 run 0 train "${tiny[@]}" --iterations 2 --energy-head linear --out linear &&
     run 0 sample --checkpoint linear/checkpoints/last.safetensors --from buffer --steps 1 --count 4 --pick best --raw linear.safetensors --quiet &&
@@ -321,7 +321,6 @@ code=0
 (ulimit -f 40 && exec "$program" train "${tiny[@]}" --iterations 1 --out limited --quiet >out 2>err </dev/null) || code=$?
 expect "a limit of files' sizes is exit code 1, not $code" same $code 1
 expect 'and it is said' grep -q 'error: .*File too large' err
-refused 'There is no run in .nowhere' train --resume --out nowhere
 refused 'train does not know --foo bar (' train --foo bar
 refused 'batch-size is "x" (a whole number' train --batch-size x
 refused '--lr is given without a value' train --lr
