@@ -3,9 +3,14 @@
 
 #ifdef __CUDACC__
 #define JEM_HD __host__ __device__
+#else
+#define JEM_HD
+#endif
+
+// Of the loop that follows, on a GPU; nvcc's passes for the host do not know it.
+#ifdef __CUDA_ARCH__
 #define JEM_PRAGMA(text) _Pragma(#text)
 #define JEM_UNROLL(n) JEM_PRAGMA(unroll n)
 #else
-#define JEM_HD
 #define JEM_UNROLL(n)
 #endif

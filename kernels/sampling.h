@@ -73,21 +73,18 @@ struct Reflect {
 // log of the density at y in [-1, 1], up to a constant of sigma, of a draw of N(mean, sigma^2) that is reflected into [-1, 1]: the sum over
 // all places that reflection takes to y. Those farther from the mean than 5 are left out, so sigma may be 0.5 at most.
 JEM_HD inline double log_of_reflected_normal(double y, double mean, double sigma) {
-    const double m = mean - 4 * std::floor(mean / 4 + 0.5), scale = 1 / (2 * sigma * sigma);  // m in [-2, 2)
-    double nearest = (y - m) * (y - m);
-    for (int k = -1; k <= 1; ++k) {
-        const double same = y + 4 * k - m, mirrored = 2 - y + 4 * (k - 1) - m;
-        if (same * same < nearest) nearest = same * same;
-        if (mirrored * mirrored < nearest) nearest = mirrored * mirrored;
-    }
-    const double last = 6 - y - m;
-    if (last * last < nearest) nearest = last * last;
-    double sum = std::exp((nearest - last * last) * scale);
-    for (int k = -1; k <= 1; ++k) {
-        const double same = y + 4 * k - m, mirrored = 2 - y + 4 * (k - 1) - m;
-        sum += std::exp((nearest - same * same) * scale) + std::exp((nearest - mirrored * mirrored) * scale);
-    }
-    return std::log(sum) - nearest * scale;
+    constexpr int kPlaces = 7;                               // y and its mirror images at 2 - y, each a period of 4 on
+    const double m = mean - 4 * std::floor(mean / 4 + 0.5);  // in [-2, 2)
+    const auto squared = [&](int place) {
+        const double d = (place < 3 ? y + 4 * (place - 1) : 4 * (place - 3) - 6 - y) - m;
+        return d * d;
+    };
+    double nearest = squared(0), sum = 0;
+    JEM_UNROLL(1)  // rolled up: a GPU's registers do not hold several exponentials at once
+    for (int place = 1; place < kPlaces; ++place) nearest = squared(place) < nearest ? squared(place) : nearest;
+    JEM_UNROLL(1)
+    for (int place = 0; place < kPlaces; ++place) sum += std::exp((nearest - squared(place)) / (2 * sigma * sigma));
+    return std::log(sum) - nearest / (2 * sigma * sigma);
 }
 
 // One item is one chain: whether its proposal y, drawn around mean(x) = x + alpha * clamp(g(x)) with deviation sigma, becomes its image:
@@ -117,7 +114,14 @@ struct Metropolis {
             return;
         }
         double ratio = (static_cast<double>(y_value[n]) - static_cast<double>(value[n])) * 2 * step_size / (noise_scale * noise_scale);
-        for (int64_t i = n * row; i < (n + 1) * row; ++i) ratio += log_of_move(x[i], y[i], y_g[i]) - log_of_move(y[i], x[i], g[i]);
+        JEM_UNROLL(1)
+        for (int way = 0; way < 2; ++way) {  // back, and there
+            const R *to = way == 0 ? x : y, *from = way == 0 ? y : x, *slope = way == 0 ? y_g : g;
+            double sum = 0;
+            JEM_UNROLL(1)
+            for (int64_t i = n * row; i < (n + 1) * row; ++i) sum += log_of_move(to[i], from[i], slope[i]);
+            ratio += way == 0 ? sum : -sum;
+        }
         const Random4 drawn = random4(seed, RandomStream::metropolis, state->iteration, state->step, static_cast<uint64_t>(first + n));
         accepted[n] = std::log(static_cast<double>(uniform_of(drawn.v[0]))) < ratio ? 1 : 0;  // not where it is a NaN
     }
