@@ -79,6 +79,10 @@ std::vector<int64_t> sorted(std::span<const double> logits) {
 
 }  // namespace
 
+bool misclassified(std::span<const double> logits, int64_t label) {
+    return std::max_element(logits.begin(), logits.end()) - logits.begin() != label;
+}
+
 LossAtLogits loss_at_logits(ApgdLoss loss, std::span<const double> z, int64_t label, int64_t target) {
     LossAtLogits out{0, std::vector<double>(z.size(), 0.0)};
     const auto at = [&](int64_t y) { return z[static_cast<size_t>(y)]; };
@@ -201,7 +205,7 @@ ApgdResult Apgd::run(const ImageSet& set, const std::vector<int64_t>& numbers, c
                 loss_at_logits(attack.loss, z, batch.labels[at], targets.empty() ? 0 : targets[static_cast<size_t>(i % n_images)]);
             losses[at] = loss.value;
             gradient.insert(gradient.end(), loss.gradient.begin(), loss.gradient.end());
-            if (i < n_images) broken[at] = broken[at] || std::max_element(z.begin(), z.end()) - z.begin() != batch.labels[at];
+            if (i < n_images) broken[at] = broken[at] || misclassified(z, batch.labels[at]);
         }
         upload_values(device, {d_out.data, d_out.type, d_out.count()}, gradient);
         backward_graph->replay();

@@ -21,6 +21,9 @@ struct LossAtLogits {
 };
 LossAtLogits loss_at_logits(ApgdLoss loss, std::span<const double> logits, int64_t label, int64_t target);
 
+// Whether the first largest of an image's logits is another than the label's.
+bool misclassified(std::span<const double> logits, int64_t label);
+
 struct ApgdAttack {
     ApgdLoss loss = ApgdLoss::cross_entropy;
     double radius = 0;  // in units of x

@@ -7,7 +7,7 @@
 
 namespace jem {
 
-std::vector<double> pixels_of(const ImageSet& set, const std::vector<int64_t>& numbers) {
+std::vector<double> pixels_of(const ImageSet& set, std::span<const int64_t> numbers) {
     const int64_t pixels = int64_t{1} * set.channels * set.height * set.width;
     std::vector<double> x;
     for (const int64_t n : numbers)

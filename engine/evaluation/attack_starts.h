@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "data/image_set.h"
@@ -10,7 +11,7 @@
 namespace jem {
 
 // The images of these numbers, [n, H, W, C] in [-1, 1].
-std::vector<double> pixels_of(const ImageSet& set, const std::vector<int64_t>& numbers);
+std::vector<double> pixels_of(const ImageSet& set, std::span<const int64_t> numbers);
 
 struct AttackBatch {
     std::vector<int64_t> numbers;

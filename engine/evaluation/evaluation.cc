@@ -10,10 +10,6 @@
 namespace jem {
 namespace {
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // A batch in the journal: logits, energies and gradients' norms, one behind the other.
 std::vector<double> flat(const Predictions& p) {
     std::vector<double> values = p.logits;
@@ -35,6 +31,10 @@ Predictions predictions_of(const std::vector<double>& values, int64_t classes, i
 }
 
 }  // namespace
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 Evaluation::Running::Running(const Evaluation& e)
     : network(e.in_.network),

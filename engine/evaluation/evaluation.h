@@ -1,6 +1,7 @@
 // One evaluation of a trained network: the images it is measured on, what several metrics read, and how it is interrupted and goes on.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <stdexcept>
@@ -78,6 +79,8 @@ struct FeatureNetwork {
 };
 
 class SampleFeatures;
+
+double seconds_since(std::chrono::steady_clock::time_point start);
 
 // What a pass forward and backward to the images costs, in passes forward: backward to data is as many products.
 inline constexpr double kGradientCost = 2;

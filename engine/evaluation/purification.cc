@@ -10,10 +10,6 @@ namespace {
 
 constexpr int kDrawBits = 22;  // an attack purifies its images less often than 2^22 times
 
-bool misclassified(std::span<const double> logits, int32_t label) {
-    return std::max_element(logits.begin(), logits.end()) - logits.begin() != label;
-}
-
 }  // namespace
 
 PurifiedAttacker::PurifiedAttacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch, const Purification& how)

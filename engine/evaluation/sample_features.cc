@@ -30,13 +30,6 @@ int64_t full_batches(int64_t count, const std::string& of) {
     return count - count % kAuthorsBatch;
 }
 
-template <typename T>
-std::vector<T> rows(const std::vector<T>& values, int64_t size, const std::vector<int64_t>& numbers) {
-    std::vector<T> out;
-    for (const int64_t n : numbers) out.insert(out.end(), values.begin() + n * size, values.begin() + (n + 1) * size);
-    return out;
-}
-
 }  // namespace
 
 SampleFeatures::Network::Network(const FeatureNetwork& f)
@@ -47,15 +40,7 @@ SampleFeatures::Network::Network(const FeatureNetwork& f)
       classes(f.network.classes) {
     in_use.ready([&] { predictor.plan(in_use.passes()); });
     std::vector<double> nothing(static_cast<size_t>(f.network.size.pixels()), 0.0);
-    const auto run = [&] {
-        predictor.run(1, predictor.values(nothing), in_use.passes(), [&](const Predictor::Batch& b) { dimension = b.features.count; });
-    };
-    run();  // the first one warms up
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    in_use.device().synchronize();
-    seconds_forward =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / static_cast<double>(predictor.batch());
+    predictor.run(1, predictor.values(nothing), in_use.passes(), [&](const Predictor::Batch& b) { dimension = b.features.count; });
 }
 
 SampleFeatures::Network& SampleFeatures::network() {
@@ -63,7 +48,15 @@ SampleFeatures::Network& SampleFeatures::network() {
     return *network_;
 }
 
-double SampleFeatures::seconds_forward() { return network().seconds_forward; }
+double SampleFeatures::seconds_forward() {
+    if (seconds_forward_) return *seconds_forward_;
+    Network& by = network();  // has run once, and is warm
+    const std::vector<double> nothing(static_cast<size_t>(e_.network().size.pixels()), 0.0);
+    const auto start = std::chrono::steady_clock::now();
+    run(1, by.predictor.values(nothing));
+    seconds_forward_ = seconds_since(start) / static_cast<double>(by.predictor.batch());
+    return *seconds_forward_;
+}
 
 int64_t SampleFeatures::dimension() { return network().dimension; }
 

@@ -10,6 +10,14 @@
 
 namespace jem {
 
+// Rows of these numbers, of [N, size].
+template <typename T>
+std::vector<T> rows(const std::vector<T>& values, int64_t size, const std::vector<int64_t>& numbers) {
+    std::vector<T> out;
+    for (const int64_t n : numbers) out.insert(out.end(), values.begin() + n * size, values.begin() + (n + 1) * size);
+    return out;
+}
+
 class SampleFeatures {
 public:
     explicit SampleFeatures(Evaluation& evaluation) : e_(evaluation) {}
@@ -33,7 +41,6 @@ private:
         NetworkInUse in_use;
         Predictor predictor;
         int64_t dimension, classes;
-        double seconds_forward = 0;
         explicit Network(const FeatureNetwork& features);
     };
     Network& network();
@@ -49,6 +56,7 @@ private:
 
     Evaluation& e_;
     std::unique_ptr<Network> network_;
+    std::optional<double> seconds_forward_;
     std::vector<float> samples_, reference_;
     std::vector<double> probabilities_;
     bool samples_chosen_ = false, probabilities_chosen_ = false;  // of all that were drawn

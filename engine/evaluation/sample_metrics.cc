@@ -53,13 +53,6 @@ MetricResult measure_kernel_distance(Evaluation& e) {
     return result_of(e, {{name, d.mean}, {name + "_std", d.deviation}});
 }
 
-// Rows of these numbers.
-std::vector<float> rows(const std::vector<float>& features, int64_t dimension, const std::vector<int64_t>& numbers) {
-    std::vector<float> out;
-    for (const int64_t n : numbers) out.insert(out.end(), features.begin() + n * dimension, features.begin() + (n + 1) * dimension);
-    return out;
-}
-
 MetricResult measure_coverage(Evaluation& e) {
     SampleFeatures& f = e.sample_features();
     const int64_t dimension = f.dimension();
@@ -93,7 +86,7 @@ Cost cost(Evaluation& e) {
     const SampleSettings& s = e.settings().samples;
     const bool fresh = s.from == SamplesFrom::fresh;
     const auto drawn = static_cast<double>(fresh ? s.count : e.drawn()->buffer_count);
-    return {.gradient = fresh ? drawn * static_cast<double>(s.steps) : 0, .features = drawn + static_cast<double>(e.training().count())};
+    return {.gradient = fresh ? drawn * static_cast<double>(s.steps) : 0, .features = drawn + static_cast<double>(e.reference().count())};
 }
 
 }  // namespace

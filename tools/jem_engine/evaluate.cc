@@ -353,9 +353,6 @@ int evaluate(EvaluateOptions& o) {
     o.settings.samples.from =
         o.samples == "fresh" || (o.samples.empty() && drawn.buffer_count == 0) ? SamplesFrom::fresh : SamplesFrom::buffer;
     const auto now = std::chrono::steady_clock::now;
-    const auto seconds_since = [now](std::chrono::steady_clock::time_point then) {
-        return std::chrono::duration<double>(now() - then).count();
-    };
     const auto start = now();
     Evaluation evaluation({.network = trained_network(*device, checkpoint, o.weights),
                            .split = split,

@@ -104,7 +104,7 @@ Values begin_of(const ImageSet& set, AttackNorm norm, double radius) {
     Values t;
     for (uint64_t i = 0; i < kImages * kPixels; ++i) t.push_back(2 * u(i) - 1);
     t = by_pixel(t);
-    Values x = pixels_of(set, {0, 1, 2, 3, 4, 5});
+    Values x = pixels_of(set, std::vector<int64_t>{0, 1, 2, 3, 4, 5});
     for (int64_t n = 0; n < kImages; ++n) {
         double largest = 0, squares = 0;
         for (int64_t i = n * kPixels; i < (n + 1) * kPixels; ++i) {

@@ -3,8 +3,8 @@
 #include <memory>
 
 #include "data/input_error.h"
+#include "engine/evaluation/attack_starts.h"
 #include "engine/run/checkpoint.h"
-#include "kernels/images.h"
 
 namespace jem {
 namespace {
@@ -30,15 +30,8 @@ GivenImages images_of(ImageSet set, const std::string& from, bool labels) {
     if (set.count() == 0) throw InputError("--from " + from + " holds no image. Give other images.");
     GivenImages given = {.path = {}, .count = set.count(), .images = {}, .labels = {}};
     if (labels) given.labels = set.labels;
-    const int64_t pixels = int64_t{set.height} * set.width * set.channels;
     const auto kept = std::make_shared<const ImageSet>(std::move(set));
-    given.images = [kept, pixels](std::span<const int64_t> numbers) {
-        std::vector<double> values;
-        for (const int64_t n : numbers)
-            for (int64_t i = n * pixels; i < (n + 1) * pixels; ++i)
-                values.push_back(pixel_value<double>(kept->pixels[static_cast<size_t>(i)]));
-        return values;
-    };
+    given.images = [kept](std::span<const int64_t> numbers) { return pixels_of(*kept, numbers); };
     return given;
 }
 
