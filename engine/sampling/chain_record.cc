@@ -15,11 +15,6 @@ std::vector<int64_t> ChainRecord::frame_steps(int64_t steps, int64_t every) {
     return at;
 }
 
-double ChainRecord::bytes_of_frames(const Options& o, DType real) {
-    return static_cast<double>(frame_steps(o.steps, o.frame_every).size() * size_of(real)) * static_cast<double>(o.chains) *
-           static_cast<double>(o.pixels);
-}
-
 ChainRecord::ChainRecord(Device& device, Memory& memory, const Options& o)
     : device_(device), memory_(memory), options_(o), frame_steps_(frame_steps(o.steps, o.frame_every)) {
     const size_t real = size_of(device.real_type()), chains = static_cast<size_t>(o.chains), steps = static_cast<size_t>(o.steps);

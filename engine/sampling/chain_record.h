@@ -29,7 +29,6 @@ public:
     ChainRecord(Device& device, Memory& memory, const Options& options);
 
     static std::vector<int64_t> frame_steps(int64_t steps, int64_t every);
-    static double bytes_of_frames(const Options& options, DType real);
 
     // Queue copies on the device, of what there is after so many steps. Empty arrays are not kept.
     void frame(int64_t step, Array images);

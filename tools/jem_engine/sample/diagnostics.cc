@@ -4,8 +4,6 @@
 
 #include <cmath>
 
-#include "engine/sampling/chain_diagnostics.h"
-
 namespace jem {
 namespace {
 
@@ -43,14 +41,14 @@ void ChainDiagnostics::add(const ChainCourse& course, int64_t chains, int64_t of
     chains_ += static_cast<double>(chains);
 }
 
-std::vector<double> ChainDiagnostics::later_half() const {
+Autocorrelation ChainDiagnostics::mixing() const {
     std::vector<double> values;
     for (size_t k = energies_.size() / 2; k < energies_.size(); ++k) values.insert(values.end(), energies_[k].begin(), energies_[k].end());
-    return values;
+    return autocorrelation(values, static_cast<int64_t>(chains_));
 }
 
-std::string ChainDiagnostics::csv() const {
-    const std::vector<double> rho = autocorrelation(later_half(), static_cast<int64_t>(chains_)).rho;
+std::string ChainDiagnostics::csv(const Autocorrelation& mixing) const {
+    const std::vector<double>& rho = mixing.rho;
     std::string text =
         "step,energy_mean,energy_std,energy_q05,energy_q25,energy_median,energy_q75,energy_q95,gradient_norm,acceptance,autocorrelation\n";
     for (size_t k = 0; k < energies_.size(); ++k) {
@@ -64,27 +62,25 @@ std::string ChainDiagnostics::csv() const {
     return text;
 }
 
-nlohmann::ordered_json ChainDiagnostics::json() const {
+nlohmann::ordered_json ChainDiagnostics::json(const Autocorrelation& mixing) const {
     nlohmann::ordered_json json = nlohmann::ordered_json::object();
     if (traced()) {
         json["energy_start"] = mean(energies_.front());
         json["energy_end"] = mean(energies_.back());
-        const Autocorrelation a = autocorrelation(later_half(), static_cast<int64_t>(chains_));
-        if (std::isfinite(a.time)) json["autocorrelation_time"] = a.time;
-        json["long_enough"] = a.enough;
+        if (std::isfinite(mixing.time)) json["autocorrelation_time"] = mixing.time;
+        json["long_enough"] = mixing.enough;
     }
     if (judged()) json["acceptance"] = acceptance();
     return json;
 }
 
-std::string ChainDiagnostics::text() const {
+std::string ChainDiagnostics::text(const Autocorrelation& mixing) const {
     std::string text;
     if (traced()) {
-        const Autocorrelation a = autocorrelation(later_half(), static_cast<int64_t>(chains_));
         text += fmt::format("energy    {:.4f} at the start, {:.4f} at the end\n", mean(energies_.front()), mean(energies_.back()));
-        if (std::isfinite(a.time))
-            text += fmt::format("autocorrelation time of the energy, later half  {:.1f} steps{}\n", a.time,
-                                a.enough ? "" : " (rough: the chains are shorter than 50 of these)");
+        if (std::isfinite(mixing.time))
+            text += fmt::format("autocorrelation time of the energy, later half  {:.1f} steps{}\n", mixing.time,
+                                mixing.enough ? "" : " (rough: the chains are shorter than 50 of these)");
     }
     if (judged()) text += fmt::format("accepted  {:.4f} of the proposals\n", acceptance());
     return text;

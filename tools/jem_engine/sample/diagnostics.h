@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/sampling/chain_diagnostics.h"
 #include "engine/sampling/chain_record.h"
 #include "engine/settings/settings.h"
 
@@ -19,16 +20,15 @@ public:
     bool traced() const { return !energies_.empty(); }
     bool judged() const { return proposed_ > 0; }
     double acceptance() const { return accepted_ / proposed_; }
+    // Of the energies in the later half of the steps: before it chains come from where they started.
+    Autocorrelation mixing() const;
     // A row a step: energy over chains, gradient norm, acceptance; and, in the row of its lag, the autocorrelation.
-    std::string csv() const;
-    nlohmann::ordered_json json() const;
+    std::string csv(const Autocorrelation& mixing) const;
+    nlohmann::ordered_json json(const Autocorrelation& mixing) const;
     // The same for people, a line each.
-    std::string text() const;
+    std::string text(const Autocorrelation& mixing) const;
 
 private:
-    // Of the later half of the steps: before it chains come from where they started.
-    std::vector<double> later_half() const;
-
     std::vector<std::vector<double>> energies_;   // [steps + 1], of each chain
     std::vector<double> norms_, accepted_steps_;  // [steps], sums over batches, and over chains
     double batches_ = 0, chains_ = 0, accepted_ = 0, proposed_ = 0;

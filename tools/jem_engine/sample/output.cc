@@ -87,8 +87,12 @@ std::vector<std::vector<float>> SampleSheet::row(const Sample& s) const {
     return cells;
 }
 
-void SampleSheet::write(const std::string& path, const std::vector<Sample>& given) const {
-    const std::vector<Sample> samples = o_.stretch ? stretched(given) : given;
+void SampleSheet::write(const std::string& path, const std::vector<Sample>& samples) const {
+    if (o_.stretch) return write_as_they_are(path, stretched(samples));
+    write_as_they_are(path, samples);
+}
+
+void SampleSheet::write_as_they_are(const std::string& path, const std::vector<Sample>& samples) const {
     if (!o_.rows()) return write_classes(path, samples);
     std::vector<float> images;
     int64_t cells = 0, columns = 1;

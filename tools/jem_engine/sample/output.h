@@ -19,6 +19,7 @@ public:
 
 private:
     SheetLayout layout(int64_t cells, int64_t columns) const;
+    void write_as_they_are(const std::string& path, const std::vector<Sample>& samples) const;
     void write_classes(const std::string& path, const std::vector<Sample>& samples) const;
     std::vector<std::vector<float>> row(const Sample& sample) const;
 

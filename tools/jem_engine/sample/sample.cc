@@ -97,7 +97,8 @@ int sample(const SampleOptions& o) {
     if (!o.raw.empty()) write_raw(o.raw, samples, s, run.frame_steps());
     if (!sheet.empty()) sheet_of.write(sheet, samples);
     const ChainDiagnostics& diagnostics = run.diagnostics();
-    if (!o.diagnose.empty() && diagnostics.traced()) write_file(o.diagnose, diagnostics.csv());
+    const Autocorrelation mixing = diagnostics.mixing();
+    if (!o.diagnose.empty() && diagnostics.traced()) write_file(o.diagnose, diagnostics.csv(mixing));
 
     std::vector<int64_t> counts(static_cast<size_t>(s.num_classes));
     double mean_lse = 0;
@@ -116,7 +117,7 @@ int sample(const SampleOptions& o) {
         json["rms_restored"] = restoration.restored;
     }
     if (!run.frame_steps().empty()) json["frame_steps"] = run.frame_steps();
-    if (const nlohmann::ordered_json found = diagnostics.json(); !found.empty()) json["diagnostics"] = found;
+    if (const nlohmann::ordered_json found = diagnostics.json(mixing); !found.empty()) json["diagnostics"] = found;
     if (images || o.to_class() || o.neighbours > 0) json["samples"] = json_of(samples);
     if (!sheet.empty()) json["sheet"] = sheet;
     if (!o.raw.empty()) json["raw"] = o.raw;
@@ -130,7 +131,7 @@ int sample(const SampleOptions& o) {
         if (o.damaged())
             fmt::print("distance  {:.2f} damaged, {:.2f} restored (root mean square from the originals, in 1/255)\n",
                        json["rms_damaged"].get<double>(), json["rms_restored"].get<double>());
-        fmt::print("{}", diagnostics.text());
+        fmt::print("{}", diagnostics.text(mixing));
         if (images || o.neighbours > 0) fmt::print("{}", lines_of(samples));
         fmt::print("mean LSE  {:.4f}\npredicted as\n", mean_lse);
         const std::vector<std::string> names = s.data.empty() ? std::vector<std::string>{} : known_class_names(s.data, s.data_dir);

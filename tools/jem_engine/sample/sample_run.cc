@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "data/input_error.h"
+#include "engine/evaluation/classification.h"
 #include "engine/network/parameters.h"
 #include "kernels/images.h"
 #include "tools/jem_engine/interrupt.h"
@@ -21,19 +22,6 @@ constexpr int64_t kCandidatesASample = 4;   // of which --pick best|worst choose
 constexpr double kMostFrameBytes = 0x1p30;  // of all samples, and on the device of a batch
 
 struct Stopped {};
-
-Sample described(std::vector<float> pixels, std::vector<double> logits, double lse) {
-    Sample s;
-    s.label = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    const double largest = logits[static_cast<size_t>(s.label)];
-    double sum = 0;
-    for (const double logit : logits) sum += std::exp(logit - largest);
-    s.confidence = 1 / sum;
-    s.lse = lse;
-    s.pixels = std::move(pixels);
-    s.logits = std::move(logits);
-    return s;
-}
 
 // Best or worst first; equal ones keep their order.
 template <class T, class Lse>
@@ -175,9 +163,14 @@ std::vector<Sample> SampleRun::describe(const std::vector<double>& pixels) {
         predictor_->predict(static_cast<int64_t>(pixels.size()) / pixels_, predictor_->values(pixels), network_->passes());
     std::vector<Sample> out;
     for (int64_t n = 0; n < p.count(); ++n) {
-        out.push_back(described(image_of(pixels, n, pixels_), {p.logits.begin() + n * p.classes, p.logits.begin() + (n + 1) * p.classes},
-                                p.lse[static_cast<size_t>(n)]));
-        diverged_ = diverged_ || !std::isfinite(out.back().lse);
+        const Classified c = classified(p, n);
+        Sample& s = out.emplace_back();
+        s.pixels = image_of(pixels, n, pixels_);
+        s.logits = {p.logits.begin() + n * p.classes, p.logits.begin() + (n + 1) * p.classes};
+        s.label = c.best;
+        s.confidence = c.confidence;
+        s.lse = p.lse[static_cast<size_t>(n)];
+        diverged_ = diverged_ || !std::isfinite(s.lse);
     }
     return out;
 }
