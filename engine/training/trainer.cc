@@ -159,7 +159,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     start_or_resume(resume);
     seconds_before_ = progress_.seconds;
     started_ = std::chrono::steady_clock::now();
-    resume_work();
+    rate_.resume(started_);
     TrainingResult result;
     const auto finish = [&](TrainingEnd end) {
         ranks_.ranks().barrier();  // whoever leaves first may end the others: not before the last file is written
@@ -212,6 +212,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
                 weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch));
             save_checkpoint();
         }
+        rate_.resume(std::chrono::steady_clock::now());
         saved_at = progress_.iteration;
         if (stopping && !last) return finish(TrainingEnd::interrupted);
     }
@@ -284,7 +285,6 @@ double Trainer::evaluate() {
         progress_.best_chosen_on = held_out_name_;
         weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
     }
-    resume_work();
     return value;
 }
 
@@ -307,7 +307,6 @@ void Trainer::save_checkpoint() {
     // The state first: alone it is enough to resume, whatever happens before the second rename.
     state_file(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, progress_).write_atomically(folder_.state());
     weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
-    resume_work();
 }
 
 void Trainer::write_samples() {

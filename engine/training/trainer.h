@@ -85,8 +85,6 @@ private:
     void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
     void report(const IterationState& state, int64_t done);
-    // After a pause between iterations.
-    void resume_work() { rate_.resume(std::chrono::steady_clock::now()); }
     double evaluate();
     void measure(const Predictions& held_out);
     void save_checkpoint();
