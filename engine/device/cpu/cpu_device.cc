@@ -88,14 +88,14 @@ int threads_of_rank(Ranks& ranks) {
     for (const int core : cores) CPU_SET(core, &mine.cores);
     ranks.all_gather(places.data(), sizeof(Place));
     double threads = 0;
-    int on_machine = 0;
-    for (const Place& p : places) on_machine += std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 ? 1 : 0;
-    for (const int core : cores) {
-        int sharing = 0;
-        for (const Place& p : places)
-            if (std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 && CPU_ISSET(core, &p.cores)) ++sharing;
-        threads += 1.0 / sharing;
-    }
+    const auto sharing = [&](const auto& counts) {  // ranks of this machine that it counts
+        return std::count_if(places.begin(), places.end(), [&](const Place& p) {
+            return std::strcmp(p.machine, places[static_cast<size_t>(ranks.rank())].machine) == 0 && counts(p);
+        });
+    };
+    for (const int core : cores)
+        threads += 1.0 / static_cast<double>(sharing([core](const Place& p) { return CPU_ISSET(core, &p.cores); }));
+    const auto on_machine = static_cast<double>(sharing([](const Place&) { return true; }));
     return threads_that_pay(threads, cpu_quota() / on_machine);  // as a rule in one container
 }
 
