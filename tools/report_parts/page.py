@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from .pictures import SCORES, sheet_title, shorten, spread
-from .reading import NORMS, dict_or_empty, figures_of, find_setting, flatten, has_data, held_out, is_authors, number, objects, plural, series
+from .reading import NORMS, dict_or_empty, figures_of, find_setting, flatten, has_data, held_out, is_authors, number, objects, plural, purified, series
 from .drawing import smoothing_window
 
 MAX_EARLIER_SHEETS = 12
@@ -268,12 +268,6 @@ def ood_table(figures, protocol):
         row = [shorten(name, 40)] + [f"{number(scores.get(key)):.3f}" if math.isfinite(number(scores.get(key))) else "\u2013" for key, _ in columns]
         rows.append(row + ([short(number(scores.get("images"))) or "\u2013"] if len(head) > len(row) else []))
     return html_table(head, rows)
-
-
-def purified(pgd):
-    """["through 10 steps of purification"], or nothing"""
-    steps = number(pgd.get("purify_steps"))
-    return [f"through {plural(int(steps), 'step')} of purification"] if math.isfinite(steps) and steps > 0 else []
 
 
 def robust_table(figures, protocol):

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .drawing import (BLUE, COLORS, GREEN, GREY, GRID, INK, ORANGE, PURPLE, WIDTH_INCHES, Picture, count_axis, draw_curve, fit_y, panels, place_legend, tick_text)
-from .reading import NORMS, dict_or_empty, has_data, held_out, natural_key, number, plural, series
+from .reading import NORMS, dict_or_empty, has_data, held_out, natural_key, number, plural, purified, series
 
 IN_DISTRIBUTION = "test"  # what the evaluation's tables call it
 SCORES = {"px": "log p(x)", "py": "max p(y|x)", "pxgrad": "\u2212|\u2202 log p(x)/\u2202x|"}
@@ -348,9 +348,7 @@ def robustness(run, evaluation):
         one.set_xlabel("\u03b5 (1/255 of the pixel range)")
     axes[0].set_ylabel("accuracy (%)")
     images = {int(r["images"]) for r in rows if isinstance(r.get("images"), float)}
-    steps = number(dict_or_empty(evaluation.figures.get("pgd")).get("purify_steps"))
-    through = f" through {plural(int(steps), 'step')} of purification" if steps > 0 else ""
-    words = "Accuracy under PGD attacks of growing strength" + through + (f" on {plural(images.pop(), 'image')}" if len(images) == 1 else "") + "."
+    words = " ".join(["Accuracy under PGD attacks of growing strength", *purified(dict_or_empty(evaluation.figures.get("pgd")))]) + (f" on {plural(images.pop(), 'image')}" if len(images) == 1 else "") + "."
     if any(isinstance(r.get("low"), float) for r in rows):
         words += " The band is the 95 % interval."
     return Picture(f"robustness_{file_name(evaluation.name)}", "Robust accuracy", words, figure, ["norm", "eps", "robust_accuracy", "low", "high", "images"],

@@ -248,6 +248,12 @@ def find_setting(config, *names):
     return None
 
 
+def purified(pgd):
+    """["through 10 steps of purification"], or nothing"""
+    steps = number(pgd.get("purify_steps"))
+    return [f"through {plural(int(steps), 'step')} of purification"] if math.isfinite(steps) and steps > 0 else []
+
+
 def figures_of(evaluation):
     """[(key, label, value, kind)] of an evaluation's numbers in the order of reading; kind: percent or plain. Keys are joined by dots: ood.svhn.auroc_px."""
     found, figures = [], evaluation.figures
