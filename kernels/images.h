@@ -33,7 +33,7 @@ struct DrawImages {
         const uint32_t epoch = state->iteration / iterations;
         const uint32_t number = first + static_cast<uint32_t>(n);  // in the job's batch
         const uint32_t position = state->iteration % iterations * batch + number;
-        const Random4 r = random4(seed, augment, state->iteration, 0, number);
+        const Random4 r = random4(seed, augment, *state, 0, number);
         ImageDraw draw = {};
         draw.index = static_cast<int32_t>(shuffled(position, count, seed, order, epoch));
         if (crop != 0) {
@@ -90,8 +90,7 @@ struct CropFlip {
         const uint8_t byte = images[((static_cast<int64_t>(draw.index) * height + from_row) * width + from_column) * channels + c];
         R value = pixel_value<R>(byte);
         if (noise > 0) {
-            const Normal4 z =
-                normals_of(random4(seed, noise_stream, state->iteration, noise_salt, static_cast<uint64_t>((first + item) / 4)));
+            const Normal4 z = normals_of(random4(seed, noise_stream, *state, noise_salt, static_cast<uint64_t>((first + item) / 4)));
             const int lane = static_cast<int>((first + item) % 4);
             const float drawn = lane == 0 ? z.v[0] : lane == 1 ? z.v[1] : lane == 2 ? z.v[2] : z.v[3];
             value += static_cast<R>(noise) * static_cast<R>(drawn);

@@ -158,8 +158,15 @@ struct ClassificationSummary {
 
 // Which results of an iteration the ranks have each for itself, and come to agree on.
 enum class Agreement : int {
-    after_sampling,   // the chains' gradients: their norm
+    after_sampling,   // how the chains went
     after_own_norms,  // with SAM's perturbation from the rank's own gradient: that gradient's norm
+};
+
+// Where the results of a chain stand in a state.
+struct ChainScalars {
+    int norm = 0;     // of the gradient at x in the last step, root mean square over the batch
+    int way = 0;      // |x_K - x_0|, root mean square over the batch
+    int clamped = 0;  // share of x_K's values that lie at -1 or 1
 };
 
 // One item: what is each rank's own becomes the job's, and a flag that is up on one goes up on all.
@@ -168,19 +175,26 @@ struct AgreeOnState {
     const IterationState* states;  // [ranks]
     int64_t ranks;
     Agreement when;
-    int chain_norm;  // the scalar that a chain's gradient norm is; of after_sampling
+    ChainScalars chain;  // of after_sampling
 
     JEM_HD void operator()(int64_t) const {
-        double squares = 0, gradient_squares = 0;
+        double norm_squares = 0, way_squares = 0, clamped = 0, gradient_squares = 0;
         int32_t diverged = 0;
         for (int64_t r = 0; r < ranks; ++r) {
-            squares += states[r].scalars[chain_norm][0] * states[r].scalars[chain_norm][0];
+            const auto& of_rank = states[r].scalars;
+            norm_squares += of_rank[chain.norm][0] * of_rank[chain.norm][0];
+            way_squares += of_rank[chain.way][0] * of_rank[chain.way][0];
+            clamped += of_rank[chain.clamped][0];
             gradient_squares += states[r].grad_norm * states[r].grad_norm;
             diverged |= states[r].diverged;
         }
         state->diverged = diverged;
         const double n = static_cast<double>(ranks);
-        if (when == Agreement::after_sampling) state->scalars[chain_norm][0] = std::sqrt(squares / n);
+        if (when == Agreement::after_sampling) {
+            state->scalars[chain.norm][0] = std::sqrt(norm_squares / n);
+            state->scalars[chain.way][0] = std::sqrt(way_squares / n);
+            state->scalars[chain.clamped][0] = clamped / n;
+        }
         // Each rank's gradient carries a weight of 1 / ranks, so that the sum is the mean: taken out again.
         if (when == Agreement::after_own_norms) state->grad_norm = std::sqrt(gradient_squares * n);
     }

@@ -177,6 +177,10 @@ public:
     // weights is scratch, R [chains, largest_class] (empty for the uniform start).
     virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
                               const IterationState* state, const ChainStart& start) = 0;
+    // How the chains went that ended at x and began at start, into the scalars: clamped and way.
+    virtual void chain_summary(IterationState* state, Array x, Array start, int64_t images, ChainScalars scalars) = 0;
+    // births i32 [buffer size]: the iteration in which an image's chain last began afresh. index, fresh: as draw_chains left them.
+    virtual void store_births(Array births, Array index, Array fresh, const IterationState* state) = 0;
     virtual void store_chains(Array buffer, Array x, Array index, const IterationState* state) = 0;
     // The same starts as start_images', many of one class. A block of its images, from the first-th on, a multiple of 4, as the factors
     // of a product (StartFactors): z R [block, rows], rows > starts, x R [block, columns], columns > pixels; block a multiple of 4.
@@ -209,12 +213,12 @@ public:
     virtual void ema_update(Array average, Array weights, const IterationState* state, double decay) = 0;
 
     // State ---------------------------------------------------------------------------------------------------------------
-    // iteration, learning rate and Adam's corrections; step = 0. Never recorded: it carries values.
+    // iteration, attempt, learning rate and Adam's corrections; step = 0. Never recorded: it carries values.
     virtual void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1,
-                                 double adam_correction2) = 0;
+                                 double adam_correction2, uint64_t attempt = 0) = 0;
     virtual void advance_step(IterationState* state) = 0;
     // states: IterationState [ranks] as bytes, one of each rank of the job.
-    virtual void agree_on_state(IterationState* state, Array states, Agreement when, int chain_norm) = 0;
+    virtual void agree_on_state(IterationState* state, Array states, Agreement when, ChainScalars chain) = 0;
 };
 
 }  // namespace jem

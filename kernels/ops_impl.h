@@ -55,10 +55,12 @@ struct BeginIteration {
     IterationState* state;
     uint32_t iteration;
     double learning_rate, adam_correction1, adam_correction2;
+    uint64_t attempt;
 
     JEM_HD void operator()(int64_t) const {
         state->iteration = iteration;
         state->step = 0;
+        state->attempt = attempt;
         state->learning_rate = learning_rate;
         state->adam_rate = learning_rate / adam_correction1;
         state->adam_root = std::sqrt(adam_correction2);
@@ -361,6 +363,14 @@ public:
                                               .stream = start.pixels,
                                               .seed = start.seed});
     }
+    void chain_summary(IterationState* state, Array x, Array start, int64_t images, ChainScalars scalars) override {
+        exec_.reduce("chain_summary", x.count, ChainSummary<R>{state, static_cast<double>(images), static_cast<double>(x.count), scalars},
+                     In<R>{x.as<R>()}, In<R>{start.as<R>()});
+    }
+    void store_births(Array births, Array index, Array fresh, const IterationState* state) override {
+        exec_.for_each("store_births", index.count,
+                       StoreBirths{births.as<int32_t>(), index.as<int32_t>(), fresh.as<int32_t>(), state, index.count});
+    }
     void store_chains(Array buffer, Array x, Array index, const IterationState* state) override {
         exec_.for_each("store_chains", x.count,
                        StoreChains<R>{buffer.as<R>(), x.as<R>(), index.as<int32_t>(), state, index.count, x.count / index.count});
@@ -492,14 +502,14 @@ public:
                        In<R>{weights.as<R>()});
     }
 
-    void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1,
-                         double adam_correction2) override {
-        exec_.for_each("begin_iteration", 1, BeginIteration{state, iteration, learning_rate, adam_correction1, adam_correction2});
+    void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1, double adam_correction2,
+                         uint64_t attempt) override {
+        exec_.for_each("begin_iteration", 1, BeginIteration{state, iteration, learning_rate, adam_correction1, adam_correction2, attempt});
     }
     void advance_step(IterationState* state) override { exec_.for_each("advance_step", 1, AdvanceStep{state}); }
-    void agree_on_state(IterationState* state, Array states, Agreement when, int chain_norm) override {
+    void agree_on_state(IterationState* state, Array states, Agreement when, ChainScalars chain) override {
         const int64_t ranks = states.count / static_cast<int64_t>(sizeof(IterationState));
-        exec_.for_each("agree_on_state", 1, AgreeOnState{state, static_cast<const IterationState*>(states.data), ranks, when, chain_norm});
+        exec_.for_each("agree_on_state", 1, AgreeOnState{state, static_cast<const IterationState*>(states.data), ranks, when, chain});
     }
 
 private:

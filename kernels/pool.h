@@ -181,7 +181,7 @@ struct DropValues {
         // 32 bits number the values of a batch in fours, 24 the layer and the pass.
         const uint64_t salt = static_cast<uint64_t>(how.layer << 12 | how.pass) << 32;
         const auto number = static_cast<uint64_t>(how.first_image * positions * groups + i);
-        const Random4 r = random4(how.seed, RandomStream::dropout, state->iteration, state->step, salt | number);
+        const Random4 r = random4(how.seed, RandomStream::dropout, *state, state->step, salt | number);
         const auto drop = [&](int64_t k, uint32_t bits) {
             const int64_t channel = 4 * group + k;
             if (channel >= places.channels) return;

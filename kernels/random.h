@@ -1,4 +1,4 @@
-// Random numbers as a pure function of (seed, stream, iteration, step, element): nothing to save, nothing to order.
+// Random numbers as a pure function of (seed, attempt, stream, iteration, step, element): nothing to save, nothing to order.
 #pragma once
 
 #include <Random123/philox.h>
@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/qualifiers.h"
+#include "kernels/state.h"
 
 namespace jem {
 
@@ -47,6 +48,12 @@ JEM_HD inline Random4 random4(uint64_t seed, RandomStream stream, uint32_t itera
     const r123::Philox4x32::key_type key = {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}};
     const r123::Philox4x32::ctr_type out = r123::Philox4x32{}(counter, key);
     return {{out.v[0], out.v[1], out.v[2], out.v[3]}};
+}
+
+// Of the iteration and attempt that a state names. A run that goes back to an earlier state draws other numbers than before: its attempt is
+// in the key (by an odd factor near 2^64 / golden ratio, so that no two of any practical count share one). Attempt 0 is the seed's own.
+JEM_HD inline Random4 random4(uint64_t seed, RandomStream stream, const IterationState& state, uint32_t step, uint64_t element) {
+    return random4(seed ^ state.attempt * 0x9E3779B97F4A7C15u, stream, state.iteration, step, element);
 }
 
 // In (0, 1), 23 bits: never 0, never 1 (with 24 the half would be rounded away, and the largest would be 1).

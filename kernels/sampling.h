@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/images.h"
+#include "kernels/loss.h"
 #include "kernels/qualifiers.h"
 #include "kernels/random.h"
 #include "kernels/state.h"
@@ -40,7 +41,7 @@ struct SgldStep {
         const int64_t quad = first / 4 + item;
         Normal4 drawn = {};
         if (noise_scale > 0 && noise == nullptr)
-            drawn = normals_of(random4(seed, RandomStream::sgld_noise, state->iteration, state->step, static_cast<uint64_t>(quad)));
+            drawn = normals_of(random4(seed, RandomStream::sgld_noise, *state, state->step, static_cast<uint64_t>(quad)));
         const R limit = static_cast<R>(grad_clamp);
         for (int k = 0; k < 4; ++k) {
             const int64_t i = quad * 4 + k - first;
@@ -122,7 +123,7 @@ struct Metropolis {
             for (int64_t i = n * row; i < (n + 1) * row; ++i) sum += log_of_move(to[i], from[i], slope[i]);
             ratio += way == 0 ? sum : -sum;
         }
-        const Random4 drawn = random4(seed, RandomStream::metropolis, state->iteration, state->step, static_cast<uint64_t>(first + n));
+        const Random4 drawn = random4(seed, RandomStream::metropolis, *state, state->step, static_cast<uint64_t>(first + n));
         accepted[n] = std::log(static_cast<double>(uniform_of(drawn.v[0]))) < ratio ? 1 : 0;  // not where it is a NaN
     }
 };
@@ -139,6 +140,25 @@ struct SgldGradientNorm {
     JEM_HD void finish(const double (&sums)[kSums]) const {
         state->scalars[norm][0] = std::sqrt(sums[0] / images);
         if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
+    }
+};
+
+// Reduction over a batch of chains' values: how far they got, and how much of them lies at the ends of [-1, 1].
+template <class R>
+struct ChainSummary {
+    static constexpr int kSums = 2;
+    IterationState* state;
+    double images, values;
+    ChainScalars scalars;
+
+    JEM_HD void map(double (&sums)[kSums], R x, R start) const {
+        const double d = static_cast<double>(x) - static_cast<double>(start);
+        sums[0] = d * d;
+        sums[1] = x <= R(-1) || x >= R(1) ? 1 : 0;
+    }
+    JEM_HD void finish(const double (&sums)[kSums]) const {
+        state->scalars[scalars.way][0] = std::sqrt(sums[0] / images);
+        state->scalars[scalars.clamped][0] = sums[1] / values;
     }
 };
 
@@ -251,8 +271,8 @@ struct DrawChains {
     uint64_t seed;
 
     JEM_HD void operator()(int64_t n) const {
-        const Random4 which = random4(seed, RandomStream::buffer_index, state->iteration, 0, static_cast<uint64_t>(n));
-        const Random4 choice = random4(seed, RandomStream::reinit_choice, state->iteration, 0, static_cast<uint64_t>(n));
+        const Random4 which = random4(seed, RandomStream::buffer_index, *state, 0, static_cast<uint64_t>(n));
+        const Random4 choice = random4(seed, RandomStream::reinit_choice, *state, 0, static_cast<uint64_t>(n));
         index[n] = static_cast<int32_t>(index_of(which.v[0], buffer_size));
         const bool start = static_cast<double>(uniform_of(choice.v[0])) < reinit_freq;
         fresh[n] = start ? static_cast<int32_t>(index_of(choice.v[1], num_classes)) : -1;
@@ -275,7 +295,7 @@ struct StartWeights {
         if (fresh[chain] < 0) return;
         const int64_t size = class_begin[fresh[chain] + 1] - class_begin[fresh[chain]];
         const uint64_t element = static_cast<uint64_t>((first_chain + chain) * quads + first / 4);
-        const Normal4 z = normals_of(random4(seed, stream, state->iteration, 0, element));
+        const Normal4 z = normals_of(random4(seed, stream, *state, 0, element));
         for (int k = 0; k < 4 && first + k < size; ++k) weights[chain * stride + first + k] = static_cast<R>(z.v[k]);
     }
 };
@@ -347,7 +367,7 @@ struct StartImages {
         for (int k = 0; k < Width; k += 4) {
             if (k >= width) break;
             const uint64_t element = static_cast<uint64_t>((first_chain + chain) * ((pixels + 3) / 4) + (first + k) / 4);
-            const Random4 r = random4(seed, stream, state->iteration, 0, element);
+            const Random4 r = random4(seed, stream, *state, 0, element);
             const Normal4 u = normals_of(r);
             for (int j = 0; j < 4; ++j) {
                 if (k + j >= width) break;
@@ -379,7 +399,7 @@ struct StartFactors {
         Normal4 drawn = {};
         if (column < starts && image < size)
             drawn = normals_of(
-                random4(seed, stream, state->iteration, 0, static_cast<uint64_t>((first_chain + column) * ((stride + 3) / 4) + image / 4)));
+                random4(seed, stream, *state, 0, static_cast<uint64_t>((first_chain + column) * ((stride + 3) / 4) + image / 4)));
         for (int k = 0; k < 4; ++k) {
             const R value = column == columns - 1 ? R(1) : static_cast<R>(drawn.v[k]);
             z[(4 * quad + k) * columns + column] = image + k < size ? value : R(0);
@@ -428,13 +448,28 @@ struct StartsOfProduct {
         const R scale = static_cast<R>(1 / root), of_sum = static_cast<R>((1 - static_cast<double>(own[pixels]) / root) / n);
         for (int64_t p = begin; p < begin + Width && p < pixels; p += 4) {
             const uint64_t element = static_cast<uint64_t>((first_chain + start) * ((pixels + 3) / 4) + p / 4);
-            const Normal4 u = normals_of(random4(seed, stream, state->iteration, 0, element));
+            const Normal4 u = normals_of(random4(seed, stream, *state, 0, element));
             for (int k = 0; k < 4; ++k) {
                 if (p + k >= pixels) break;
                 const R value = scale * own[p + k] + of_sum * sum[p + k] + static_cast<R>(kStartNoise) * static_cast<R>(u.v[k]);
                 x[start * pixels + p + k] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
             }
         }
+    }
+};
+
+// One item is one chain: where it began afresh and is what its place in the buffer becomes, the place's birth is this iteration.
+struct StoreBirths {
+    int32_t* births;  // [buffer_size]
+    const int32_t *index, *fresh;
+    const IterationState* state;
+    int64_t chains;
+
+    JEM_HD void operator()(int64_t chain) const {
+        if (state->diverged != 0 || fresh[chain] < 0) return;
+        for (int64_t later = chain + 1; later < chains; ++later)
+            if (index[later] == index[chain]) return;
+        births[index[chain]] = static_cast<int32_t>(state->iteration);
     }
 };
 

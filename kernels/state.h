@@ -17,6 +17,7 @@ struct IterationState {
     // Written at the start of an iteration.
     uint32_t iteration = 0;  // counted from 0
     uint32_t step = 0;       // SGLD step within the iteration, advanced on the device
+    uint64_t attempt = 0;    // how often the run has gone back to an earlier state: other random numbers each time
     double learning_rate = 0;
     // Adam's bias corrections, once for all parameters: learning_rate / (1 - beta1^t) and sqrt(1 - beta2^t), t counted from 1
     double adam_rate = 0, adam_root = 1;

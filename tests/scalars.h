@@ -7,6 +7,6 @@ namespace jem {
 
 inline constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2};
 inline constexpr ClassificationScalars kClassification = {.loss = 7, .accuracy = 1};
-inline constexpr int kChainNorm = 4;
+inline constexpr ChainScalars kChain = {.norm = 4, .way = 6, .clamped = 8};
 
 }  // namespace jem

@@ -11,7 +11,7 @@ InputChain::InputChain(Device& device, Network& network, Memory& memory, const O
     gradient_ = memory.transient(options.name + "/gradient", bytes);
     objective_ = make_chain_objective(options.objective, device, memory, options.name, options.count);
     const auto a_value_each = static_cast<size_t>(options.count) * size_of(device.real_type());
-    if (stepper_->wants_centre()) centre_ = memory.keep("samples", options.name + "/centre", bytes);
+    if (stepper_->wants_centre() || options.keeps_start) centre_ = memory.keep("samples", options.name + "/centre", bytes);
     if (stepper_->wants_norms()) norms_ = memory.transient(options.name + "/norms", a_value_each);
     if (has_labels()) labels_ = memory.keep("samples", options.name + "/labels", static_cast<size_t>(options.count) * sizeof(int32_t));
     if (options.objective == ChainObjective::cross_entropy) hits_ = memory.keep("samples", options.name + "/hits", a_value_each);

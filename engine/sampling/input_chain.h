@@ -23,6 +23,7 @@ public:
         Head head = Head::classes;      // whose logits the objective is of
         int64_t given_noise_steps = 0;  // > 0: noise() is read in place of the generator's
         bool values = false;            // whether somebody asks for values()
+        bool keeps_start = false;       // as centre(), whatever the stepper asks for
     };
 
     // Registers its pass; the network must not have been built.

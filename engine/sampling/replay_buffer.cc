@@ -20,6 +20,7 @@ ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& option
     const size_t real = size_of(device.real_type());
     const auto chains = static_cast<size_t>(options.chains), job_chains = static_cast<size_t>(job_chains_);
     images_ = memory.keep("replay buffer", "replay buffer", static_cast<size_t>(options.size * options.pixels) * real);
+    births_ = memory.keep("replay buffer", "births", static_cast<size_t>(options.size) * sizeof(int32_t));
     index_ = memory.keep("samples", "buffer index", job_chains * sizeof(int32_t));
     fresh_ = memory.keep("samples", "fresh chains", job_chains * sizeof(int32_t));
     if (job_chains > chains) all_chains_ = memory.transient("all ranks' chains", job_chains * static_cast<size_t>(options.pixels) * real);
@@ -38,6 +39,7 @@ ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& option
 }
 
 Array ReplayBuffer::images() { return {memory_.at(images_), device_.real_type(), options_.size * options_.pixels}; }
+Array ReplayBuffer::births() { return {memory_.at(births_), DType::i32, options_.size}; }
 Array ReplayBuffer::index() { return {memory_.at(index_), DType::i32, job_chains_}; }
 Array ReplayBuffer::fresh() { return {memory_.at(fresh_), DType::i32, job_chains_}; }
 
@@ -65,6 +67,7 @@ void ReplayBuffer::store(Array chains, const IterationState* state) {
         chains = all();
     }
     device_.ops().store_chains(images(), chains, index(), state);
+    device_.ops().store_births(births(), index(), fresh(), state);
 }
 
 ChainStart ReplayBuffer::fill_draws(int64_t first_chain) const {
@@ -100,7 +103,10 @@ void ReplayBuffer::plan_fill(const ResidentImages& images, const IterationState*
     fill_of_class(this->images().slice(0, options_.pixels), images, state, {.begin = 0, .size = 1, .starts = 1, .draws = fill_draws(0)});
 }
 
-void ReplayBuffer::fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress) {
+void ReplayBuffer::fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress,
+                        int64_t now) {
+    const std::vector<int32_t> births(static_cast<size_t>(options_.size), static_cast<int32_t>(now));
+    device_.upload(this->births().data, births.data(), this->births().bytes());
     if (!product_) {
         const std::vector<int32_t> classes(static_cast<size_t>(options_.chains));  // of any: all that counts is that none continues
         device_.upload(fresh().data, classes.data(), fresh().slice(0, options_.chains).bytes());

@@ -23,13 +23,16 @@ public:
     ReplayBuffer(Device& device, Memory& memory, const Options& options);
 
     Array images();  // R [size, pixels]
+    size_t bytes() const { return memory_.bytes(images_) + memory_.bytes(births_); }
     // Chains that continue an image drawn from the buffer, or start afresh with probability reinit_freq.
     void draw(Array chains, const ResidentImages& images, const IterationState* state);
+    Array births();  // i32 [size]: the iteration in which each image's chain last began afresh
     // Writes them back where they were drawn.
     void store(Array chains, const IterationState* state);
-    // Fills the buffer class by class, size / classes each, the first classes one more where it does not divide: a product a class, but
-    // for uniform starts. Queues and waits, piece by piece; progress is told the number of images done. Not to be recorded.
-    void fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress);
+    // Fills the buffer, all of it born in iteration `now`, class by class, size / classes each, the first classes one more where it does
+    // not divide: a product a class, but for uniform starts. Queues and waits, piece by piece; progress is told the number of images done.
+    // Not to be recorded.
+    void fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress, int64_t now = 0);
     // To be run inside Memory::plan wherever fill() will be.
     void plan_fill(const ResidentImages& images, const IterationState* state);
     // Fresh chains of the given classes, count(classes) <= chains, into x; first_chain numbers them among all draws.
@@ -47,7 +50,7 @@ private:
     Memory& memory_;
     Options options_;
     int64_t job_chains_;
-    Slot images_, index_, fresh_, weights_;
+    Slot images_, births_, index_, fresh_, weights_;
     Slot all_chains_;  // with several ranks
 
     // The fill's product: z^T x of a block of images at a time, [block, rows] and [block, columns], is added to [rows, columns].

@@ -11,6 +11,8 @@ namespace jem {
 namespace {
 
 constexpr const char* kChainNorm = "sgld_grad_norm";  // root mean square over the batch of |d LSE / d x|, at the last step
+constexpr const char* kChainWay = "chain_way";        // the same of |x_K - x_0|
+constexpr const char* kClamped = "clamped";           // share of the samples' values at -1 or 1
 
 // A rank's share of a batch of the whole job.
 int64_t share(const char* flag, int64_t batch, int64_t ranks) {
@@ -108,8 +110,10 @@ void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job
                             .channels = settings_.in_channels,
                             .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
                             .head = spec.head,
-                            .given_noise_steps = job.noise ? settings_.sgld_steps : 0},
+                            .given_noise_steps = job.noise ? settings_.sgld_steps : 0,
+                            .keeps_start = data_.has_value()},
         sgld_stepper(settings_.sgld(), scalars_, kChainNorm));
+    chain_scalars_ = {.norm = scalars_.number(kChainNorm), .way = scalars_.number(kChainWay), .clamped = scalars_.number(kClamped)};
 }
 
 void TrainingIteration::add_term(const TermSpec& spec) {
@@ -142,12 +146,15 @@ void TrainingIteration::add_phases(const Method& method) {
         if (const auto* chain = std::get_if<ChainSpec>(&step)) {
             add(
                 chain->name, [this] { chain_->step(memory_of(SamPass::at_weights), state()); }, settings_.sgld_steps);
+            chain_phase_ = chain->name;
             continue;
         }
         const Term& term = *terms_[next];
         const bool first = next++ == 0, of_chain = term.spec.batch == BatchOf::chain;
         add(term.spec.name, [this, &term, first, of_chain] {
             if (first) device_.ops().fill_zero(parameters_->gradient());
+            if (of_chain && data_)
+                device_.ops().chain_summary(state(), chain_->images(), chain_->centre(), chain_->count(), chain_scalars_);
             if (of_chain) queue_agreement(Agreement::after_sampling);
             queue_term(term, SamPass::at_weights);
         });
@@ -176,10 +183,22 @@ void TrainingIteration::record() {
     for (const Phase& phase : phases_) graphs_.push_back(capture(device_, phase.queue));
 }
 
-void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_step) {
+void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt) {
     const double t = static_cast<double>(optimizer_step + 1);
     device_.ops().begin_iteration(state(), static_cast<uint32_t>(iteration), lr, 1 - std::pow(AdamUpdate<double>::kBeta1, t),
-                                  1 - std::pow(AdamUpdate<double>::kBeta2, t));
+                                  1 - std::pow(AdamUpdate<double>::kBeta2, t), attempt);
+}
+
+void TrainingIteration::take_steps(int64_t steps) {
+    for (Phase& phase : phases_)
+        if (phase.name == chain_phase_) phase.repeats = steps;
+}
+
+void TrainingIteration::lower_flag() {
+    IterationState now;
+    read_state(now);
+    now.diverged = 0;
+    device_.upload(state(), &now, sizeof now);
 }
 
 void TrainingIteration::run(const Phase& phase) {
@@ -219,6 +238,21 @@ double TrainingIteration::loss(const IterationState& state) const {
 }
 
 IterationState* TrainingIteration::state() { return reinterpret_cast<IterationState*>(memory_.at(state_)); }
+
+std::vector<Array> TrainingIteration::carried() {
+    Parameters& p = *parameters_;
+    std::vector<Array> all = {p.weights(), p.statistics(), p.velocity()};
+    if (settings_.optimizer == Optimizer::adam) all.push_back(p.second());
+    if (settings_.ema > 0) all.push_back(p.average());
+    if (buffer_) all.insert(all.end(), {buffer_->images(), buffer_->births()});
+    return all;
+}
+
+size_t TrainingIteration::carried_bytes() const {
+    const int64_t arrays = (settings_.optimizer == Optimizer::adam ? 3 : 2) + (settings_.ema > 0 ? 1 : 0);
+    const int64_t values = arrays * network_.parameter_count() + network_.statistic_count();
+    return static_cast<size_t>(values) * size_of(device_.real_type()) + (buffer_ ? buffer_->bytes() : 0);
+}
 
 Array TrainingIteration::kept_logits() {
     return {memory_.at(kept_logits_), device_.real_type(), labelled_->count() * settings_.num_classes};
@@ -267,7 +301,7 @@ void TrainingIteration::queue_agreement(Agreement when) {
     const auto states = [&] { return Array{memory_.at(states_), DType::u8, static_cast<int64_t>(memory_.bytes(states_))}; };
     device_.copy(ranks_.own(states()).data, state(), sizeof(IterationState));
     ranks_.all_gather(states());
-    device_.ops().agree_on_state(state(), states(), when, scalars_.has(kChainNorm) ? scalars_.number(kChainNorm) : 0);
+    device_.ops().agree_on_state(state(), states(), when, chain_scalars_);
 }
 
 void TrainingIteration::queue_perturb() {

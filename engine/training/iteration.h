@@ -55,7 +55,12 @@ public:
     // Records the phases. After Memory::allocate.
     void record();
 
-    void begin(int64_t iteration, double lr, int64_t optimizer_step);
+    // attempt: of the run, part of every random number but the order of the images, which an epoch sees once each.
+    void begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt = 0);
+    // From now on chains take so many steps, at least 1, where they take any.
+    void take_steps(int64_t steps);
+    // After divergence, once parameters and buffer are those of before it.
+    void lower_flag();
     void run(const Phase& phase);  // once: replays, or queues where record() has not been called
     void run(const std::string& phase);
     void run_all();  // in order, each as often as it repeats
@@ -76,6 +81,9 @@ public:
     ImageStore& store() { return *store_; }
     InputChain& chain() { return *chain_; }
     IterationState* state();
+    // All that an iteration leaves to the next one but its number: parameters, the optimizer's, statistics, the buffer.
+    std::vector<Array> carried();
+    size_t carried_bytes() const;             // of all of them; before memory is allocated as well
     Batch& real() { return *real_; }          // x+
     Batch& labelled() { return *labelled_; }  // x_lab
     // Whether the labelled term leaves its logits in kept_logits(), R [N, classes]; to be set before plan().
@@ -114,6 +122,8 @@ private:
     std::optional<DataSource> data_;
     Communicator& ranks_;
     bool keep_logits_ = false;
+    ChainScalars chain_scalars_;
+    std::string chain_phase_;
 
     Scalars scalars_;
     std::unique_ptr<Parameters> parameters_;

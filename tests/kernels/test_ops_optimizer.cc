@@ -240,8 +240,9 @@ TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_
         IterationState start;
         start.step = 7, start.diverged = 1, start.scalars[kEnergy.f_pos][0] = 3;
         IterationState* state = m.state(start);
-        m.ops().begin_iteration(state, 390, 0.125, 0.5, 0.25);
+        m.ops().begin_iteration(state, 390, 0.125, 0.5, 0.25, 2);
         IterationState got = m.read(state);
+        CHECK(got.attempt == 2);
         CHECK(got.iteration == 390);
         CHECK(got.step == 0);
         CHECK(got.learning_rate == 0.125);

@@ -191,27 +191,31 @@ TEST_CASE("shares_of_a_batch_are_drawn_cropped_and_disturbed_as_the_whole_batch_
 TEST_CASE("agree_on_state_raises_every_flag_and_joins_norms") {
     on_every_device([](OnDevice& m) {
         std::vector<IterationState> all(kRanks);
-        all[0].scalars[kChainNorm][0] = 3;
-        all[1].scalars[kChainNorm][0] = 0;
-        all[2].scalars[kChainNorm][0] = 4;
+        all[0].scalars[kChain.norm][0] = 3;
+        all[1].scalars[kChain.norm][0] = 0;
+        all[2].scalars[kChain.norm][0] = 4;
+        all[0].scalars[kChain.way][0] = 12, all[1].scalars[kChain.way][0] = 3, all[2].scalars[kChain.way][0] = 0;
+        all[0].scalars[kChain.clamped][0] = 0.5, all[1].scalars[kChain.clamped][0] = 0.25;
         for (IterationState& s : all) s.grad_norm = 1, s.scalars[kEnergy.f_pos][0] = 7;
         all[2].grad_norm = 5;
         const auto agree = [&](Agreement when) {
             IterationState* state = m.state(all[1]);
             const Array states{m.raw(all.data(), all.size() * sizeof(IterationState)), DType::u8,
                                static_cast<int64_t>(all.size() * sizeof(IterationState))};
-            m.ops().agree_on_state(state, states, when, kChainNorm);
+            m.ops().agree_on_state(state, states, when, kChain);
             return m.read(state);
         };
         IterationState got = agree(Agreement::after_sampling);
-        CHECK(got.scalars[kChainNorm][0] == doctest::Approx(std::sqrt(25.0 / 3)));
+        CHECK(got.scalars[kChain.norm][0] == doctest::Approx(std::sqrt(25.0 / 3)));
+        CHECK(got.scalars[kChain.way][0] == doctest::Approx(std::sqrt(153.0 / 3)));
+        CHECK(got.scalars[kChain.clamped][0] == doctest::Approx(0.25));
         CHECK(got.grad_norm == 1);
         CHECK(got.scalars[kEnergy.f_pos][0] == 7);
         CHECK(got.diverged == 0);
         // gradients that weigh 1/3 each: the root mean square of 3, 3 and 15
         got = agree(Agreement::after_own_norms);
         CHECK(got.grad_norm == doctest::Approx(std::sqrt((9.0 + 9 + 225) / 3)));
-        CHECK(got.scalars[kChainNorm][0] == 0);
+        CHECK(got.scalars[kChain.norm][0] == 0);
         all[0].diverged = 1;
         CHECK(agree(Agreement::after_sampling).diverged == 1);
         CHECK(agree(Agreement::after_own_norms).diverged == 1);

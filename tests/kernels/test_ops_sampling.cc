@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "kernels/random.h"
 #include "tests/check.h"
 #include "tests/draws.h"
 #include "tests/on_device.h"
@@ -162,16 +163,16 @@ TEST_CASE("sgld_gradient_norm_is_the_root_mean_square_of_the_images_norms") {
             double sum = 0;
             for (const double v : g) sum += v * v;
             IterationState* state = m.state();
-            m.ops().sgld_gradient_norm(state, m.real(g), images, kChainNorm);
-            check_close("norm", {m.read(state).scalars[kChainNorm][0]}, {std::sqrt(sum / static_cast<double>(images))},
+            m.ops().sgld_gradient_norm(state, m.real(g), images, kChain.norm);
+            check_close("norm", {m.read(state).scalars[kChain.norm][0]}, {std::sqrt(sum / static_cast<double>(images))},
                         {.relative = kNormError});
             CHECK(m.read(state).diverged == 0);
         }
         for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
             IterationState* state = m.state();
-            m.ops().sgld_gradient_norm(state, m.real({1, 2, bad, 4}), 1, kChainNorm);
+            m.ops().sgld_gradient_norm(state, m.real({1, 2, bad, 4}), 1, kChain.norm);
             CHECK(m.read(state).diverged == 1);
-            m.ops().sgld_gradient_norm(state, m.real({1, 2, 3, 4}), 1, kChainNorm);
+            m.ops().sgld_gradient_norm(state, m.real({1, 2, 3, 4}), 1, kChain.norm);
             CHECK(m.read(state).diverged == 1);  // sticky
         }
     });
@@ -478,6 +479,58 @@ TEST_CASE("store_chains_writes_at_the_indices_and_of_duplicates_the_last_wins") 
             check_equal("the chains stay", m.read(chains), x);
         }
     });
+}
+
+TEST_CASE("a_place_in_the_buffer_is_born_when_the_chain_it_keeps_began_afresh") {
+    on_every_device([](OnDevice& m) {
+        const Array births = m.integers({7, 7, 7, 7, 7, 7});
+        // 3: the last of its chains goes on; 0: the last is fresh; 5: fresh; 1, 2, 4: no chain
+        const Array index = m.integers({3, 0, 5, 3, 0}), fresh = m.integers({2, -1, 0, -1, 1});
+        IterationState state;
+        state.iteration = 40;
+        state.diverged = 1;
+        m.ops().store_births(births, index, fresh, m.state(state));
+        CHECK(m.read(births) == Values{7, 7, 7, 7, 7, 7});
+        state.diverged = 0;
+        m.ops().store_births(births, index, fresh, m.state(state));
+        CHECK(m.read(births) == Values{40, 7, 7, 7, 7, 40});
+    });
+}
+
+TEST_CASE("the_summary_of_chains_says_how_far_they_got_and_what_lies_at_the_ends") {
+    on_every_device([](OnDevice& m) {
+        for (const int64_t pixels : {1, 5, 3072}) {
+            constexpr int64_t kImages = 3;
+            TestData data(8);
+            const Values start = data.normals(kImages * pixels);
+            Values end = data.normals(kImages * pixels);
+            for (double& value : end) value = std::clamp(value, -1.0, 1.0);
+            const Array x = m.real(end), x0 = m.real(start);
+            const Values from = m.read(x0), to = m.read(x);  // rounded
+            double squares = 0, at_the_ends = 0;
+            for (size_t i = 0; i < to.size(); ++i) {
+                squares += (to[i] - from[i]) * (to[i] - from[i]);
+                at_the_ends += std::abs(to[i]) == 1 ? 1 : 0;
+            }
+            IterationState* state = m.state();
+            m.ops().chain_summary(state, x, x0, kImages, kChain);
+            const IterationState got = m.read(state);
+            CHECK(got.scalars[kChain.way][0] == doctest::Approx(std::sqrt(squares / kImages)));
+            CHECK(got.scalars[kChain.clamped][0] == doctest::Approx(at_the_ends / static_cast<double>(to.size())));
+        }
+    });
+}
+
+TEST_CASE("another_attempt_draws_other_numbers_and_attempt_0_is_the_seed_alone") {
+    IterationState first, second;
+    first.iteration = second.iteration = 12;
+    second.attempt = 1;
+    const Random4 plain = random4(5, RandomStream::sgld_noise, 12u, 3, 8), same = random4(5, RandomStream::sgld_noise, first, 3, 8),
+                  other = random4(5, RandomStream::sgld_noise, second, 3, 8);
+    for (int k = 0; k < 4; ++k) {
+        CHECK(plain.v[k] == same.v[k]);
+        CHECK(plain.v[k] != other.v[k]);
+    }
 }
 
 TEST_CASE("store_chains_result_does_not_depend_on_the_order_of_work") {

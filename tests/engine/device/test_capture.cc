@@ -95,7 +95,7 @@ public:
         ops.draw_chains(index_, fresh_, state_, 30, 1, 0.5, 5);
         ops.start_images(gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
                          {.first_chain = 0, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 5});
-        ops.sgld_gradient_norm(state_, gradient, kBatch, kChainNorm);
+        ops.sgld_gradient_norm(state_, gradient, kBatch, kChain.norm);
         ops.sgld_step(pixels, gradient, {}, state_, {.noise = 0.01, .seed = 5});
         ops.advance_step(state_);
         ops.store_chains(buffer_, pixels, index_, state_);
@@ -190,7 +190,7 @@ public:
         for (const double v :
              {s.learning_rate, s.scalars[kEnergy.f_pos][0], s.scalars[kEnergy.f_neg][0], s.scalars[kEnergy.loss][0],
               s.scalars[kClassification.loss][0], s.scalars[kClassification.accuracy][0], s.grad_norm, s.perturb_scale,
-              s.scalars[kChainNorm][0], static_cast<double>(s.step), static_cast<double>(s.iteration), static_cast<double>(s.diverged)})
+              s.scalars[kChain.norm][0], static_cast<double>(s.step), static_cast<double>(s.iteration), static_cast<double>(s.diverged)})
             out.push_back(v);
         return out;
     }

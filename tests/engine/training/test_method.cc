@@ -55,7 +55,7 @@ using Names = std::vector<std::string>;
 TEST_CASE("sada_jem_has_the_phases_of_algorithm_1") {
     const Made made = made_of(small("sada-jem"));
     CHECK(made.phases == Names{"draw", "positive", "sample x2", "negative", "store", "labelled", "perturb", "second", "update"});
-    CHECK(made.scalars == Names{"sgld_grad_norm", "f_pos", "f_neg", "loss_gen", "loss_clf", "accuracy"});
+    CHECK(made.scalars == Names{"sgld_grad_norm", "chain_way", "clamped", "f_pos", "f_neg", "loss_gen", "loss_clf", "accuracy"});
 }
 
 TEST_CASE("what_the_settings_leave_out_has_no_phase_and_no_scalar") {

@@ -236,12 +236,13 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
 // Where the cases have their scalars in the state.
 constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2};
 constexpr ClassificationScalars kClassification = {.loss = 7, .accuracy = 1};
-constexpr int kChainNorm = 4;
+constexpr ChainScalars kChain = {.norm = 4, .way = 6, .clamped = 8};
 
 // The fields of a state, one output each: they differ in size.
 void add_state(Outputs& out, const std::string& how, const IterationState& s, const Bound& bound) {
     const std::pair<const char*, Values> fields[] = {
         {"iteration", {static_cast<double>(s.iteration)}},
+        {"attempt", {static_cast<double>(s.attempt)}},
         {"step", {static_cast<double>(s.step)}},
         {"learning_rate", {s.learning_rate}},
         {"adam_rate and root", {s.adam_rate, s.adam_root}},
@@ -252,7 +253,9 @@ void add_state(Outputs& out, const std::string& how, const IterationState& s, co
         {"accuracy", {s.scalars[kClassification.accuracy][0]}},
         {"grad_norm", {s.grad_norm}},
         {"perturb_scale", {s.perturb_scale}},
-        {"sgld_grad_norm", {s.scalars[kChainNorm][0]}},
+        {"sgld_grad_norm", {s.scalars[kChain.norm][0]}},
+        {"chain_way", {s.scalars[kChain.way][0]}},
+        {"clamped", {s.scalars[kChain.clamped][0]}},
         {"diverged", {static_cast<double>(s.diverged)}},
     };
     for (const auto& [name, values] : fields) out.push_back({fmt::format("state.{} ({})", name, how), values, bound});
@@ -480,7 +483,7 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                          g.back() = 2;  // if any is left out, it is the last
                          for (const char* how : {"finite", "NaN"}) {
                              IterationState* state = s.state(in_iteration(1));
-                             s.ops().sgld_gradient_norm(state, s.real(g), 3, kChainNorm);
+                             s.ops().sgld_gradient_norm(state, s.real(g), 3, kChain.norm);
                              add_state(out, how, s.read(state), scalar);
                              g[4999] = std::nan("");
                          }
@@ -533,6 +536,25 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
              out.push_back({"starts", s.read(x), draw});
              return out;
          }});
+    cases.push_back({"chain_summary", [=](Side& s) {
+                         Outputs out;
+                         Values x = Numbers(32).many(5001, -1, 1);
+                         const Values start = Numbers(36).many(5001, -1, 1);
+                         x.back() = 1;  // if any is left out, it is the last
+                         IterationState* state = s.state(in_iteration(1));
+                         s.ops().chain_summary(state, s.real(x), s.real(start), 3, kChain);
+                         add_state(out, "way and share", s.read(state), scalar);
+                         return out;
+                     }});
+    cases.push_back({"store_births", [=](Side& s) {
+                         Outputs out;
+                         for (const IterationState& state : {in_iteration(1), diverged_state()}) {
+                             const Array births = s.integers({9, 9, 9, 9, 9, 9});
+                             s.ops().store_births(births, s.integers({5, 2, 5, 0}), s.integers({3, 1, -1, 0}), s.state(state));
+                             out.push_back({"births", s.read(births), kExact});
+                         }
+                         return out;
+                     }});
     cases.push_back({"store_chains", [=](Side& s) {
                          Outputs out;
                          constexpr int64_t kPixels = 45;
@@ -674,7 +696,7 @@ void add_parameter_cases(std::vector<Case>& cases, const Limits& limits, const s
     cases.push_back({"begin_iteration", [=](Side& s) {
                          Outputs out;
                          IterationState* state = s.state(in_iteration(3, 2));
-                         s.ops().begin_iteration(state, 70000, 0.02, 0.1, 0.001);
+                         s.ops().begin_iteration(state, 70000, 0.02, 0.1, 0.001, 3);
                          add_state(out, "begun", s.read(state), kExact);
                          return out;
                      }});
