@@ -9,6 +9,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
@@ -175,6 +176,42 @@ void write_file(const path& path, std::string_view content) {
     OutputFile file(path);
     file.write(content.data(), content.size());
     file.commit();
+}
+
+void append_file(const path& path, std::string_view content) {
+    const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (descriptor < 0) throw_write_error(path, errno);
+    struct stat before {};
+    int error = fstat(descriptor, &before) == 0 ? 0 : errno;
+    while (error == 0 && !content.empty()) {
+        const ssize_t written = ::write(descriptor, content.data(), content.size());
+        if (written >= 0)
+            content.remove_prefix(static_cast<size_t>(written));
+        else if (errno != EINTR)
+            error = errno;
+    }
+    if (error != 0) [[maybe_unused]]
+        const int ignored = ftruncate(descriptor, before.st_size);
+    if (close(descriptor) != 0 && error == 0) error = errno;
+    if (error != 0) throw_write_error(path, error);
+}
+
+void link_file(const path& from, const path& second) {
+    const path temporary = second.string() + "." + std::to_string(getpid()) + kTemporary;
+    unlink(temporary.c_str());
+    if (link(from.c_str(), temporary.c_str()) == 0) {
+        const int error = rename(temporary.c_str(), second.c_str()) == 0 ? 0 : errno;
+        unlink(temporary.c_str());  // two names of one file: renaming one to the other leaves both
+        if (error != 0) throw_write_error(second, error);
+        return;
+    }
+    OutputFile copy(second);
+    std::ifstream in(from, std::ios::binary);
+    std::vector<char> block(size_t{1} << 20);
+    while (in.read(block.data(), static_cast<std::streamsize>(block.size())) || in.gcount() > 0)
+        copy.write(block.data(), static_cast<size_t>(in.gcount()));
+    if (!in.eof()) throw_write_error(second, EIO);
+    copy.commit();
 }
 
 std::string read_file(const path& path) {

@@ -37,6 +37,13 @@ private:
 /// Writes a whole file by way of OutputFile.
 void write_file(const std::filesystem::path& path, std::string_view content);
 
+/// Adds to the end of a file, which is created where there is none: all of it, or, where that fails (InputError and std::runtime_error as
+/// above), nothing.
+void append_file(const std::filesystem::path& path, std::string_view content);
+
+/// Gives a file a second name, where the file system can, else makes a copy; what had that name is replaced at once. Errors as above.
+void link_file(const std::filesystem::path& path, const std::filesystem::path& second);
+
 /// The whole content of a file. InputError, with the system's reason, where it cannot be read.
 std::string read_file(const std::filesystem::path& path);
 

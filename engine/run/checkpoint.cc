@@ -13,19 +13,55 @@ namespace jem {
 namespace {
 
 constexpr const char* kBuffer = "replay_buffer";
+constexpr const char* kBirths = "births";
+constexpr const char* kWatched = "divergence_watch";
+constexpr int64_t kMostIterations = int64_t{1} << 31;  // more than any run makes
 constexpr const char* kConfigKey = "config";
 constexpr const char* kProgressKey = "progress";
 
 std::string progress_text(const RunProgress& p) {
-    const nlohmann::ordered_json json = {{"iteration", p.iteration},
-                                         {"best_accuracy", p.best_accuracy},
-                                         {"best_iteration", p.best_iteration},
-                                         {"best_chosen_on", p.best_chosen_on},
-                                         {"seconds", p.seconds}};
+    nlohmann::ordered_json json = {{"iteration", p.iteration},
+                                   {"best_accuracy", p.best_accuracy},
+                                   {"best_iteration", p.best_iteration},
+                                   {"best_chosen_on", p.best_chosen_on},
+                                   {"best_by", p.best_by},
+                                   {"best_score", p.best_score},
+                                   {"seconds", p.seconds}};
+    const Recovery& r = p.recovery;
+    json["recovery"] = {{"attempt", r.attempt},   {"rate_factor", r.rate_factor}, {"step_factor", r.step_factor},
+                        {"in_a_row", r.in_a_row}, {"diverged_at", r.diverged_at}, {"restored_at", r.restored_at}};
     return json.dump();
 }
 
-nlohmann::json progress_of(const SafetensorsFile& file) {
+// Throws nlohmann's exceptions for what is no progress. A run of before a key was thought of has none.
+RunProgress progress_of(const nlohmann::json& json) {
+    const nlohmann::json& iteration = json.at("iteration");
+    if (!iteration.is_number_integer() || iteration.get<int64_t>() < 0 || iteration.get<int64_t>() > kMostIterations)
+        throw nlohmann::json::other_error::create(0, "no number of iterations", &json);
+    RunProgress p{.iteration = iteration.get<int64_t>(),
+                  .best_accuracy = json.at("best_accuracy"),
+                  .best_iteration = json.at("best_iteration"),
+                  .best_chosen_on = json.at("best_chosen_on"),
+                  .best_by = json.value("best_by", ""),
+                  .best_score = json.value("best_score", 0.0),
+                  .seconds = json.at("seconds"),
+                  .recovery = {},
+                  .watched = {}};
+    if (!json.contains("recovery")) return p;
+    const nlohmann::json& r = json.at("recovery");
+    p.recovery = {.attempt = r.at("attempt"),
+                  .rate_factor = r.at("rate_factor"),
+                  .step_factor = r.at("step_factor"),
+                  .in_a_row = r.at("in_a_row"),
+                  .diverged_at = r.at("diverged_at"),
+                  .restored_at = r.at("restored_at")};
+    if (!(p.recovery.rate_factor > 0 && p.recovery.rate_factor <= 1) || p.recovery.step_factor < 1 ||
+        p.recovery.step_factor > kMostStepFactor)
+        throw nlohmann::json::other_error::create(0, "factors out of range", &r);
+    return p;
+}
+
+nlohmann::json saved_progress(const SafetensorsFile& file) {
     const auto found = file.metadata.find(kProgressKey);
     return found == file.metadata.end() ? nlohmann::json() : nlohmann::json::parse(found->second, nullptr, false);
 }
@@ -54,15 +90,23 @@ SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, c
     return file;
 }
 
-SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* buffer, const Settings& s, const RunProgress& progress) {
+SafetensorsFile state_file(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& s,
+                           const RunProgress& progress) {
     SafetensorsFile file = weights_file(parameters, s, progress);
     parameters.save_array(parameters.velocity(), file, first_prefix(s));
     if (s.optimizer == Optimizer::adam) parameters.save_array(parameters.second(), file, "adam_v.");
-    if (buffer != nullptr) file.tensors[kBuffer] = tensor_on(device, *buffer, buffer_shape(s));
+    if (buffer != nullptr) {
+        file.tensors[kBuffer] = tensor_on(device, buffer->images, buffer_shape(s));
+        std::vector<std::byte> births(buffer->births.bytes());
+        device.download(births.data(), buffer->births.data, births.size());
+        file.tensors[kBirths] = make_file_tensor(FileType::i32, std::move(births), {s.buffer_size});
+    }
+    if (!progress.watched.empty())
+        file.tensors[kWatched] = make_file_tensor(std::span<const double>(progress.watched), {std::ssize(progress.watched)});
     return file;
 }
 
-RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& s, const SafetensorsFile& file,
+RunProgress load_state(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& s, const SafetensorsFile& file,
                        const std::string& path) {
     parameters.load(file, path, other_tensors());
     const auto need = [&](Array to, const std::string& prefix) {
@@ -77,18 +121,29 @@ RunProgress load_state(Parameters& parameters, Device& device, const Array* buff
         if (file.at(kBuffer).shape != buffer_shape(s))
             throw InputError("The replay buffer of " + path +
                              " has another size (the run was made with another --buffer-size). Resume with its settings.");
-        upload_tensor(device, *buffer, file.floating(kBuffer));
+        upload_tensor(device, buffer->images, file.floating(kBuffer));
+        std::vector<int32_t> births(static_cast<size_t>(s.buffer_size));  // unknown: as old as the run
+        if (file.has(kBirths)) {
+            const std::vector<int64_t> saved = file.ints(kBirths);
+            if (saved.size() != births.size())
+                throw InputError(path + " has " + std::to_string(saved.size()) + " births of the images in its replay buffer (there are " +
+                                 std::to_string(births.size()) + "). Resume from another checkpoint.");
+            std::transform(saved.begin(), saved.end(), births.begin(), [](int64_t birth) { return static_cast<int32_t>(birth); });
+        }
+        device.upload(buffer->births.data, births.data(), buffer->births.bytes());
     }
-    const nlohmann::json json = progress_of(file);
+    const nlohmann::json json = saved_progress(file);
     try {
-        return {json.at("iteration"), json.at("best_accuracy"), json.at("best_iteration"), json.at("best_chosen_on"), json.at("seconds")};
+        RunProgress progress = progress_of(json);
+        if (file.has(kWatched)) progress.watched = file.doubles(kWatched);
+        return progress;
     } catch (const nlohmann::json::exception&) {
         throw InputError(path + " carries no counters (it is no state of a run). Resume from a run's own folder.");
     }
 }
 
 const std::vector<std::string>& other_tensors() {
-    static const std::vector<std::string> prefixes = {"velocity.", "adam_m.", "adam_v.", "ema.", kBuffer};
+    static const std::vector<std::string> prefixes = {"velocity.", "adam_m.", "adam_v.", "ema.", kBuffer, kBirths, kWatched};
     return prefixes;
 }
 
@@ -138,7 +193,7 @@ void load_start(Parameters& parameters, Device& device, const StartPoint& start)
 }
 
 std::optional<int64_t> iteration_of(const SafetensorsFile& file) {
-    const nlohmann::json json = progress_of(file);
+    const nlohmann::json json = saved_progress(file);
     const auto found = json.is_object() ? json.find("iteration") : json.end();
     return found != json.end() && found->is_number_integer() ? std::optional(found->get<int64_t>()) : std::nullopt;
 }

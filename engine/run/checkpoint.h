@@ -15,23 +15,44 @@
 
 namespace jem {
 
-// Counters that a checkpoint carries besides tensors.
+inline constexpr int64_t kMostStepFactor = 1024;  // of K: more doublings help nobody
+
+// How a run that diverged goes on: part of its state, so that it repeats bit for bit.
+struct Recovery {
+    uint64_t attempt = 0;      // how often it has gone back; part of the key of random numbers
+    double rate_factor = 1;    // of the learning rate
+    int64_t step_factor = 1;   // of K
+    int64_t in_a_row = 0;      // how often it has gone back since it was last well for long
+    int64_t diverged_at = 0;   // the iteration that diverged last
+    int64_t restored_at = -1;  // the iteration it went back to then; -1: it never has
+};
+
+// What a checkpoint carries besides the arrays of training.
 struct RunProgress {
     int64_t iteration = 0;  // iterations done
     double best_accuracy = -1;
     int64_t best_iteration = 0;
     std::string best_chosen_on;  // "valid" or "test"
+    std::string best_by;         // what best.safetensors was chosen by; empty: by accuracy
+    double best_score = 0;       // the larger the better; of accuracy it is best_accuracy
     double seconds = 0;          // spent so far
+    Recovery recovery;
+    std::vector<double> watched;  // DivergenceWatch::memory()
+};
+
+// The replay buffer and since when its images' chains go on: R [N, H*W*C] and i32 [N].
+struct BufferArrays {
+    Array images, births;
 };
 
 // Weights, running statistics and averages: what evaluate, sample and PyTorch read. They are read off the device when the file is written.
 SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, const RunProgress& progress);
 // The same and all that resuming needs: optimizer state and replay buffer (null: there is none).
-SafetensorsFile state_file(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings,
+SafetensorsFile state_file(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& settings,
                            const RunProgress& progress);
 // Restores it; InputError for a file that is not complete.
-RunProgress load_state(Parameters& parameters, Device& device, const Array* buffer, const Settings& settings, const SafetensorsFile& file,
-                       const std::string& path);
+RunProgress load_state(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& settings,
+                       const SafetensorsFile& file, const std::string& path);
 
 // What a checkpoint may hold besides weights and running statistics: prefixes of names.
 const std::vector<std::string>& other_tensors();

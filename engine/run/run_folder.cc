@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
+#include <algorithm>
+#include <charconv>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 
 #include "data/input_error.h"
@@ -12,6 +12,12 @@
 #include "engine/files/output_file.h"
 
 namespace jem {
+namespace {
+
+constexpr const char* kKeptPrefix = "iteration_";
+constexpr const char* kKeptSuffix = ".state.safetensors";
+
+}  // namespace
 
 RunFolder::RunFolder(std::filesystem::path root) : root_(std::move(root)) {}
 
@@ -23,7 +29,7 @@ std::unique_ptr<RunLock> RunFolder::own() const {
     create();
     auto lock = std::make_unique<RunLock>(root_);
     remove_dead_temporaries(root_, {"config.json.", "convolutions.json.", "metrics.jsonl."});
-    remove_dead_temporaries(root_ / "checkpoints", {"last.", "best.", "epoch_"});
+    remove_dead_temporaries(root_ / "checkpoints", {"last.", "best.", "epoch_", kKeptPrefix});
     remove_dead_temporaries(root_ / "samples", {"iteration_"});
     return lock;
 }
@@ -42,6 +48,34 @@ std::filesystem::path RunFolder::sample(int64_t iteration) const {
     return root_ / "samples" / fmt::format("iteration_{:07}.png", iteration);
 }
 
+std::filesystem::path RunFolder::kept(int64_t iteration) const {
+    return root_ / "checkpoints" / fmt::format("{}{:07}{}", kKeptPrefix, iteration, kKeptSuffix);
+}
+
+std::vector<int64_t> RunFolder::kept_iterations() const {
+    std::vector<int64_t> found;
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(root_ / "checkpoints", error), end; !error && entry != end; entry.increment(error)) {
+        const std::string name = entry->path().filename().string();
+        if (!name.starts_with(kKeptPrefix) || !name.ends_with(kKeptSuffix)) continue;
+        int64_t iteration = 0;
+        const char* begin = name.c_str() + std::strlen(kKeptPrefix);
+        if (std::from_chars(begin, name.data() + name.size(), iteration).ptr != begin && kept(iteration).filename() == name)
+            found.push_back(iteration);
+    }
+    std::sort(found.rbegin(), found.rend());
+    return found;
+}
+
+void RunFolder::drop_kept(int64_t last_iteration, int64_t most, int64_t apart) const {
+    int64_t old = 0;
+    for (const int64_t iteration : kept_iterations()) {
+        if (iteration <= last_iteration - apart) ++old;
+        std::error_code ignored;
+        if (iteration > last_iteration || old > most) std::filesystem::remove(kept(iteration), ignored);
+    }
+}
+
 void RunFolder::write_config(const Settings& settings) const { write_file(config(), to_json(settings).dump(2) + "\n"); }
 
 Settings RunFolder::read_config() const {
@@ -53,21 +87,22 @@ Settings RunFolder::read_config() const {
     return settings_of_run(json, config().string());
 }
 
-void RunFolder::cut_metrics(int64_t last_iteration) const {
+bool RunFolder::stays(const std::string& line, int64_t last_iteration, uint64_t attempt) {
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object()) return false;
+    const auto iteration = json.find("iteration"), of_attempt = json.find("attempt");
+    if (of_attempt != json.end() && of_attempt->is_number_unsigned()) return of_attempt->get<uint64_t>() <= attempt;
+    return iteration != json.end() && iteration->is_number_integer() && iteration->get<int64_t>() <= last_iteration;
+}
+
+void RunFolder::cut_metrics(int64_t last_iteration, uint64_t attempt) const {
     std::istringstream in(is_there(metrics()) ? read_file(metrics()) : "");
     std::ostringstream kept;
-    for (std::string line; std::getline(in, line);) {
-        const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-        const auto iteration = json.is_object() ? json.find("iteration") : json.end();
-        if (iteration != json.end() && iteration->is_number_integer() && iteration->get<int64_t>() <= last_iteration) kept << line << "\n";
-    }
+    for (std::string line; std::getline(in, line);)
+        if (stays(line, last_iteration, attempt)) kept << line << "\n";
     write_file(metrics(), kept.str());
 }
 
-void RunFolder::append_metrics(const nlohmann::ordered_json& line) const {
-    std::ofstream out(metrics(), std::ios::app);
-    out << line.dump() + "\n" << std::flush;
-    if (!out) throw std::runtime_error("Cannot write " + metrics().string() + " (" + std::strerror(errno) + "). Make room.");
-}
+void RunFolder::append_metrics(const std::string& lines) const { append_file(metrics(), lines); }
 
 }  // namespace jem

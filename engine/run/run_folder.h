@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "engine/run/run_lock.h"
 #include "engine/settings/settings.h"
@@ -34,15 +35,25 @@ public:
     std::filesystem::path state() const { return root_ / "checkpoints" / "last.state.safetensors"; }
     std::filesystem::path archive(int64_t epochs) const;  // the weights after so many
     std::filesystem::path sample(int64_t iteration) const;
+    std::filesystem::path kept(int64_t iteration) const;  // an older checkpoint's state, to go back to
+    std::vector<int64_t> kept_iterations() const;         // of those that are there, the newest first
     const std::filesystem::path& root() const { return root_; }
+
+    // Removes states that are kept: those that are newer than the last checkpoint, and of those at least `apart` iterations older all
+    // but the newest `most`.
+    void drop_kept(int64_t last_iteration, int64_t most, int64_t apart) const;
 
     void write_config(const Settings& settings) const;
     // Settings of config.json; InputError if it is missing or damaged.
     Settings read_config() const;
 
-    // Keeps the log lines up to that iteration (0: none): those beyond a checkpoint will be written again.
-    void cut_metrics(int64_t last_iteration) const;
-    void append_metrics(const nlohmann::ordered_json& line) const;
+    // Keeps the log lines up to that iteration (0: none): those beyond a checkpoint will be written again. Of going back it keeps what
+    // that state has behind it, whatever iterations it went back to.
+    void cut_metrics(int64_t last_iteration, uint64_t attempt) const;
+    // Whether a line is one of those that it keeps.
+    static bool stays(const std::string& line, int64_t last_iteration, uint64_t attempt);
+    // Whole lines, or, where they cannot be written, an error and nothing.
+    void append_metrics(const std::string& lines) const;
 
 private:
     std::filesystem::path root_;

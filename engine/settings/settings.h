@@ -15,6 +15,8 @@ namespace jem {
 enum class Augment { off, flip, crop, both };  // what is done to an image, where its data set may be flipped
 enum class Flip { automatic, on, off };        // automatic: as the data set has it
 enum class InputNoiseOn { generative, both };  // the real images of p(x) alone, or the labelled ones too
+enum class OnDivergence { rollback, stop };
+enum class BestBy { accuracy, energy_gap, frechet };
 
 struct Settings {
     std::string recipe = "sada-jem";
@@ -76,6 +78,14 @@ struct Settings {
     std::string metrics = "accuracy,ece", features;
     int64_t log_interval = 10;
     int64_t sample_interval = 1;  // epochs
+    int64_t sample_every = 0;     // iterations; 0: by epochs alone
+    int64_t keep = 2;             // states of checkpoints, the last one among them
+    BestBy best_by = BestBy::accuracy;
+    OnDivergence on_divergence = OnDivergence::rollback;
+    int64_t max_rollbacks = 5;        // in a row
+    double gap_deviations = 50;       // of the energy gap from its last gap_window iterations, that count as divergence; 0: none do
+    int64_t gap_window = 500;         // iterations
+    int64_t chance_iterations = 200;  // of an accuracy at chance that count as divergence; 0: none do
 
     bool samples() const { return p_x_weight != 0; }
     bool classifies() const { return p_y_given_x_weight != 0; }
@@ -110,6 +120,8 @@ JEM_ENUM_NAMES(LrSchedule, {{"step", LrSchedule::step}, {"cosine", LrSchedule::c
 JEM_ENUM_NAMES(Augment, {{"off", Augment::off}, {"flip", Augment::flip}, {"crop", Augment::crop}, {"on", Augment::both}});
 JEM_ENUM_NAMES(Flip, {{"auto", Flip::automatic}, {"on", Flip::on}, {"off", Flip::off}});
 JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both", InputNoiseOn::both}});
+JEM_ENUM_NAMES(OnDivergence, {{"rollback", OnDivergence::rollback}, {"stop", OnDivergence::stop}});
+JEM_ENUM_NAMES(BestBy, {{"accuracy", BestBy::accuracy}, {"energy-gap", BestBy::energy_gap}, {"frechet", BestBy::frechet}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});

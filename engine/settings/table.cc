@@ -379,6 +379,21 @@ std::vector<Setting> make_table() {
              &Settings::features, "a safetensors file"),
         integer({"log_interval", "Run", "Iterations between log lines"}, &Settings::log_interval, {1, kMany}),
         integer({"sample_interval", "Run", "Epochs between sample sheets; 0: at the end only"}, &Settings::sample_interval, {0, kMany}),
+        integer({"sample_every", "Run", "Iterations between sample sheets, besides those of epochs; 0: none"}, &Settings::sample_every,
+                {0, kMany}),
+        integer({"keep", "Run", "States of checkpoints that stay, at least 100 iterations apart: the last one, and others to go back to"},
+                &Settings::keep, {1, 1000}),
+        choice({"best_by", "Run", "What best.safetensors is best by, on the held-out images; frechet: needs --metrics fid"},
+               &Settings::best_by),
+        choice({"on_divergence", "Run", "Go back to the last good state and on from there, or stop"}, &Settings::on_divergence),
+        integer({"max_rollbacks", "Run", "Times in a row that a run goes back before it stops"}, &Settings::max_rollbacks, {0, kMany}),
+        number({"gap_deviations", "Run",
+                "Standard deviations of its last --gap-window iterations by which the energy gap may leave their mean; 0: any"},
+               &Settings::gap_deviations, {0, 1e9}),
+        integer({"gap_window", "Run", "Iterations that the energy gap is compared with"}, &Settings::gap_window, {2, 100000}),
+        integer({"chance_iterations", "Run",
+                 "Iterations at chance, after an accuracy of twice that, which count as divergence; 0: any number is borne"},
+                &Settings::chance_iterations, {0, 100000}),
     };
 }
 
@@ -440,6 +455,11 @@ void validate(const Settings& s) {
     for (const Setting& setting : settings_table()) setting.check(s);
     if (s.in_channels == 2) throw InputError("--in-channels is 2 (images have 1 or 3). Give one of these, or --data.");
     if (s.ema == 1) throw InputError("--ema is 1 (the average would never move). Give a value below 1, such as 0.999.");
+    if (s.best_by == BestBy::energy_gap && !s.samples())
+        throw InputError("--best-by energy-gap is of drawn images (--p-x-weight is 0: there are none). Give accuracy.");
+    const std::vector<std::string> measured = comma_parts(s.metrics);
+    if (s.best_by == BestBy::frechet && (s.metric_interval == 0 || std::find(measured.begin(), measured.end(), "fid") == measured.end()))
+        throw InputError("--best-by frechet has nothing to go by (fid is not measured). Give --metric-interval 1 --metrics accuracy,fid.");
     if (!s.samples() && !s.classifies())
         throw InputError("--p-x-weight and --p-y-given-x-weight are both 0 (there is nothing to train). Make one of them positive.");
 }

@@ -1,18 +1,31 @@
 #include "engine/training/trainer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "data/input_error.h"
 #include "engine/evaluation/classification.h"
+#include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/run/kept_choices.h"
 #include "engine/settings/schedule.h"
+#include "kernels/random.h"
 
 namespace jem {
 namespace {
 
 constexpr int64_t kSheetImages = 100;
+constexpr int64_t kHealthImages = 1000;  // of the replay buffer, that are looked at each epoch
+constexpr int64_t kNoiseImages = 100;
+// Trouble is over when the run has come so many iterations past the one that diverged: the next time is the first again.
+constexpr int64_t kWell = 1000;
+// The beginning is a state to go back to where no checkpoint is older than this, so that little is lost.
+constexpr int64_t kYoung = 1000;
+// A checkpoint that diverges again this soon has nothing to resume.
+constexpr int64_t kAtOnce = 20;
 
 TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s) {
     require_size(images, s.in_channels, s.image_size, s.image_size);
@@ -44,6 +57,14 @@ std::string text_of_start(const StartPoint& start, bool samples) {
     return text + (samples ? "; there is no replay buffer: chains start afresh." : ".");
 }
 
+// " The learning rate is halved since the run went back, K is 20."; empty where nothing was changed.
+std::string text_of_recovery(const Recovery& r) {
+    std::string text;
+    if (r.rate_factor != 1) text += " The learning rate is multiplied by " + fmt::format("{:.3g}", r.rate_factor) + ".";
+    if (r.step_factor != 1) text += " K is multiplied by " + std::to_string(r.step_factor) + ".";
+    return text.empty() ? text : text + " That is since the run went back; give --lr or --sgld-steps anew to undo it.";
+}
+
 void check_sizes(const Settings& s, int64_t images) {
     if (s.classifies() && s.batch_size > images)
         throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(images) +
@@ -64,7 +85,7 @@ TrainingParts::TrainingParts(Device& device, Network& network, const Settings& s
                              int64_t held_out)
     : memory(device),
       predictor(device, memory, network, {.height = train.shape.height, .width = train.shape.width, .channels = train.shape.channels},
-                {.largest = held_out}),
+                {.largest = held_out, .energy_head = settings.energy_head}),
       iteration(device, memory, network, settings, checked(settings, train)) {
     work = iteration.plan();
     memory.plan([&] { predictor.plan(evaluation_memory()); });
@@ -90,7 +111,10 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
           device, folder.choices(),
           [&] { planned_ = std::make_unique<TrainingParts>(device, network, settings, source_of(train, settings), held_out_.count()); })),
       parts_(*planned_),
-      ranks_(device.communicator()) {
+      ranks_(device.communicator()),
+      log_(folder, [this](const std::string& text) { observer_.message(text); }),
+      watch_(settings),
+      good_(device) {
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     together(ranks_.ranks(), [&] {
@@ -109,59 +133,90 @@ void Trainer::start_or_resume(bool resume) {
 }
 
 void Trainer::share_start() {
-    Parameters& p = iteration_.parameters();
-    ranks_.broadcast(p.weights());
-    ranks_.broadcast(p.statistics());
-    ranks_.broadcast(p.velocity());
-    if (settings_.optimizer == Optimizer::adam) ranks_.broadcast(p.second());
-    if (settings_.ema > 0) ranks_.broadcast(p.average());
-    if (settings_.samples()) ranks_.broadcast(iteration_.buffer().images());
-    ranks_.ranks().broadcast(&progress_.iteration, sizeof progress_.iteration);
+    for (const Array& a : iteration_.carried()) ranks_.broadcast(a);
+    Ranks& ranks = ranks_.ranks();
+    ranks.broadcast(&progress_.iteration, sizeof progress_.iteration);
+    ranks.broadcast(&progress_.recovery, sizeof progress_.recovery);
+    std::vector<double> watched = watch_.memory();
+    ranks.broadcast(watched.data(), watched.size() * sizeof(double));
+    watch_.remember(watched);
     iteration_.prepare_weights();
     device_.synchronize();
 }
 
+RunProgress Trainer::load(const std::filesystem::path& state) {
+    const BufferArrays buffer = settings_.samples() ? buffer_arrays() : BufferArrays{};
+    return load_state(iteration_.parameters(), device_, settings_.samples() ? &buffer : nullptr, settings_, SafetensorsFile::read(state),
+                      state.string());
+}
+
+void Trainer::fill_buffer() {
+    iteration_.begin(progress_.iteration, 0, 0, progress_.recovery.attempt);
+    iteration_.buffer().fill(
+        iteration_.store().view(), iteration_.state(),
+        [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); }, progress_.iteration);
+}
+
+// Weights and buffer of iteration 0, whatever the run has done since.
+void Trainer::begin_afresh() {
+    const bool given = !settings_.start_from.empty();
+    const StartPoint start = given ? read_start(iteration_.parameters().network(), settings_) : StartPoint{};
+    Parameters& p = iteration_.parameters();
+    p.initialise(settings_.seed);
+    for (const Array& zero : {p.velocity(), settings_.optimizer == Optimizer::adam ? p.second() : Array{}})
+        if (zero.count > 0) device_.ops().fill_zero(zero);
+    if (given) load_start(p, device_, start);
+    if (given) observer_.message(text_of_start(start, settings_.samples()));
+    iteration_.prepare_weights();
+    progress_.iteration = 0;
+    if (start.buffer) {
+        const std::vector<int32_t> births(static_cast<size_t>(settings_.buffer_size));
+        upload_tensor(device_, iteration_.buffer().images(), start.buffer->images);
+        device_.upload(iteration_.buffer().births().data, births.data(), births.size() * sizeof(int32_t));
+    } else if (settings_.samples()) {
+        fill_buffer();
+    }
+}
+
 void Trainer::start_or_resume_alone(bool resume) {
     folder_.create();
-    const bool buffer = settings_.samples();
     const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
-    if (buffer && settings_.init == StartForm::informative && !without.empty())
+    if (settings_.samples() && settings_.init == StartForm::informative && !without.empty())
         observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     if (resume && folder_.has_checkpoint()) {
-        const Array images = buffer ? iteration_.buffer().images() : Array{};
-        const SafetensorsFile file = SafetensorsFile::read(folder_.state());
-        progress_ = load_state(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, file, folder_.state().string());
+        const std::optional<Settings> was = settings_of(SafetensorsFile::read(folder_.state()));
+        progress_ = load(folder_.state());
         iteration_.prepare_weights();
-        observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + ".");
+        watch_.remember(progress_.watched);
+        saved_ = resumed_at_ = progress_.iteration;
+        Recovery& r = progress_.recovery;
+        // Who sets them anew means what they say.
+        if (was && was->lr != settings_.lr) r.rate_factor = 1;
+        if (was && was->sgld_steps != settings_.sgld_steps) r.step_factor = 1;
+        if (r.in_a_row >= settings_.max_rollbacks) r.in_a_row = 0;
+        observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + "." + text_of_recovery(r));
     } else {
         if (resume) observer_.message("There is no checkpoint in " + folder_.root().string() + " yet: starting afresh.");
-        const bool given = !settings_.start_from.empty();
-        const StartPoint start = given ? read_start(iteration_.parameters().network(), settings_) : StartPoint{};
+        if (!settings_.start_from.empty()) read_start(iteration_.parameters().network(), settings_);
         folder_.write_config(settings_);  // before what takes long: --resume needs no more than it
-        iteration_.parameters().initialise(settings_.seed);
-        if (given) load_start(iteration_.parameters(), device_, start);
-        if (given) observer_.message(text_of_start(start, buffer));
-        iteration_.prepare_weights();
-        if (start.buffer) {
-            upload_tensor(device_, iteration_.buffer().images(), start.buffer->images);
-        } else if (buffer) {
-            iteration_.begin(0, 0, 0);
-            iteration_.buffer().fill(iteration_.store().view(), iteration_.state(),
-                                     [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); });
-        }
+        begin_afresh();
+        device_.synchronize();
+        if (rolls_back()) good_.take(iteration_.carried(), progress_);
     }
-    folder_.cut_metrics(progress_.iteration);
-    for (const std::string& event : chosen_anew_) folder_.append_metrics({{"iteration", progress_.iteration}, {"event", event}});
+    folder_.cut_metrics(progress_.iteration, progress_.recovery.attempt);
+    for (const std::string& event : chosen_anew_) log_.append({{"iteration", progress_.iteration}, {"event", event}});
     folder_.write_config(settings_);
 }
 
 TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     start_or_resume(resume);
+    iteration_.take_steps(settings_.sgld_steps * progress_.recovery.step_factor);
     seconds_before_ = progress_.seconds;
     started_ = std::chrono::steady_clock::now();
     rate_.resume(started_);
     TrainingResult result;
     const auto finish = [&](TrainingEnd end) {
+        if (ranks_.first() && !log_.flush() && unwritten_.empty()) unwritten_ = "the log's last lines";
         ranks_.ranks().barrier();  // whoever leaves first may end the others: not before the last file is written
         result.end = end;
         result.iterations = progress_.iteration;
@@ -169,6 +224,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         result.accuracy_on = held_out_name_;
         result.best_accuracy = progress_.best_accuracy;
         result.seconds = progress_.seconds;
+        result.unwritten = unwritten_;
         return result;
     };
 
@@ -183,68 +239,86 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
             report(state, reported + 1);
         }
     };
-    int64_t saved_at = -1;
-    while (progress_.iteration < total_ && !diverged_) {
+    bool begun = false;
+    while (progress_.iteration < total_) {
         const int64_t i = progress_.iteration;
-        iteration_.begin(i, learning_rate(settings_, i, iterations_per_epoch_, total_), i);
+        const Recovery& r = progress_.recovery;
+        begun = true;
+        iteration_.begin(i, r.rate_factor * learning_rate(settings_, i, iterations_per_epoch_, total_), i, r.attempt);
         iteration_.run_all();
         tickets[static_cast<size_t>(i % 2)] = iteration_.queue_state();
         queued_at[static_cast<size_t>(i % 2)] = std::chrono::steady_clock::now();
         report_up_to(i);  // all but the one just queued
         progress_.iteration = i + 1;
-        const bool last = progress_.iteration == total_, epoch_ends = progress_.iteration % iterations_per_epoch_ == 0;
-        const bool checkpoint_due = settings_.checkpoint_interval > 0 && progress_.iteration % settings_.checkpoint_interval == 0;
-        const bool stopping = ranks_.ranks().any(stop.load());
-        if (!last && !epoch_ends && !checkpoint_due && !stopping) continue;
+        const auto every = [&](int64_t interval) { return interval > 0 && progress_.iteration % interval == 0; };
+        const bool last = progress_.iteration == total_, epoch_ends = every(iterations_per_epoch_);
+        const bool regular = last || epoch_ends || every(settings_.checkpoint_interval);
+        const bool stopping = ranks_.ranks().any(stop.load()), checkpoint_due = regular || stopping;
+        const bool sheet_due = settings_.samples() && every(settings_.sample_every), good_due = rolls_back() && every(kGoodStateInterval);
+        if (!trouble_ && !checkpoint_due && !sheet_due && !good_due) continue;
 
         device_.synchronize();
         report_up_to(progress_.iteration);
-        if (diverged_) break;
+        if (trouble_) {
+            if (!recover()) break;
+            reported = progress_.iteration;
+            rate_.resume(std::chrono::steady_clock::now());
+            continue;
+        }
+        if (r.in_a_row > 0 && progress_.iteration >= r.diverged_at + kWell) {
+            progress_.recovery.in_a_row = 0;
+            progress_.recovery.restored_at = -1;
+        }
         if (ranks_.first()) {  // the others wait for it in the next iteration
+            progress_.watched = watch_.memory();
             const int64_t epoch = progress_.iteration / iterations_per_epoch_;
-            if (last || epoch_ends) {
-                last_accuracy_ = evaluate();
-                if (settings_.samples() && (last || (settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0)))
-                    write_samples();
-            }
+            const bool sheet_of_epoch = last || (epoch_ends && settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0);
+            if (last || epoch_ends) last_accuracy_ = evaluate();
+            if (sheet_due || (settings_.samples() && sheet_of_epoch)) try_to_write("a sheet of samples", [&] { write_samples(); });
             // Before the checkpoint: whatever it is resumed from then, a run has its archives or will write them again.
             if (epoch_ends && settings_.archive_interval > 0 && epoch % settings_.archive_interval == 0)
-                weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch));
-            save_checkpoint();
+                try_to_write("an archive",
+                             [&] { weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch)); });
+            // One that is owed is tried again between the checkpoints.
+            if (checkpoint_due || !unwritten_.empty()) save_checkpoint(regular ? Checkpoint::regular : Checkpoint::extra);
+            if (good_due && saved_ != progress_.iteration) good_.take(iteration_.carried(), progress_);
         }
         rate_.resume(std::chrono::steady_clock::now());
-        saved_at = progress_.iteration;
         if (stopping && !last) return finish(TrainingEnd::interrupted);
     }
     device_.synchronize();
-    if (diverged_) {
-        progress_.iteration = diverged_at_;
-        result.message =
-            "Training diverged in iteration " + std::to_string(diverged_at_) +
-            " (a value was not finite, or |L_gen| exceeded 1e5); its weights were not updated. " +
-            (folder_.has_checkpoint() ? "The last good checkpoint is " + folder_.last().string() +
-                                            "; resume from it with a lower --lr, or with more --sgld-steps."
-                                      : "No checkpoint had been written yet. Start again with a lower --lr, or with more --sgld-steps.");
-        return finish(TrainingEnd::diverged);
+    if (trouble_) {
+        if (ranks_.first() && !rolls_back())
+            log_.append({{"iteration", trouble_->iteration - 1},
+                         {"event", "diverged"},
+                         {"from", trouble_->iteration},
+                         {"reason", trouble_->finding.reason}});
+        finish(TrainingEnd::diverged);
+        result.iterations = trouble_->iteration;
+        result.message = text_of_divergence();
+        return result;
     }
-    if (ranks_.first()) {
-        if (last_accuracy_ < 0) last_accuracy_ = evaluate();  // nothing was left to do
-        if (saved_at < 0) save_checkpoint();
+    if (ranks_.first() && !begun) {  // nothing was left to do
+        last_accuracy_ = evaluate();
+        save_checkpoint(Checkpoint::regular);
     }
     return finish(TrainingEnd::finished);
 }
 
 void Trainer::report(const IterationState& state, int64_t done) {
-    if (diverged_) return;
-    if (state.diverged != 0) {
-        diverged_ = true;
-        diverged_at_ = done;
+    if (trouble_) return;
+    const Scalars& scalars = iteration_.scalars();
+    DivergenceWatch::Iteration seen;
+    seen.raised = state.diverged != 0;
+    if (settings_.samples()) seen.gap = scalars.value(state, "f_pos") - scalars.value(state, "f_neg");
+    if (settings_.classifies()) seen.accuracy = scalars.value(state, "accuracy");
+    if (const auto finding = watch_.look(seen)) {
+        trouble_ = Trouble{done, *finding};
         return;
     }
     const auto now = std::chrono::steady_clock::now();
     progress_.seconds = seconds_before_ + std::chrono::duration<double>(now - started_).count();
     const double loss = iteration_.loss(state);
-    const Scalars& scalars = iteration_.scalars();
     const int64_t epoch = (done - 1) / iterations_per_epoch_;
     observer_.iteration({done, total_, epoch, rate_.per_second(), loss, scalars.value(state, "loss_gen"), scalars.value(state, "loss_clf"),
                          scalars.value(state, "accuracy"), state.learning_rate});
@@ -254,18 +328,141 @@ void Trainer::report(const IterationState& state, int64_t done) {
                                    {"time_s", progress_.seconds}, {"images_per_s", images * rate_.per_second()},
                                    {"lr", state.learning_rate},   {"loss", loss}};
     for (const std::string& name : scalars.names()) line[name] = scalars.value(state, name);
+    if (seen.gap) line["energy_gap"] = *seen.gap;
     line["grad_norm"] = state.grad_norm;
     if (!ranks_.first()) return;
     // The last line of an epoch waits for the evaluation.
     if (done == total_ || done % iterations_per_epoch_ == 0)
         line_ = line;
     else
-        folder_.append_metrics(line);
+        log_.append(line);
+}
+
+std::vector<Trainer::GoodState> Trainer::good_states() const {
+    std::vector<GoodState> all;
+    for (const int64_t iteration : good_.iterations())
+        if (iteration > saved_) all.push_back({GoodState::From::memory, iteration});
+    if (saved_ >= 0) all.push_back({GoodState::From::last, saved_});
+    for (const int64_t iteration : folder_.kept_iterations())
+        if (iteration < saved_) all.push_back({GoodState::From::kept, iteration});
+    const bool young = all.empty() || all.back().iteration < kYoung;
+    if (young && (all.empty() || all.back().iteration > 0)) all.push_back({GoodState::From::beginning, 0});
+    return all;
+}
+
+// Into the arrays and progress_, whose recovery stays. A file that cannot be read is passed over.
+Trainer::GoodState Trainer::restore_good_state() {
+    std::vector<GoodState> states = good_states();
+    while (true) {
+        std::vector<int64_t> iterations;
+        for (const GoodState& s : states) iterations.push_back(s.iteration);
+        const size_t chosen = choose_state(iterations, trouble_->iteration - 1 - trouble_->finding.since, progress_.recovery);
+        const GoodState good = states[chosen];
+        const RunProgress now = progress_;
+        try {
+            switch (good.from) {
+                case GoodState::From::memory:
+                    progress_ = good_.restore(iteration_.carried(), good.iteration);
+                    break;
+                case GoodState::From::last:
+                    progress_ = load(folder_.state());
+                    break;
+                case GoodState::From::kept:
+                    progress_ = load(folder_.kept(good.iteration));
+                    break;
+                case GoodState::From::beginning:
+                    progress_ = RunProgress{};
+                    begin_afresh();
+                    break;
+            }
+        } catch (const std::exception& e) {
+            progress_ = now;
+            states.erase(states.begin() + static_cast<std::ptrdiff_t>(chosen));
+            if (states.empty()) throw;
+            observer_.message(std::string("WARNING: there is no going back to iteration ") + std::to_string(good.iteration) + ": " +
+                              e.what());
+            continue;
+        }
+        progress_.best_accuracy = now.best_accuracy;
+        progress_.best_iteration = now.best_iteration;
+        progress_.best_chosen_on = now.best_chosen_on;
+        progress_.best_by = now.best_by;
+        progress_.best_score = now.best_score;
+        progress_.seconds = now.seconds;
+        watch_.remember(progress_.watched);
+        progress_.recovery = now.recovery;
+        return good;
+    }
+}
+
+bool Trainer::recover() {
+    if (!rolls_back()) return false;
+    Recovery& r = progress_.recovery;
+    const bool ends = r.in_a_row >= settings_.max_rollbacks;
+    together(ranks_.ranks(), [&] {
+        if (!ranks_.first()) return;
+        const GoodState good = restore_good_state();
+        good_.drop_after(good.iteration);
+        r.restored_at = good.iteration;
+        r.diverged_at = trouble_->iteration;
+        Remedy remedy;
+        if (ends) {  // whoever resumes begins anew, with other random numbers
+            ++r.attempt;
+            r.in_a_row = 0;
+        } else {
+            remedy = next_remedy(r, settings_.samples() && settings_.sgld_steps > 0, settings_.samples());
+        }
+        if (remedy.fresh_buffer) fill_buffer();
+        iteration_.prepare_weights();
+        device_.synchronize();
+        log_.cut(progress_.iteration, r.attempt);
+        nlohmann::ordered_json line = {{"iteration", progress_.iteration}, {"event", ends ? "diverged" : "rollback"},
+                                       {"from", trouble_->iteration},      {"reason", trouble_->finding.reason},
+                                       {"measure", remedy.text},           {"attempt", r.attempt},
+                                       {"rate_factor", r.rate_factor},     {"sgld_steps", settings_.sgld_steps * r.step_factor}};
+        log_.append(line);
+        // What is on disk would diverge again, the same way: it must not be what a resumed run begins with.
+        const bool older = good.from == GoodState::From::kept || good.from == GoodState::From::beginning;
+        if (older || ends) {
+            folder_.drop_kept(good.iteration - 1, settings_.keep, kGoodStateInterval);
+            save_checkpoint(Checkpoint::regular);
+        }
+        if (!ends)
+            observer_.message("Iteration " + std::to_string(trouble_->iteration) + " diverged: " + trouble_->finding.reason +
+                              ". Back to iteration " + std::to_string(progress_.iteration) + ", " + remedy.text + " (" +
+                              std::to_string(r.in_a_row) + " of at most " + std::to_string(settings_.max_rollbacks) + " in a row).");
+    });
+    if (ranks_.size() > 1) share_start();
+    if (ends) return false;
+    iteration_.lower_flag();
+    iteration_.take_steps(settings_.sgld_steps * r.step_factor);
+    trouble_.reset();
+    line_ = nullptr;
+    return true;
+}
+
+std::string Trainer::text_of_divergence() const {
+    const std::string what =
+        "Training diverged in iteration " + std::to_string(trouble_->iteration) + ": " + trouble_->finding.reason + ".";
+    if (rolls_back())
+        return what + " It had gone back " + std::to_string(settings_.max_rollbacks) +
+               " times in a row (--max-rollbacks). The checkpoint " + folder_.last().string() + " is of iteration " +
+               std::to_string(progress_.iteration) +
+               ", from before the trouble: --resume goes on from there, with a lower --lr, or more --sgld-steps.";
+    if (!folder_.has_checkpoint())
+        return what + " No checkpoint had been written yet. Start again with a lower --lr, or with more --sgld-steps.";
+    if (resumed_at_ >= 0 && saved_ == resumed_at_ && trouble_->iteration <= resumed_at_ + kAtOnce)
+        return what + " That is at once after its checkpoint of iteration " + std::to_string(saved_) + ", " + folder_.last().string() +
+               ", which a lower --lr will hardly save. Add --on-divergence rollback to --resume, which goes back further, or begin another "
+               "run with --start-from " +
+               folder_.best().string() + ".";
+    return what + " The last good checkpoint is " + folder_.last().string() +
+           "; resume from it with --on-divergence rollback, with a lower --lr, or with more --sgld-steps.";
 }
 
 double Trainer::evaluate() {
     if (held_out_.count() == 0) {
-        if (!line_.is_null()) folder_.append_metrics(line_);
+        if (!line_.is_null()) log_.append(line_);
         line_ = nullptr;
         return -1;
     }
@@ -273,24 +470,73 @@ double Trainer::evaluate() {
                                              [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
     p.labels = held_out_.labels;
     const double value = accuracy(p);
-    if (!line_.is_null()) {
-        line_[held_out_name_ + "_accuracy"] = value;
-        measure(p);
-        folder_.append_metrics(line_);
-        line_ = nullptr;
+    nlohmann::ordered_json line = std::exchange(line_, nullptr);
+    const bool logged = !line.is_null();
+    if (logged) {
+        line[held_out_name_ + "_accuracy"] = value;
+        line.update(look_at_health(p).json());
+        observer_.message(health_line(line, (total_ + iterations_per_epoch_ - 1) / iterations_per_epoch_, held_out_name_));
+        if (const auto measured = measure(p); measured.is_object()) line.update(measured);
+        log_.append(line);
     }
-    if (value > progress_.best_accuracy) {
-        progress_.best_accuracy = value;
-        progress_.best_iteration = progress_.iteration;
-        progress_.best_chosen_on = held_out_name_;
-        weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
-    }
+    const double best = progress_.best_accuracy;
+    progress_.best_accuracy = std::max(best, value);
+    if (is_best(line, value, best))
+        try_to_write("the best checkpoint", [&] {
+            progress_.best_iteration = progress_.iteration;
+            progress_.best_chosen_on = held_out_name_;
+            weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.best());
+        });
     return value;
 }
 
-void Trainer::measure(const Predictions& held_out) {
+bool Trainer::is_best(const nlohmann::ordered_json& line, double accuracy, double best_accuracy) {
+    std::optional<double> score;
+    if (settings_.best_by == BestBy::accuracy) score = accuracy;
+    if (settings_.best_by == BestBy::energy_gap && line.contains("energy_sampled"))
+        score = -std::abs(line["energy_sampled"].get<double>() - line["energy_real"].get<double>());
+    for (const char* distance : {"fid", "frechet_distance"})
+        if (settings_.best_by == BestBy::frechet && line.contains(distance)) score = -line[distance].get<double>();
+    if (!score) return false;
+    const std::string by = name_of(settings_.best_by);
+    const bool first = progress_.best_by.empty() ? settings_.best_by != BestBy::accuracy || best_accuracy < 0 : progress_.best_by != by;
+    const double before = progress_.best_by.empty() ? best_accuracy : progress_.best_score;
+    if (!first && !(*score > before)) return false;
+    progress_.best_by = by;
+    progress_.best_score = *score;
+    return true;
+}
+
+Health Trainer::look_at_health(const Predictions& held_out) {
+    Health health;
+    health.energy_real = mean_energy(held_out);
+    Predictor& predictor = parts_.predictor;
+    const int64_t pixels = int64_t{settings_.image_size} * settings_.image_size * settings_.in_channels;
+    if (!settings_.samples()) return health;
+    const Array buffer = iteration_.buffer().images();
+    const int64_t count = std::min(kHealthImages, settings_.buffer_size);
+    const auto spread = [&](const Array& to, int64_t first) {
+        for (int64_t i = 0; i * pixels < to.count; ++i) {
+            const Array one = buffer.slice((first + i) * settings_.buffer_size / count * pixels, pixels);
+            device_.copy(to.slice(i * pixels, pixels).data, one.data, one.bytes());
+        }
+    };
+    const Predictions sampled = predictor.predict(count, spread, parts_.evaluation_memory());
+    health.energy_sampled = mean_energy(sampled);
+    health.buffer_classes = class_shares(sampled);
+    std::vector<int32_t> births(static_cast<size_t>(settings_.buffer_size));
+    device_.download(births.data(), iteration_.buffer().births().data, births.size() * sizeof(int32_t));
+    health.buffer_age = mean_age(births, progress_.iteration);
+    std::vector<double> noise(static_cast<size_t>(kNoiseImages * pixels));
+    for (size_t i = 0; i < noise.size(); ++i)
+        noise[i] = 2.0 * uniform_of(random4(settings_.seed, RandomStream::made_images, 0u, 0, i / 4).v[i % 4]) - 1.0;
+    health.energy_noise = mean_energy(predictor.predict(kNoiseImages, predictor.values(noise), parts_.evaluation_memory()));
+    return health;
+}
+
+nlohmann::ordered_json Trainer::measure(const Predictions& held_out) {
     const int64_t interval = settings_.metric_interval, epoch = progress_.iteration / iterations_per_epoch_;
-    if (!measure_ || interval == 0 || (epoch % interval != 0 && progress_.iteration != total_)) return;
+    if (!measure_ || interval == 0 || (epoch % interval != 0 && progress_.iteration != total_)) return nullptr;
     BufferImages buffer;
     if (settings_.samples())
         buffer = [this](int64_t first, int64_t count) {
@@ -298,15 +544,48 @@ void Trainer::measure(const Predictions& held_out) {
             const int64_t pixels = all.count / settings_.buffer_size;
             return download_values(device_, all.slice(first * pixels, count * pixels));
         };
-    line_.update(measure_(held_out, buffer));
+    return measure_(held_out, buffer);
 }
 
-void Trainer::save_checkpoint() {
-    const bool buffer = settings_.samples();
-    const Array images = buffer ? iteration_.buffer().images() : Array{};
-    // The state first: alone it is enough to resume, whatever happens before the second rename.
-    state_file(iteration_.parameters(), device_, buffer ? &images : nullptr, settings_, progress_).write_atomically(folder_.state());
-    weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
+bool Trainer::try_to_write(const std::string& what, const std::function<void()>& write) {
+    try {
+        write();
+        return true;
+    } catch (const std::exception& e) {
+        observer_.message("WARNING: " + what + " could not be written: " + e.what() + " The run goes on.");
+        return false;
+    }
+}
+
+void Trainer::save_checkpoint(Checkpoint which) {
+    const bool regular = which == Checkpoint::regular;
+    const BufferArrays buffer = settings_.samples() ? buffer_arrays() : BufferArrays{};
+    try {
+        folder_.create();  // it may have gone meanwhile
+        const SafetensorsFile state =
+            state_file(iteration_.parameters(), device_, settings_.samples() ? &buffer : nullptr, settings_, progress_);
+        const std::vector<int64_t> kept = folder_.kept_iterations();
+        const bool stays = settings_.keep > 1 && regular && (kept.empty() || progress_.iteration - kept.front() >= kGoodStateInterval);
+        // The state first: alone it is enough to resume, whatever happens before the second rename. One that is kept has a second name from
+        // the beginning.
+        if (stays) {
+            const std::filesystem::path kept_state = folder_.kept(progress_.iteration);
+            state.write_atomically(kept_state);
+            link_file(kept_state, folder_.state());
+        } else {
+            state.write_atomically(folder_.state());
+        }
+        saved_ = progress_.iteration;
+        weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
+        folder_.drop_kept(saved_, settings_.keep - 1, kGoodStateInterval);
+        if (!unwritten_.empty()) observer_.message("The checkpoint of iteration " + std::to_string(saved_) + " could be written.");
+        unwritten_.clear();
+        good_.clear();
+    } catch (const std::exception& e) {
+        unwritten_ = std::string("the last checkpoint (") + e.what() + ")";
+        observer_.message("WARNING: the checkpoint of iteration " + std::to_string(progress_.iteration) + " could not be written: " +
+                          e.what() + " The run goes on, and tries again in at most " + std::to_string(kGoodStateInterval) + " iterations.");
+    }
 }
 
 void Trainer::write_samples() {

@@ -11,7 +11,11 @@
 #include "engine/network/predictor.h"
 #include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
+#include "engine/run/run_log.h"
+#include "engine/training/divergence.h"
+#include "engine/training/health.h"
 #include "engine/training/iteration.h"
+#include "engine/training/rollback.h"
 #include "engine/training/work_rate.h"
 
 namespace jem {
@@ -54,7 +58,8 @@ struct TrainingResult {
     std::string accuracy_on;  // "valid" or "test"
     double best_accuracy = -1;
     double seconds = 0;
-    std::string message;  // for diverged: what happened, and which checkpoint is good
+    std::string message;    // for diverged: what happened, and which checkpoint is good
+    std::string unwritten;  // what could not be written at the end, and why; empty: nothing
 };
 
 // With several ranks every rank has one, and makes the same calls (its making is one of them); only rank 0's writes, evaluates and tells
@@ -79,16 +84,46 @@ public:
     const Memory& memory() const { return parts_.memory; }
 
 private:
+    struct Trouble {
+        int64_t iteration;  // that diverged
+        DivergenceWatch::Finding finding;
+    };
+    // A state to go back to: in the host's memory, the last checkpoint's, an older one's, or the run's beginning.
+    struct GoodState {
+        enum class From { memory, last, kept, beginning };
+        From from;
+        int64_t iteration;
+    };
+
     void start_or_resume(bool resume);
     void start_or_resume_alone(bool resume);
+    void begin_afresh();
+    void fill_buffer();
+    RunProgress load(const std::filesystem::path& state);
     // What rank 0 starts with, to all ranks.
     void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
     void report(const IterationState& state, int64_t done);
+    // Goes back to a good state and changes something; false where it may not, or not any more: then the run ends as diverged.
+    bool recover();
+    std::vector<GoodState> good_states() const;
+    GoodState restore_good_state();
+    std::string text_of_divergence() const;
     double evaluate();
-    void measure(const Predictions& held_out);
-    void save_checkpoint();
+    // Energies, the buffer's age and classes, into the log line.
+    Health look_at_health(const Predictions& held_out);
+    // The values of --metrics where they are due, else null.
+    nlohmann::ordered_json measure(const Predictions& held_out);
+    // Whether by --best-by nothing before was as good; remembers it. best_accuracy: of before.
+    bool is_best(const nlohmann::ordered_json& line, double accuracy, double best_accuracy);
+    // A file that could not be written is told of, and the run goes on: whether it was.
+    bool try_to_write(const std::string& what, const std::function<void()>& write);
+    // regular: one that the settings ask for; only these are kept, so that stopping a run leaves no other files than running on.
+    enum class Checkpoint { regular, extra };
+    void save_checkpoint(Checkpoint which);
     void write_samples();
+    BufferArrays buffer_arrays() { return {iteration_.buffer().images(), iteration_.buffer().births()}; }
+    bool rolls_back() const { return settings_.on_divergence == OnDivergence::rollback; }
 
     Device& device_;
     Settings settings_;
@@ -106,8 +141,13 @@ private:
     RunProgress progress_;
     double last_accuracy_ = -1;
     nlohmann::ordered_json line_;  // of the iteration reported last
-    bool diverged_ = false;
-    int64_t diverged_at_ = 0;
+    RunLog log_;
+    DivergenceWatch watch_;
+    GoodStates good_;                 // rank 0's; later than the last checkpoint
+    std::optional<Trouble> trouble_;  // of the newest iteration reported
+    int64_t saved_ = -1;              // the iteration of the last checkpoint; -1: there is none
+    int64_t resumed_at_ = -1;
+    std::string unwritten_;  // why the last checkpoint could not be written; empty: it was
     std::chrono::steady_clock::time_point started_;
     WorkRate rate_;
     double seconds_before_ = 0;

@@ -56,19 +56,21 @@ double resident_bytes() {
 // What a training process needs on the host besides an arena there (0: it is on a GPU), at its peak. Checkpoints pass in small pieces; the
 // training set goes when it is on the device, and until then little else of the arena has been touched. Held against the kernel's figure by
 // tests/cli/test_memory.sh.
-double host_bytes(const Settings& s, double arena, int64_t train, int64_t held_out) {
+double host_bytes(const Settings& s, double arena, double good_states, int64_t train, int64_t held_out) {
     constexpr double kStart = 12 << 20;  // more than a plan: threads, other commands' code, pieces of files
     const auto pixels = static_cast<double>(s.in_channels * s.image_size * s.image_size);
     const double train_bytes = static_cast<double>(train) * pixels;
     const double uploading = arena > 0 ? std::max(0.0, 2 * train_bytes - arena) : train_bytes;
-    return resident_bytes() + kStart + static_cast<double>(held_out) * pixels + uploading;
+    // Good states are there after the first hundreds of iterations, when the training set is long on the device.
+    return resident_bytes() + kStart + static_cast<double>(held_out) * pixels + std::max(uploading, good_states);
 }
 
-// What a run's checkpoints take on disk at its end, but for the files' headers: the last, the best and the archived weights, and the state.
+// What a run's checkpoints take on disk at its end, but for the files' headers: the last, the best and the archived weights, and the states
+// that are kept.
 struct DiskUse {
     double weights_bytes = 0, state_bytes = 0;
-    int64_t archives = 0;
-    double total() const { return weights_bytes * static_cast<double>(2 + archives) + state_bytes; }
+    int64_t archives = 0, states = 1;
+    double total() const { return weights_bytes * static_cast<double>(2 + archives) + state_bytes * static_cast<double>(states); }
 };
 
 DiskUse disk_use(const Settings& s, const Network& network, DType real, int64_t train) {
@@ -80,7 +82,8 @@ DiskUse disk_use(const Settings& s, const Network& network, DType real, int64_t 
     const auto bytes = [&](int64_t values) { return static_cast<double>(values) * static_cast<double>(size_of(real)); };
     return {.weights_bytes = bytes(weights),
             .state_bytes = bytes(weights + network.parameter_count() * optimizer_arrays + buffer),
-            .archives = s.archive_interval > 0 ? epochs / s.archive_interval : 0};
+            .archives = s.archive_interval > 0 ? epochs / s.archive_interval : 0,
+            .states = s.keep};
 }
 
 // What a CUDA process takes on the GPU besides the arena: its context, kernels as they are loaded, scratch of sums. On an H100 with the
@@ -171,7 +174,9 @@ int plan(const PlanOptions& o) {
                         {"workspace_bytes", choice.workspace_bytes},
                         {"batch", choice.batch}});
     const auto peak = static_cast<double>(parts.memory.arena_bytes());
-    const double host = host_bytes(s, on_gpu ? 0 : peak, train, held_out);
+    const double good =
+        s.on_divergence == OnDivergence::rollback ? static_cast<double>(GoodStates::kGenerations * parts.iteration.carried_bytes()) : 0;
+    const double host = host_bytes(s, on_gpu ? 0 : peak, good, train, held_out);
     const double process = peak + (on_gpu ? kGpuContextBytes : host);
     const DiskUse disk = disk_use(s, *network, device->real_type(), train);
     const bool fits = !on_gpu || process <= gpu.memory_bytes;
@@ -186,6 +191,9 @@ int plan(const PlanOptions& o) {
         fmt::print("{:<22} {:>12}\n", "memory", "MiB");
         for (const MemoryRegion& r : by_size) fmt::print("  {:<20} {:>12.1f}\n", r.name, mib(static_cast<double>(r.bytes)));
         fmt::print("  {:<20} {:>12.1f}\n", "= arena", mib(peak));
+        if (good > 0)
+            fmt::print("  {:<20} {:>12.1f}  {} to go back to, in the host's memory (--on-divergence)\n", "good states", mib(good),
+                       GoodStates::kGenerations);
         if (on_gpu)
             fmt::print("  {:<20} {:>12.1f}  with {:.0f} MiB assumed for CUDA's context and kernels\n  {:<20} {:>12.1f}\n\n", "on the GPU",
                        mib(process), mib(kGpuContextBytes), "of the GPU's", mib(gpu.memory_bytes));
@@ -193,7 +201,8 @@ int plan(const PlanOptions& o) {
             fmt::print("  {:<20} {:>12.1f}\n\n", "process, about", mib(process));
         fmt::print("{:<22} {:>12}\n  {:<20} {:>12.1f}  last and best\n", "checkpoints on disk", "MiB", "weights",
                    mib(2 * disk.weights_bytes));
-        fmt::print("  {:<20} {:>12.1f}\n", "state", mib(disk.state_bytes));
+        fmt::print("  {:<20} {:>12.1f}{}\n", disk.states > 1 ? "states" : "state", mib(disk.state_bytes * static_cast<double>(disk.states)),
+                   disk.states > 1 ? fmt::format("  {} of {:.1f} (--keep)", disk.states, mib(disk.state_bytes)) : "");
         if (disk.archives > 0)
             fmt::print("  {:<20} {:>12.1f}  {} of {:.1f} (--archive-interval)\n", "archives",
                        mib(disk.weights_bytes * static_cast<double>(disk.archives)), disk.archives, mib(disk.weights_bytes));
@@ -251,6 +260,7 @@ int plan(const PlanOptions& o) {
                                      {"regions", regions},
                                      {"peak_bytes", parts.memory.arena_bytes()},
                                      {"peak_process_bytes", static_cast<int64_t>(process)},
+                                     {"good_states_bytes", static_cast<int64_t>(good)},
                                      {"disk_bytes", static_cast<int64_t>(disk.total())},
                                      {"flops_per_iteration", flops},
                                      {"launches_per_iteration", launches},

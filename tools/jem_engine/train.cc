@@ -249,6 +249,7 @@ int train(const TrainOptions& o) {
     }
     const TrainingResult result = trainer->run(o.resume, interrupted);
     const auto exit_code = [&] {
+        if (!result.unwritten.empty()) return kExitFailed;
         switch (result.end) {
             case TrainingEnd::diverged:
                 return kExitDiverged;
@@ -266,6 +267,11 @@ int train(const TrainOptions& o) {
         json["accuracy"] = result.accuracy;
         json["accuracy_on"] = result.accuracy_on;
         json["best_accuracy"] = result.best_accuracy;
+    }
+    if (!result.unwritten.empty()) {
+        console.message("error: " + result.unwritten +
+                        " could not be written. What was written before is whole; make room, and go on with --resume.");
+        json["unwritten"] = result.unwritten;
     }
     if (result.end == TrainingEnd::diverged) {
         console.message(result.message);

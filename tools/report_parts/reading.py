@@ -27,7 +27,8 @@ class Run:
         self.name = os.path.basename(os.path.abspath(folder)) or folder
         self.words = []
         self.config = read_json(os.path.join(folder, "config.json"), "config.json", self.words)
-        self.metrics, unreadable = read_metrics(os.path.join(folder, "metrics.jsonl"))
+        self.metrics, events, unreadable = read_metrics(os.path.join(folder, "metrics.jsonl"))
+        self.words += [text_of_event(event) for event in events if event["event"] in ("rollback", "diverged")]
         if unreadable:
             self.words.append(f"{plural(unreadable, 'line')} of metrics.jsonl could not be read and {'were' if unreadable > 1 else 'was'} left out.")
         self.sheets = list_sheets(folder, self.words)
@@ -56,27 +57,36 @@ def open_run(folder):
 
 
 def read_metrics(path):
-    """The log lines in order of iteration, and how many lines could not be read (a run that was killed may leave one cut short)."""
+    """The log lines in order of iteration; events, as they came; how many lines could not be read (a run that was killed may leave one cut short)."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
-        return [], 0
+        return [], [], 0
     except OSError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}). Give the folder of a run, the DIR of `jem_engine train --out DIR`.") from error
-    by_iteration, unreadable = {}, 0
+    by_iteration, events, unreadable = {}, [], 0
     for line in lines:
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             if isinstance(entry, dict) and "event" in entry:  # a word about the run, no measurement
+                events.append(entry)
                 continue
             # a resumed run may log an iteration again: keys of the later line win
             by_iteration.setdefault(int(entry["iteration"]), {}).update(entry)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             unreadable += 1
-    return [{**by_iteration[i], "iteration": i} for i in sorted(by_iteration)], unreadable
+    return [{**by_iteration[i], "iteration": i} for i in sorted(by_iteration)], events, unreadable
+
+
+def text_of_event(event):
+    """What a log's line says of a run that diverged, for people."""
+    text = f"Iteration {event.get('from', '?')} diverged: {event.get('reason', 'no reason is given')}."
+    if event["event"] == "rollback":
+        text += f" The run went back to iteration {event.get('iteration', '?')} and on {event.get('measure', '')}."
+    return text
 
 
 def read_json(path, what, words):

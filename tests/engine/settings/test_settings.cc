@@ -100,6 +100,14 @@ Settings unusual() {
     s.features = "other/best.safetensors";
     s.log_interval = 3;
     s.sample_interval = 0;
+    s.sample_every = 7;
+    s.keep = 4;
+    s.best_by = BestBy::energy_gap;
+    s.on_divergence = OnDivergence::stop;
+    s.max_rollbacks = 9;
+    s.gap_deviations = 12.5;
+    s.gap_window = 40;
+    s.chance_iterations = 0;
     s.norm_statistics = NormStatistics::job;
     s.sam_local = true;
     return s;
@@ -194,7 +202,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 59);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 67);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
