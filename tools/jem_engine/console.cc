@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 
 #include "tools/jem_engine/sheet.h"
+#include "tools/jem_engine/terminal.h"
 
 namespace jem {
 namespace {
@@ -21,25 +21,11 @@ constexpr int kBarWidth = 24;
 constexpr int kSheetColumns = 10;
 constexpr int kSheetPixels = 64;  // each image is enlarged to about so many
 
-std::string duration(double seconds) {
-    if (!std::isfinite(seconds) || seconds < 0) return "-";
-    const int64_t s = static_cast<int64_t>(std::llround(seconds));
-    if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-    return fmt::format("{}:{:02}", s / 60, s % 60);
-}
-
-// A terminal, and one that was not asked to go without (no-color.org, TERM=dumb).
-bool understands_escapes() {
-    const char *term = std::getenv("TERM"), *no_color = std::getenv("NO_COLOR");
-    const bool plain = term == nullptr || std::string(term) == "dumb" || (no_color != nullptr && *no_color != 0);
-    return isatty(STDERR_FILENO) != 0 && !plain;
-}
-
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 }  // namespace
 
-Console::Console(bool quiet) : quiet_(quiet), terminal_(understands_escapes()) {}
+Console::Console(bool quiet) : quiet_(quiet), terminal_(understands_escapes(STDERR_FILENO)) {}
 
 Console::~Console() { end_bar(); }
 
@@ -59,7 +45,7 @@ void Console::show(const std::string& text, int64_t done, int64_t total, double 
     if (quiet_ || (!force && since(last_shown_) < (terminal_ ? kBarSeconds : kLineSeconds))) return;
     last_shown_ = Clock::now();
     const double eta = per_second > 0 ? static_cast<double>(total - done) / per_second : NAN;
-    const std::string status = fmt::format("{}/{}  {:.2f}/s  ETA {}  {}", done, total, per_second, duration(eta), text);
+    const std::string status = fmt::format("{}/{}  {:.2f}/s  ETA {}  {}", done, total, per_second, duration_text(eta), text);
     if (!terminal_) {
         std::fprintf(stderr, "%s %s\n", what_.c_str(), status.c_str());
     } else {

@@ -172,6 +172,7 @@ int main(int argc, char** argv) {
         });
     };
     add("train", "Train, or resume", add_train);
+    add("watch", "Follow a run from another terminal", add_watch);
     add("bench", "Time and memory of iterations, by kind of op", add_bench);
     add("sample", "SGLD from the prior, the replay buffer or noise; sheets and tensors", add_sample);
     add("evaluate", "Accuracy, likelihood and calibration of a checkpoint", add_evaluate);

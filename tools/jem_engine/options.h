@@ -125,6 +125,7 @@ void print_result(const CommonOptions& common, const nlohmann::ordered_json& jso
 // Each command: adds itself to the program; run returns the exit code.
 using Command = std::function<int()>;
 Command add_train(CLI::App& app);
+Command add_watch(CLI::App& app);
 Command add_sample(CLI::App& app);
 Command add_evaluate(CLI::App& app);
 Command add_plan(CLI::App& app);
