@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Kills training at random moments, resumes it, and compares what is left with a run that was never disturbed: tensors byte for
 # byte, the log but for its times. Also: signals that ask to stop end with a checkpoint. Usage: test_kill.sh PROGRAM
+# With JEM_KILLS=N: exactly N kills of a longer run, and nothing else (tests/soak).
 set -euo pipefail
 
 program=$1
@@ -16,8 +17,14 @@ fail() {
     exit 1
 }
 
+most_kills=${JEM_KILLS:-8} iterations=40 interval=3
 options=(--recipe sada-jem --data fashion-mnist --depth 10 --width 1 --batch-size 16 --gen-batch-size 8 --sgld-steps 1
-    --buffer-size 50 --n-valid 100 --checkpoint-interval 3 --iterations 40 --log-interval 1 --warmup-iterations 5 --threads 1 --quiet)
+    --buffer-size 50 --n-valid 100 --checkpoint-interval "$interval" --log-interval 1 --warmup-iterations 5 --threads 1 --quiet)
+if [[ -n ${JEM_KILLS:-} ]]; then
+    iterations=$((20 * most_kills)) # a kill comes after some seven
+    options+=(--lr 1e-4)            # so many at the recipe's rate diverge
+fi
+options+=(--iterations "$iterations")
 start() { # FOLDER FLAGS...; sets pid, the program's own: a function in the background would be a shell's
     "$program" train --out "$1" "${options[@]}" "${@:2}" >>"$1.out" 2>>"$1.err" </dev/null &
     pid=$!
@@ -69,11 +76,11 @@ show_run() { # FOLDER: everything that must not depend on kills
 
 train whole || fail "the undisturbed run ended with exit code $?: $(tail -n 3 whole.err)"
 show_run whole >whole.txt
-[[ $(lines whole) == 40 ]] || fail "the undisturbed run logged $(lines whole) lines, 40 expected"
+[[ $(lines whole) == "$iterations" ]] || fail "the undisturbed run logged $(lines whole) lines, $iterations expected"
 
 # Each time the run may get a random number of lines further, then it is killed a random moment later.
-kills=0
-for ((attempt = 0; attempt < 8; ++attempt)); do
+kills=0 lost=0
+for ((attempt = 0; attempt < most_kills; ++attempt)); do
     before=$(lines killed)
     further=$((RANDOM % 12))
     start killed --resume
@@ -93,12 +100,22 @@ for ((attempt = 0; attempt < 8; ++attempt)); do
     for file in killed/checkpoints/*.safetensors; do
         [[ ! -e $file ]] || python3 show.py "$file" >/dev/null || fail "$file is damaged after a kill"
     done
+    # At most what was done since a checkpoint was due is lost.
+    kept=0
+    [[ ! -e killed/checkpoints/last.state.safetensors ]] || kept=$(python3 show.py killed/checkpoints/last.state.safetensors iteration)
+    now_lost=$(($(lines killed) - kept))
+    ((now_lost <= interval)) || fail "a kill lost $now_lost iterations, with a checkpoint every $interval"
+    lost=$((lost > now_lost ? lost : now_lost))
 done
 train killed --resume || fail "the last run ended with exit code $?: $(tail -n 3 killed.err)"
-echo "killed $kills times"
+echo "killed $kills times, losing at most $lost iterations (a checkpoint every $interval), of $iterations"
 ((kills > 0)) || fail "no run lived long enough to be killed"
 show_run killed >killed.txt
 diff whole.txt killed.txt >difference.txt || fail "the killed run differs: $(head -n 10 difference.txt)"
+if [[ -n ${JEM_KILLS:-} ]]; then
+    ((kills == most_kills)) || fail "the run ended after $kills kills, $most_kills wanted"
+    exit 0
+fi
 
 # A signal that asks to stop: the iteration is finished, a checkpoint left, the exit code is as shells report it; then as before. No job control here, so a
 # background process ignores SIGINT from its start; the program sets its own handler.
