@@ -10,6 +10,7 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <span>
 #include <system_error>
 
 #include "data/input_error.h"
@@ -26,8 +27,9 @@ InputError unfit(const path& file, const std::string& why) {
                       "). Check --data and --data-dir, or get the file again: train_32x32.mat and test_32x32.mat of SVHN are expected.");
 }
 
-/// libmatio trusts lengths and reads past checksums: so the file is walked first. After 128 bytes of header come elements, each a type, a
-/// length and content, which zlib may have packed.
+/// libmatio trusts lengths, allocates what they announce, and reads past checksums: so the file is walked first. After 128 bytes of header
+/// come elements, each a type, a length and content, which zlib may have packed. Each must be a plain array that fits its element; what
+/// holds other arrays (cells, fields, objects) is refused whatever its name.
 class ElementCheck {
 public:
     explicit ElementCheck(const path& file) : file_(file) {
@@ -59,14 +61,23 @@ public:
             if (length > file_bytes_ - at - tag.size())
                 throw damaged_data_file(file_, at + 4, "the file ends in an element of " + std::to_string(length) + " bytes");
             at += tag.size();
-            most = std::max(most, type == kCompressed ? unpacked_bytes(at, length) : length);
+            std::vector<uint8_t> start;
+            const uint64_t whole = type == kCompressed ? unpacked(start, at, length) : length;
+            if (type != kCompressed) {
+                start.resize(std::min<size_t>(length, kStart));
+                read(start.data(), start.size(), at);
+            }
+            check_array(start, whole, at);
+            most = std::max(most, whole);
             at += length;
         }
         return most;
     }
 
 private:
-    static constexpr uint32_t kMatrix = 14, kCompressed = 15;
+    static constexpr uint32_t kMatrix = 14, kCompressed = 15, kBytes = 1, kIntegers = 5, kWords = 6;  // types of elements and parts
+    static constexpr uint32_t kMostSizes = 8, kMostName = 63;                                         // MATLAB's own limit of names
+    static constexpr size_t kStart = 16 + 8 + 4 * kMostSizes + 8 + 64 + 8;                            // all of an array but its values
 
     static uint32_t word(const uint8_t* b) { return b[0] | uint32_t{b[1]} << 8 | uint32_t{b[2]} << 16 | uint32_t{b[3]} << 24; }
 
@@ -76,13 +87,58 @@ private:
             throw damaged_data_file(file_, file_bytes_, "the file ends here, expected a header or an element");
     }
 
-    /// Unpacks a compressed element, and throws it away: zlib compares its checksum.
-    uint64_t unpacked_bytes(uint64_t at, uint32_t length) {
+    /// A part of an array: its tag and where its content begins. A short one holds up to 4 bytes beside the type.
+    struct Part {
+        uint32_t type = 0, length = 0;
+        size_t content = 0, end = 0;
+    };
+    Part part(std::span<const uint8_t> start, size_t tag, uint64_t at) const {
+        if (tag > start.size() || start.size() - tag < 8) throw damaged_data_file(file_, at, "an array that ends in its header");
+        const uint32_t first = word(&start[tag]), short_length = first >> 16;
+        Part p{.type = first, .length = word(&start[tag + 4]), .content = tag + 8};
+        if (short_length > 0) p = {.type = first & 0xffff, .length = short_length, .content = tag + 4};
+        if (short_length > 4) throw damaged_data_file(file_, at, "a short part of " + std::to_string(short_length) + " bytes");
+        p.end = short_length > 0 ? tag + 8 : p.content + (size_t{p.length} + 7) / 8 * 8;
+        return p;
+    }
+
+    /// start: the first bytes of an array of `whole` bytes, its parts being flags, sizes, name and values.
+    void check_array(std::span<const uint8_t> start, uint64_t whole, uint64_t at) const {
+        const auto refuse = [&](const std::string& why) { throw damaged_data_file(file_, at, "an array " + why); };
+        const Part flags = part(start, 0, at);
+        if (flags.type != kWords || flags.length != 8 || start.size() < 16) refuse("without flags");
+        const uint32_t kind = start[flags.content];
+        // text, or numbers
+        if (kind != 4 && (kind < 6 || kind > 15)) refuse("of MATLAB's class " + std::to_string(kind) + ", expected plain ones");
+        const Part sizes = part(start, flags.end, at);
+        if (sizes.type != kIntegers || sizes.length < 8 || sizes.length > 4 * kMostSizes || sizes.length % 4 != 0 ||
+            sizes.end > start.size())
+            refuse("without 2 to " + std::to_string(kMostSizes) + " sizes");
+        uint64_t values = 1;
+        for (uint32_t i = 0; i < sizes.length; i += 4) {
+            const uint32_t size = word(&start[sizes.content + i]);
+            if (size > 0x7fffffff || __builtin_mul_overflow(values, size, &values)) refuse("of sizes beyond any file");
+        }
+        const Part name = part(start, sizes.end, at);
+        if (name.type != kBytes || name.length > kMostName || name.end > start.size()) refuse("without a name");
+        const Part data = part(start, name.end, at);
+        constexpr std::array<uint8_t, 19> kTypeBytes = {0, 1, 1, 2, 2, 4, 4, 4, 0, 8, 0, 0, 8, 8, 0, 0, 1, 2, 4};  // by the stored type
+        const uint64_t bytes = data.type < kTypeBytes.size() ? kTypeBytes[data.type] : 0;
+        if (bytes == 0) refuse("of values of the unknown type " + std::to_string(data.type));
+        if (data.length > whole - data.content) refuse("that ends before its values do");
+        if (kind != 4 && values != data.length / bytes)  // characters may be longer
+            refuse(values > data.length / bytes ? "of more values than it holds: more than the file holds"
+                                                : "of fewer values than it holds");
+        if (data.length % bytes != 0) refuse("that ends in a value");
+    }
+
+    /// Unpacks a compressed element, and throws it away but for the array's start: zlib compares its checksum.
+    uint64_t unpacked(std::vector<uint8_t>& start, uint64_t at, uint32_t length) {
         z_stream zlib{};
         if (inflateInit(&zlib) != Z_OK) throw std::runtime_error("zlib failed in inflateInit (out of memory).");
         const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&zlib, inflateEnd);
         std::array<uint8_t, 65536> in, out;
-        std::array<uint8_t, 8> tag{};
+        constexpr size_t kTag = 8;
         uint64_t left = length, total = 0;
         int status = Z_OK;
         while (status == Z_OK) {
@@ -98,15 +154,16 @@ private:
             zlib.avail_out = static_cast<uInt>(out.size());
             status = inflate(&zlib, Z_NO_FLUSH);
             const size_t got = out.size() - zlib.avail_out;
-            for (size_t i = 0; i < got && total + i < tag.size(); ++i) tag[total + i] = out[i];
+            start.insert(start.end(), out.begin(), out.begin() + static_cast<std::ptrdiff_t>(std::min(got, kTag + kStart - start.size())));
             total += got;
         }
         if (status != Z_STREAM_END)
             throw damaged_data_file(file_, at + length - left - zlib.avail_in,
                                     std::string("broken compressed element, ") + (zlib.msg ? zlib.msg : "it ends early"));
-        if (total < tag.size() || word(tag.data()) != kMatrix || word(tag.data() + 4) + tag.size() != total)
+        if (total < kTag || word(start.data()) != kMatrix || word(start.data() + 4) + kTag != total)
             throw damaged_data_file(file_, at, "the compressed element holds no whole matrix");
-        return total;
+        start.erase(start.begin(), start.begin() + kTag);
+        return total - kTag;
     }
 
     path file_;

@@ -110,8 +110,8 @@ TEST_CASE("a_changed_byte_of_a_png_is_refused") {
     }
 }
 
-/// A PNG that announces `width` x `height` pixels, its checksum right, and holds none.
-std::string png_of_size(uint32_t width, uint32_t height) {
+/// A PNG that announces `width` x `height` pixels, its checksums right, and holds these, as they are packed.
+std::string png_of_size(uint32_t width, uint32_t height, const std::string& packed = "xx") {
     const auto u32 = [](uint32_t v) {
         return std::string{static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
     };
@@ -120,7 +120,7 @@ std::string png_of_size(uint32_t width, uint32_t height) {
         return u32(static_cast<uint32_t>(data.size())) + body +
                u32(static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()))));
     };
-    return "\x89PNG\r\n\x1a\n" + chunk("IHDR", u32(width) + u32(height) + std::string("\x08\x02\0\0\0", 5)) + chunk("IDAT", "xx") +
+    return "\x89PNG\r\n\x1a\n" + chunk("IHDR", u32(width) + u32(height) + std::string("\x08\x02\0\0\0", 5)) + chunk("IDAT", packed) +
            chunk("IEND", "");
 }
 
@@ -140,6 +140,44 @@ TEST_CASE("a_picture_that_announces_a_hundred_thousand_rows_is_refused_before_ro
     check_contains(why_not(folder.write("huge.bmp", bmp)), {"100000x100000"});
     getrusage(RUSAGE_SELF, &after);
     CHECK(after.ru_maxrss - before.ru_maxrss < 100 * 1024);  // KiB
+}
+
+TEST_CASE("a_png_that_unpacks_to_more_or_less_than_it_announces_is_refused_before_it_is_decoded") {
+    const TempFolder folder;
+    const auto packed = [](size_t zeros) {
+        const std::string pixels(zeros, '\0');
+        std::string out(compressBound(zeros), '\0');
+        uLongf size = out.size();
+        REQUIRE(compress2(reinterpret_cast<Bytef*>(out.data()), &size, reinterpret_cast<const Bytef*>(pixels.data()), zeros, 1) == Z_OK);
+        return out.substr(0, size);
+    };
+    const size_t whole = 2 * (1 + 3 * 3);
+    CHECK(std::holds_alternative<DecodedPicture>(read_picture(folder.write("a.png", png_of_size(3, 2, packed(whole))))));
+    CHECK(std::holds_alternative<DecodedPicture>(read_picture(folder.write("a.png", png_of_size(3, 2, packed(whole + 9))))));
+    check_contains(why_not(folder.write("a.png", png_of_size(3, 2, packed(whole - 1)))), {"too few pixels"});
+    check_contains(why_not(folder.write("a.png", png_of_size(3, 2, packed(16 << 20)))), {"more pixels than it announces"});
+    check_contains(why_not(folder.write("a.png", png_of_size(3, 2, "xxxx"))), {"cannot be unpacked"});
+}
+
+TEST_CASE("a_jpeg_whose_tables_size_or_scans_ask_for_too_much_is_refused_before_it_is_decoded") {
+    const TempFolder folder;
+    write_picture(folder, "a.jpg", {200, 30, 60});
+    const std::string good = folder.read("a.jpg");
+    std::string counts(16, '\0');
+    counts[7] = counts[8] = '\xff';
+    const std::string table = std::string("\xff\xc4\x02\x11\x00", 5) + counts + std::string(510, 'x');
+    check_contains(why_not(folder.write("b.jpg", good.substr(0, 2) + table + good.substr(2))), {"table of 510 codes"});
+
+    const size_t frame = good.find("\xff\xc0"), scan = good.find("\xff\xda");
+    REQUIRE((frame != std::string::npos && scan != std::string::npos));
+    std::string large = good;
+    large.replace(frame + 5, 4, "\x1f\x40\x1f\x40");
+    check_contains(why_not(folder.write("b.jpg", large)), {"more pixels than it can hold"});
+
+    std::string many = good.substr(0, good.size() - 2);
+    const std::string once = many.substr(scan);
+    for (int i = 0; i < 100; ++i) many += once;
+    check_contains(why_not(folder.write("b.jpg", many + "\xff\xd9")), {"more than 100 scans"});
 }
 
 TEST_CASE("what_is_no_picture_is_named_by_what_it_is") {

@@ -159,6 +159,25 @@ TEST_CASE("svhn_that_announces_more_images_than_it_holds_allocates_nothing_for_t
         check_contains(error_of([&] { read(folder.write("many.mat", file)); }), {"more than the file holds"});
     }
 }
+
+TEST_CASE("svhn_whose_arrays_are_no_plain_ones_or_announce_too_much_is_refused_before_libmatio_sees_it") {
+    const TempFolder folder;
+    write_mat(folder.path() / "plain.mat", {images(2), labels({4, 10})}, MAT_COMPRESSION_NONE);
+    const std::string plain = folder.read("plain.mat");
+    const auto refused = [&](size_t at, const std::string& bytes, const std::string& why) {
+        std::string file = plain;
+        file.replace(at, bytes.size(), bytes);
+        check_contains(error_of([&] { read(folder.write("odd.mat", file)); }), {"odd.mat", why});
+    };
+    const size_t flags = 128 + 8, sizes = flags + 16, name = sizes + 8 + 16, data = name + 8;
+    refused(flags + 4, std::string(1, '\0'), "without flags");
+    for (const char kind : {1, 2, 3, 5, 16, 17}) refused(flags + 8, std::string(1, kind), "class " + std::to_string(kind));
+    refused(sizes + 4, "\xf0\xff\xff\x7f", "without 2 to 8 sizes");
+    refused(sizes + 8, "\xff\xff\xff\xff", "beyond any file");
+    refused(name, std::string("\1\0\0\0\xff\xff\xff\x7f", 8), "without a name");
+    refused(data, std::string("\x0e\0\0\0", 4), "unknown type 14");
+    refused(data + 4, "\xff\xff\xff\x7f", "ends before its values");
+}
 #else
 TEST_CASE("a_build_without_libmatio_says_how_to_get_svhn") {
     const TempFolder folder;
