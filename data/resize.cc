@@ -14,7 +14,7 @@ constexpr int kWeightBits = 32 - 8 - 2;
 
 /// The part [first, first + count) of an axis that has been resized from `from` to `to` pixels.
 struct Window {
-    int from, to, first, count;
+    int64_t from, to, first, count;  // of a line of millions of pixels `to` may be beyond 32 bits
 };
 
 /// What one pixel of the resized axis is made of.
@@ -26,14 +26,14 @@ struct Taps {
 
 /// Where the size stays, a pixel's own weight is 1 and all others are 0: a copy.
 std::vector<Taps> triangle_taps(const Window& window) {
-    const double scale = static_cast<double>(window.from) / window.to;
+    const double scale = static_cast<double>(window.from) / static_cast<double>(window.to);
     const double reach = std::max(scale, 1.0), narrow = 1.0 / reach;
     std::vector<Taps> all;
     std::vector<double> weights;
-    for (int i = window.first; i < window.first + window.count; ++i) {
-        const double centre = (i + 0.5) * scale;
+    for (int64_t i = window.first; i < window.first + window.count; ++i) {
+        const double centre = (static_cast<double>(i) + 0.5) * scale;
         const int first = std::max(0, static_cast<int>(centre - reach + 0.5));
-        const int end = std::min(window.from, static_cast<int>(centre + reach + 0.5));
+        const int end = static_cast<int>(std::min(static_cast<double>(window.from), centre + reach + 0.5));
         weights.clear();
         double sum = 0;
         for (int x = first; x < end; ++x) {
@@ -65,10 +65,10 @@ void resize_axis(std::span<uint8_t> out, std::span<const uint8_t> in, int64_t le
 }
 
 /// Half rounded to even, as Python's round().
-int half(int n) { return n / 2 + (n % 4 == 3 ? 1 : 0); }
+int64_t half(int64_t n) { return n / 2 + (n % 4 == 3 ? 1 : 0); }
 
 Window window_of(int side, int short_side, int size, Crop crop) {
-    const int to = side == short_side ? size : static_cast<int>(int64_t{size} * side / short_side);
+    const int64_t to = side == short_side ? size : int64_t{size} * side / short_side;
     return {.from = side, .to = to, .first = crop == Crop::centre ? half(to - size) : 0, .count = size};
 }
 

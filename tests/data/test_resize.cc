@@ -75,5 +75,15 @@ TEST_CASE("an_image_of_one_column_and_a_million_rows_is_fitted_from_the_rows_tha
     CHECK(std::count(out.begin(), out.end(), 9) == 64);
 }
 
+TEST_CASE("a_line_that_would_have_two_thousand_million_pixels_is_fitted_from_those_that_count") {
+    const int length = 1 << 25;
+    const std::vector<uint8_t> line(length, 9);
+    for (const Crop crop : {Crop::centre, Crop::top}) {
+        std::vector<uint8_t> out(64 * 64);
+        fit(out, {.pixels = line, .height = 1, .width = length, .channels = 1}, 1, 64, crop);
+        CHECK(std::count(out.begin(), out.end(), 9) == 64 * 64);
+    }
+}
+
 }  // namespace
 }  // namespace jem
