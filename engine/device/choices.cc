@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/files/json.h"
 #include "engine/files/messages.h"
 #include "engine/files/output_file.h"
 
@@ -30,8 +31,8 @@ Choices::Choices(std::string machine, const std::string& file) : machine_(std::m
 
 Choices::Entries Choices::entries_of(const std::string& text) {
     Entries entries;
-    const Json json = Json::parse(text);
-    if (json.at("format").get<int>() != kFormat) throw std::runtime_error("another format");
+    const Json json = parse_json(text);
+    if (json.at("format") != kFormat) throw std::runtime_error("another format");
     for (const auto& [key, value] : json.at("choices").items())
         entries[key] = {.choice = value.at("choice").get<std::string>(), .seconds = value.at("seconds").get<double>()};
     return entries;

@@ -7,6 +7,7 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "engine/files/json.h"
 #include "engine/files/output_file.h"
 
 namespace jem {
@@ -14,7 +15,7 @@ namespace {
 
 constexpr const char *kOf = "of", *kPiece = "piece", *kValues = "values";
 
-nlohmann::json parsed(const std::string& line) { return nlohmann::json::parse(line, nullptr, false); }
+bool has_text(const nlohmann::json& line, const char* key) { return line.is_object() && line.contains(key) && line[key].is_string(); }
 
 // JSON knows no NaN: null stands for it.
 std::vector<double> values_of(const nlohmann::json& json) {
@@ -30,12 +31,10 @@ Journal::Journal(const std::filesystem::path& path, const std::string& identity)
     const std::string text = read_file(path);
     size_t whole = 0;  // bytes of whole lines; one that was cut short is written again
     for (size_t end; (end = text.find('\n', whole)) != std::string::npos; whole = end + 1) {
-        const nlohmann::json line = parsed(text.substr(whole, end - whole));
-        if (whole == 0 && (!line.is_object() || line.value(kOf, "") != identity)) return;
+        const nlohmann::json line = parse_json(std::string_view(text).substr(whole, end - whole));
+        if (whole == 0 && (!has_text(line, kOf) || line[kOf] != identity)) return;
         if (whole == 0) continue;
-        if (!line.is_object() || !line.contains(kPiece) || !line[kPiece].is_string() || !line.contains(kValues) ||
-            !line[kValues].is_array())
-            break;
+        if (!has_text(line, kPiece) || !line.contains(kValues) || !line[kValues].is_array()) break;
         pieces_[line[kPiece]] = values_of(line[kValues]);
     }
     found_ = pieces_.size();

@@ -18,4 +18,11 @@ void tell(const std::string& text) {
     if (listener()) listener()(text);
 }
 
+std::string without_controls(std::string text) {
+    constexpr char kDelete = 0x7f;
+    for (char& c : text)
+        if ((static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == kDelete) c = '?';
+    return text;
+}
+
 }  // namespace jem

@@ -9,6 +9,7 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "engine/files/json.h"
 #include "engine/files/output_file.h"
 
 namespace jem {
@@ -81,14 +82,14 @@ void RunFolder::write_config(const Settings& settings) const { write_file(config
 Settings RunFolder::read_config() const {
     if (!has_config())
         throw InputError("There is no " + config().string() + " (no run has been started there). Start one without --resume.");
-    const nlohmann::json json = nlohmann::json::parse(read_file(config()), nullptr, false);
+    const nlohmann::json json = parse_json(read_file(config()));
     if (json.is_discarded())
         throw InputError(config().string() + " is damaged (it is no JSON). Restore it, or start anew in another folder.");
     return settings_of_run(json, config().string());
 }
 
 bool RunFolder::stays(const std::string& line, int64_t last_iteration, uint64_t attempt) {
-    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    const nlohmann::json json = parse_json(line);
     if (!json.is_object()) return false;
     const auto iteration = json.find("iteration"), of_attempt = json.find("attempt");
     if (of_attempt != json.end() && of_attempt->is_number_unsigned()) return of_attempt->get<uint64_t>() <= attempt;

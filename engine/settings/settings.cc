@@ -22,7 +22,7 @@ void merge_json(Settings& settings, const nlohmann::json& json, const std::strin
         try {
             found->set(settings, value);
         } catch (const nlohmann::json::exception&) {
-            throw InputError("Setting \"" + key + "\" in " + where + " is " + value.dump() +
+            throw InputError("Setting \"" + key + "\" in " + where + " is " + (value.is_structured() ? value.type_name() : value.dump()) +
                              " (a value of another type was expected, as in " + found->get(settings).dump() + "). Correct it.");
         } catch (const InputError& e) {
             throw InputError("In " + where + ": " + e.what());

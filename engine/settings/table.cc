@@ -226,7 +226,7 @@ Setting milestones(const Row& row) {
     s.get = [](const Settings& of) { return Json(of.lr_milestones); };
     s.set = [](Settings& of, const nlohmann::json& j) {
         std::vector<int64_t> epochs;
-        for (const nlohmann::json& element : j.get<nlohmann::json::array_t>()) epochs.push_back(exactly<int64_t>(element));
+        for (const nlohmann::json& element : j.get_ref<const nlohmann::json::array_t&>()) epochs.push_back(exactly<int64_t>(element));
         of.lr_milestones = epochs;
     };
     const auto check = [](const std::string& flag, const Settings& of) {

@@ -95,6 +95,12 @@ refused 'l2CacheSize is missing' --gpu missing.json
 head -c 300 gpu.json >cut.json
 refused 'no JSON object' --gpu cut.json
 refused 'no JSON object' --gpu /dev/null
+sed 's/"multiProcessorCount":[0-9]*/"multiProcessorCount":9999999999/' gpu.json >many.json
+refused 'multiProcessorCount is no whole number from 1 to 2147483647' --gpu many.json
+sed 's/"deviceName":"/&\\u001b[2J/' gpu.json >steering.json
+refused 'deviceName holds control characters' --gpu steering.json
+{ printf '{"a":' && head -c 1000000 /dev/zero | tr '\0' '['; } >deep.json
+refused 'no JSON object' --gpu deep.json
 
 needed=$(readelf -d "$program" 2>/dev/null || true)
 [[ $needed != *'[libcuda.so'* ]] || fail 'the program needs libcuda.so: it would not start without a driver'

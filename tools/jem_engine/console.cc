@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "engine/files/messages.h"
 #include "tools/jem_engine/sheet.h"
 #include "tools/jem_engine/terminal.h"
 
@@ -37,7 +38,7 @@ void Console::end_bar() {
 void Console::message(const std::string& text) {
     if (quiet_) return;
     end_bar();
-    std::fprintf(stderr, "%s\n", text.c_str());
+    std::fprintf(stderr, "%s\n", without_controls(text).c_str());
     std::fflush(stderr);
 }
 

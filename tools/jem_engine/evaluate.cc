@@ -12,6 +12,7 @@
 #include "data/is_there.h"
 #include "engine/evaluation/made_images.h"
 #include "engine/evaluation/metric.h"
+#include "engine/files/json.h"
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
 #include "engine/run/run_folder.h"
@@ -88,7 +89,7 @@ std::filesystem::path output_folder(const EvaluateOptions& o, const Checkpoint& 
 // Adds the results to those of earlier calls of the same weights on the same images; others they replace.
 void join_results(const std::filesystem::path& file, const nlohmann::ordered_json& results, Console& console) {
     using Json = nlohmann::ordered_json;
-    Json joined = is_there(file) ? Json::parse(read_file(file), nullptr, false) : results;
+    Json joined = is_there(file) ? parse_json<Json>(read_file(file)) : results;
     const auto value = [](const Json& json, const char* key) { return json.value(key, Json()); };
     const auto path = [&](const Json& json) {
         const Json name = value(json, "checkpoint");

@@ -28,7 +28,9 @@ namespace {
 
 // The one place where an error is told. Of several ranks that find the same fault one alone gets here (see `together`), but for faults
 // from before they have joined: those are everyone's.
-int failed(Job& job, int code, const char* text) {
+int failed(Job& job, int code, const std::string& message) {
+    const std::string clean = without_controls(message);
+    const char* const text = clean.c_str();
     if (job.first())
         std::fprintf(stderr, "error: %s\n", text);
     else if (job.joined())
@@ -77,9 +79,9 @@ int run(Job& job, const std::string& name, const Command& command) {
     } catch (const InputError& e) {
         return failed(job, kExitUsage, e.what());
     } catch (const std::bad_alloc&) {
-        return failed(job, kExitFailed, no_more_memory().c_str());
+        return failed(job, kExitFailed, no_more_memory());
     } catch (const std::exception& e) {
-        return failed(job, kExitFailed, own_words(e).c_str());
+        return failed(job, kExitFailed, own_words(e));
     }
 }
 
@@ -153,7 +155,8 @@ int main(int argc, char** argv) {
     Job* const job = job_or_error();
     if (job == nullptr) return kExitUsage;
     set_listener([job](const std::string& text) {
-        std::fprintf(stderr, "%s%s\n", job->first() ? "" : ("rank " + std::to_string(job->launch().rank) + ": ").c_str(), text.c_str());
+        std::fprintf(stderr, "%s%s\n", job->first() ? "" : ("rank " + std::to_string(job->launch().rank) + ": ").c_str(),
+                     without_controls(text).c_str());
     });
     CLI::App app("Joint energy-based models: train a classifier that is also a generative model, measure it, sample from it.",
                  "jem_engine");

@@ -4,11 +4,14 @@
 #include <array>
 #include <cerrno>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 
 #include "data/input_error.h"
+#include "engine/files/json.h"
 
 namespace jem {
 namespace {
@@ -47,6 +50,8 @@ constexpr std::array kPublished = {
 
 // Our own keys beside cuDNN's, all optional.
 constexpr std::array kPeakKeys = {"bandwidth", "flopsF32", "flopsTF32", "flopsBF16"};
+constexpr const char* kMemoryKey = "totalGlobalMem";  // alone beyond this
+constexpr int64_t kMostCount = std::numeric_limits<int32_t>::max();
 constexpr std::array kCountKeys = {"regsPerBlock",
                                    "multiProcessorCount",
                                    "warpSize",
@@ -56,7 +61,7 @@ constexpr std::array kCountKeys = {"regsPerBlock",
                                    "maxCtasPerSM",
                                    "maxThreadsPerBlock",
                                    "maxThreadsPerSM",
-                                   "totalGlobalMem",
+                                   kMemoryKey,
                                    "smClockRateKHz",
                                    "memClockRateKHz",
                                    "l2CacheSize",
@@ -81,7 +86,7 @@ GpuDescription described(const Published& p) {
                        {"pciDeviceId", 0},
                        {"isTccDriver", 0},
                        {"supportCoopLaunch", 1},
-                       {"totalGlobalMem", p.memory_bytes},
+                       {kMemoryKey, p.memory_bytes},
                        {"smClockRateKHz", p.core_khz},
                        {"memClockRateKHz", p.memory_khz},
                        {"l2CacheSize", p.l2_bytes},
@@ -116,7 +121,7 @@ public:
         if (!file) refuse("the file cannot be read: " + std::generic_category().message(errno));
         std::stringstream text;
         text << file.rdbuf();
-        json_ = Json::parse(text.str(), nullptr, false);
+        json_ = parse_json(text.str());
         if (!json_.is_object()) refuse("it is no JSON object");
     }
 
@@ -127,10 +132,12 @@ public:
             const Json& size = at(key);
             if (!size.is_array() || size.size() != 3) refuse(std::string(key) + " is not a list of three numbers");
             for (const Json& n : size)
-                if (!n.is_number_integer() || n.get<int64_t>() < 1)
-                    refuse(std::string(key) + " holds something that is no positive number");
+                if (!fits(n, 1, kMostCount)) refuse(std::string(key) + " holds something that is no positive number of 31 bits");
         }
         if (!at("deviceName").is_string()) refuse("deviceName is no text");
+        const auto& name = at("deviceName").get_ref<const std::string&>();
+        if (std::any_of(name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }))
+            refuse("deviceName holds control characters");
         const int64_t version = whole("deviceVer", 1);
         if (version % 10 != 0 || version < 500 || version > 9990)
             refuse("deviceVer is " + std::to_string(version) + ", expected 100 * major + 10 * minor, such as 900");
@@ -138,10 +145,10 @@ public:
 
         GpuDescription gpu;
         gpu.name = path_;
-        gpu.title = at("deviceName").get<std::string>();
+        gpu.title = name;
         gpu.sm = static_cast<int>(version / 10);
         gpu.multiprocessors = static_cast<int>(whole("multiProcessorCount", 1));
-        gpu.memory_bytes = static_cast<size_t>(whole("totalGlobalMem", 1));
+        gpu.memory_bytes = static_cast<size_t>(whole(kMemoryKey, 1));
         const std::array peaks = {&gpu.bandwidth, &gpu.flops_f32, &gpu.flops_tf32, &gpu.flops_bf16};
         for (size_t i = 0; i < kPeakKeys.size(); ++i) {
             if (!json_.contains(kPeakKeys[i])) continue;
@@ -163,10 +170,15 @@ private:
         if (!json_.contains(key)) refuse(std::string("the key ") + key + " is missing");
         return json_[key];
     }
+    static bool fits(const Json& value, int64_t least, int64_t most) {
+        // beyond 63 bits it turns negative
+        return value.is_number_integer() && value.get<int64_t>() >= least && value.get<int64_t>() <= most;
+    }
     int64_t whole(const char* key, int64_t least) const {
         const Json& value = at(key);
-        if (!value.is_number_integer() || value.get<int64_t>() < least)
-            refuse(std::string(key) + " is no whole number of at least " + std::to_string(least));
+        const int64_t most = std::string_view(key) == kMemoryKey ? std::numeric_limits<int64_t>::max() : kMostCount;
+        if (!fits(value, least, most))
+            refuse(std::string(key) + " is no whole number from " + std::to_string(least) + " to " + std::to_string(most));
         return value.get<int64_t>();
     }
 

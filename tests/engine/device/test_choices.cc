@@ -16,7 +16,12 @@ namespace {
 
 const std::string kMachine = "GPU | library 1";
 const PlanChoice kOne{.choice = "library eng1 k2=3", .seconds = 1e-3}, kOther{.choice = "bias and sums", .seconds = 2e-3};
-const std::vector<std::string> kDamaged = {"", "{\"format\": 2, \"cho", "[1, 2]", "{\"format\": 99}",
+const std::vector<std::string> kDamaged = {"",
+                                           "{\"format\": 2, \"cho",
+                                           "[1, 2]",
+                                           "{\"format\": 99}",
+                                           "{\"format\": {}}",
+                                           "{\"format\": 1e300}",
                                            R"({"format": 2, "choices": {"a": {"choice": 3, "seconds": 1}}})"};
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }

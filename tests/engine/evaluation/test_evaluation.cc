@@ -128,6 +128,10 @@ TEST_CASE("a_journal_gives_back_what_was_measured_and_forgets_a_line_that_was_cu
     }
     CHECK(Journal(path, "weights a").piece("three", never) == std::vector{4.0});
     CHECK(Journal(path, "weights b").found() == 0);
+    for (const std::string start : {"{\"of\": 3}", "{\"of\": []}", "[]", "\"weights a\"", "{"}) {
+        folder.write("other.jsonl", start + "\n" + R"({"piece": "one", "values": [3]})" + "\n");
+        CHECK(Journal(folder.path() / "other.jsonl", "weights a").found() == 0);
+    }
     Journal last(path, "weights a");
     last.remove();
     CHECK(!std::filesystem::exists(path));

@@ -85,6 +85,12 @@ TEST_CASE("a_configuration_that_cannot_be_read_is_told_in_own_words") {
     CHECK_THROWS_AS(run.read_config(), InputError);
     folder.write("config.json", "{");
     CHECK_THROWS_AS(run.read_config(), InputError);
+    const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+    folder.write("config.json", "{\"seed\": " + deep + "}");
+    CHECK_THROWS_AS(run.read_config(), InputError);
+    folder.write("metrics.jsonl", "{\"iteration\": 1}\n{\"iteration\": 1, \"a\": " + deep + "}\n{\"iteration\": 2}\n");
+    run.cut_metrics(1);
+    CHECK(folder.read("metrics.jsonl") == "{\"iteration\": 1}\n");
     std::filesystem::remove(folder.path() / "config.json");
     std::filesystem::create_directory(folder.path() / "config.json");
     CHECK_THROWS_AS(run.read_config(), InputError);

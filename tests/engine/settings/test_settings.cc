@@ -290,6 +290,15 @@ TEST_CASE("bad_configurations_are_refused_with_the_key_in_the_text") {
     CHECK(merge(R"({"lr": 1, "lr_milestones": []})").empty());  // an integer will do for a number
 }
 
+TEST_CASE("a_value_of_any_number_of_levels_is_refused_as_any_other_of_another_type") {
+    const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+    for (const std::string key : {"seed", "lr_milestones", "data", "augment", "sam", "split_seed"}) {
+        const nlohmann::json json = nlohmann::json::parse("{\"" + key + "\": " + deep + "}");
+        Settings s;
+        CHECK(mentions(error_of([&] { merge_json(s, json); }), "\"" + key + "\""));
+    }
+}
+
 TEST_CASE("absent_keys_keep_what_was_there") {
     Settings s = unusual();
     merge_json(s, nlohmann::json{{"depth", 22}});
