@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import resource
 import struct
 import subprocess
@@ -294,6 +295,11 @@ def wrong_files():
     saved("twice.pt", {**state, **{f"module.{name}": tensor for name, tensor in state.items()}})
     refused("twice.pt", "no.safetensors", saying="twice (under two prefixes)")
     torch.save({"model_state_dict": state, "run": Runs()}, "code.pt")
+    refused("code.pt", "no.safetensors", saying="cannot be read as tensors alone")
+    torch.save({"model_state_dict": state, "run": Runs()}, "code.pt", _use_new_zipfile_serialization=False)
+    refused("code.pt", "no.safetensors", saying="cannot be read as tensors alone")
+    with open("code.pt", "wb") as file:
+        pickle.dump(Runs(), file, protocol=2)
     refused("code.pt", "no.safetensors", saying="cannot be read as tensors alone")
     assert not os.path.exists("ran"), "the file's code was run"
     with open("sadajem.pt", "rb") as file:

@@ -361,6 +361,8 @@ Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, 
     if (flags.given("--data") && !flags.given("--data-dir") && own && own->data != c.settings.data) c.settings.data_dir.clear();
     fill_in_sizes(c.settings);
     check_settings(c.settings);
+    // Before memory is taken for a network that the file only announces.
+    if (!c.bare) check_tensors(*make_network(c.settings), c.file, path, other_tensors());
     return c;
 }
 
@@ -386,7 +388,8 @@ TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, con
 
 void say_what_is_skipped(const SafetensorsFile& file, const std::string& path, const Network& network) {
     const std::string names = skipped_tensors(file, network);
-    if (!names.empty()) std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), names.c_str());
+    if (!names.empty())
+        std::fprintf(stderr, "Skipped in %s, since no network uses them:%s\n", path.c_str(), without_controls(names).c_str());
 }
 
 std::string for_shell(const std::string& word) {
