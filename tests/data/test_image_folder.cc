@@ -180,6 +180,29 @@ TEST_CASE("a_jpeg_whose_tables_size_or_scans_ask_for_too_much_is_refused_before_
     check_contains(why_not(folder.write("b.jpg", many + "\xff\xd9")), {"more than 100 scans"});
 }
 
+TEST_CASE("a_jpeg_that_uses_tables_which_it_never_defines_means_the_same_whatever_lay_in_memory") {
+    const TempFolder folder;
+    write_picture(folder, "a.jpg", {200, 30, 60});
+    std::string bare = folder.read("a.jpg");
+    for (size_t at; (at = bare.find("\xff\xc4")) != std::string::npos;)
+        bare.erase(at, 2 + size_t{static_cast<uint8_t>(bare[at + 2])} * 256 + static_cast<uint8_t>(bare[at + 3]));
+    const size_t scan = bare.find("\xff\xda");
+    bare.replace(scan + 2 + static_cast<uint8_t>(bare[scan + 3]), std::string::npos, std::string(20, '\0') + "\xff\xd9");
+    folder.write("bare.jpg", bare);
+    std::vector<std::string> meanings;
+    for (const char fill : {'\0', '\x55', '\xff'}) {
+        std::vector<std::string> dirt;
+        for (size_t bytes = 1024; bytes <= 65536; bytes += 256) dirt.emplace_back(bytes, fill);
+        REQUIRE(dirt.back().back() == fill);
+        dirt.clear();
+        const auto read = read_picture(folder.path() / "bare.jpg");
+        const auto* p = std::get_if<DecodedPicture>(&read);
+        meanings.push_back(p ? std::string(p->pixels.begin(), p->pixels.end()) : std::get<std::string>(read));
+    }
+    CHECK((meanings[1] == meanings[0]));
+    CHECK((meanings[2] == meanings[0]));
+}
+
 TEST_CASE("what_is_no_picture_is_named_by_what_it_is") {
     const TempFolder folder;
     check_contains(why_not(folder.write("a.png", "")), {"empty"});
