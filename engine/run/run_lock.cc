@@ -6,13 +6,18 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <string>
 #include <system_error>
+#include <thread>
 
 #include "data/input_error.h"
 
 namespace jem {
 namespace {
+
+constexpr int kTries = 5;
+constexpr std::chrono::milliseconds kBetweenTries{20};
 
 // Who holds the lock, in words: its file says it.
 std::string holder(int descriptor) {
@@ -38,8 +43,13 @@ RunLock::RunLock(const std::filesystem::path& folder, Flock lock) {
         throw InputError("cannot write '" + file.string() + "' (" + std::generic_category().message(errno) +
                          "). Choose a folder that can be written.");
     int result = 0;
-    do result = lock(descriptor_, LOCK_EX | LOCK_NB);
-    while (result != 0 && errno == EINTR);
+    for (int tries = 0;;) {
+        result = lock(descriptor_, LOCK_EX | LOCK_NB);
+        if (result == 0 || (errno != EINTR && errno != EWOULDBLOCK)) break;
+        if (errno == EINTR) continue;
+        if (++tries > kTries) break;
+        std::this_thread::sleep_for(kBetweenTries);  // `jem_engine watch` asks for the lock for a moment: no owner
+    }
     if (result != 0 && errno == EWOULDBLOCK) {
         const std::string other = holder(descriptor_);
         close(descriptor_);

@@ -9,8 +9,8 @@ JEM_FUZZ_TARGET(bytes) {
     fuzz::file_of(bytes, "config.json");
     fuzz::reads([&] { run.read_config(); });
     fuzz::file_of(bytes, "metrics.jsonl");
-    run.cut_metrics(7);
+    run.cut_metrics(7, 1);
     const std::string kept = read_file(run.metrics());
-    run.cut_metrics(7);
+    run.cut_metrics(7, 1);
     fuzz::require(read_file(run.metrics()) == kept && kept.size() <= bytes.size() + 1);
 }

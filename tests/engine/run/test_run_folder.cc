@@ -79,6 +79,19 @@ TEST_CASE("the_owner_removes_what_killed_writers_left") {
     CHECK(folder.read("notes.tmp") == "a person's");
 }
 
+TEST_CASE("of_the_log_what_lies_beyond_a_state_is_cut_and_what_it_has_behind_it_stays") {
+    const TempFolder folder;
+    const RunFolder run{folder.path()};
+    const std::string first = R"({"iteration":1})", back = R"({"iteration":9,"event":"rollback","attempt":1})",
+                      again = R"({"iteration":2,"event":"rollback","attempt":2})", last = R"({"iteration":3})";
+    folder.write("metrics.jsonl", first + "\n" + back + "\n" + again + "\n" + last + "\n");
+    run.cut_metrics(2, 1);  // its state went back from 9 once, and not yet to 2
+    CHECK(folder.read("metrics.jsonl") == first + "\n" + back + "\n");
+    run.append_metrics(again + "\n" + last + "\n");
+    run.cut_metrics(3, 2);
+    CHECK(folder.read("metrics.jsonl") == first + "\n" + back + "\n" + again + "\n" + last + "\n");
+}
+
 TEST_CASE("a_configuration_that_cannot_be_read_is_told_in_own_words") {
     const TempFolder folder;
     const RunFolder run{folder.path()};
@@ -89,7 +102,7 @@ TEST_CASE("a_configuration_that_cannot_be_read_is_told_in_own_words") {
     folder.write("config.json", "{\"seed\": " + deep + "}");
     CHECK_THROWS_AS(run.read_config(), InputError);
     folder.write("metrics.jsonl", "{\"iteration\": 1}\n{\"iteration\": 1, \"a\": " + deep + "}\n{\"iteration\": 2}\n");
-    run.cut_metrics(1);
+    run.cut_metrics(1, 0);
     CHECK(folder.read("metrics.jsonl") == "{\"iteration\": 1}\n");
     std::filesystem::remove(folder.path() / "config.json");
     std::filesystem::create_directory(folder.path() / "config.json");
