@@ -6,6 +6,8 @@ export LC_ALL=C
 
 program=${1:-${JEM_ENGINE:?}}
 common=(--recipe sada-jem --device cpu --threads 2 --depth 10 --width 2 --sgld-steps 1)
+# what a run can go back to comes with its iterations, and is looked at apart
+common+=(--on-divergence stop)
 small=("${common[@]}" --data fashion-mnist --buffer-size 4000 --n-valid 1000)
 full=("${common[@]}" --data cifar10 --data-dir "$PWD/cifar10" --init uniform)
 
@@ -45,6 +47,11 @@ for variant in '--precision f32' '--precision f32 --recompute on --ema 0.9' '--p
     rm -rf run
     peak_is_as_planned 120 "$program" train "${small[@]}" "${extra[@]}" --iterations 1 --out run --quiet || fail "$variant"
 done
+
+rolling=("${small[@]}" --on-divergence rollback --batch-size 4 --gen-batch-size 4)
+rm -rf run
+"$program" plan "${rolling[@]}" --json >plan.out || exit 1
+peak_is_as_planned 120 "$program" train "${rolling[@]}" --iterations 210 --out run --quiet || fail 'two good states to go back to'
 
 mkdir cifar10
 python3 - <<'END' || exit 1

@@ -46,7 +46,8 @@ def load(path):
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         data = f.read()
     header.pop("__metadata__")
-    code = {"F64": "d", "F32": "f", "I64": "q"}
+    header.pop("divergence_watch", None)  # accuracies among them, where one image is a large step
+    code = {"F64": "d", "F32": "f", "I64": "q", "I32": "i"}
     return {k: array.array(code[v["dtype"]], data[v["data_offsets"][0]:v["data_offsets"][1]]) for k, v in header.items()}
 a, b, limit = load(sys.argv[1]), load(sys.argv[2]), float(sys.argv[3])
 assert a.keys() == b.keys()

@@ -140,7 +140,7 @@ std::string health_text(const Json& line) {
     return text;
 }
 
-std::string progress_text(const RunView& view, const RunLog& log) {
+std::string progress_text(const RunView& view, const LogView& log) {
     const int64_t done = log.iteration();
     std::string text = view.total ? fmt::format("iteration {}/{}", done, *view.total) : fmt::format("iteration {}", done);
     if (const auto epoch = count(log.last(), "epoch")) add(text, fmt::format("epoch {}", *epoch));
@@ -154,7 +154,7 @@ std::string progress_text(const RunView& view, const RunLog& log) {
 
 }  // namespace
 
-RunLog::Kind RunLog::take(std::string_view text) {
+LogView::Kind LogView::take(std::string_view text) {
     Json line = Json::parse(text, nullptr, false);
     if (!count(line, "iteration")) return Kind::none;
     if (!word(line, "event").empty()) {
@@ -172,32 +172,32 @@ RunLog::Kind RunLog::take(std::string_view text) {
     return Kind::epoch;
 }
 
-int64_t RunLog::iteration() const { return count(last_, "iteration").value_or(0); }
+int64_t LogView::iteration() const { return count(last_, "iteration").value_or(0); }
 
-int64_t RunLog::iterations_per_epoch() const {
+int64_t LogView::iterations_per_epoch() const {
     const auto iteration = count(epoch_, "iteration"), epoch = count(epoch_, "epoch");
     return iteration && epoch ? *iteration / (*epoch + 1) : 0;
 }
 
-bool RunLog::fits(int64_t per_epoch) const {
+bool LogView::fits(int64_t per_epoch) const {
     if (last_.is_null()) return per_epoch > 0;
     return per_epoch > 0 && count(last_, "epoch") == (iteration() - 1) / per_epoch;
 }
 
-double RunLog::usual_gap() const {
+double LogView::usual_gap() const {
     double longest = 0;
     for (size_t i = 1; i < times_.size(); ++i) longest = std::max(longest, times_[i] - times_[i - 1]);
     return longest;
 }
 
-bool all_done(const RunView& view, const RunLog& log) { return view.total && log.iteration() >= *view.total; }
+bool all_done(const RunView& view, const LogView& log) { return view.total && log.iteration() >= *view.total; }
 
-bool silent(const RunView& view, const RunLog& log) {
+bool silent(const RunView& view, const LogView& log) {
     return view.process != RunView::Process::gone && !all_done(view, log) && log.usual_gap() > 0 &&
            view.line_age > std::max(kSilentSeconds, kSilentGaps * log.usual_gap());
 }
 
-std::string status_text(const RunView& view, const RunLog& log) {
+std::string status_text(const RunView& view, const LogView& log) {
     std::string text;
     switch (view.process) {
         case RunView::Process::gone:
@@ -216,7 +216,7 @@ std::string status_text(const RunView& view, const RunLog& log) {
     return text;
 }
 
-std::vector<std::string> text_of(const RunView& view, const RunLog& log) {
+std::vector<std::string> text_of(const RunView& view, const LogView& log) {
     std::vector<std::string> lines;
     const auto put = [&](const std::string& line) {
         if (!line.empty()) lines.push_back(line);

@@ -13,7 +13,7 @@
 namespace jem {
 
 /// What is remembered of metrics.jsonl: its last line, the last one of an epoch, the last events.
-class RunLog {
+class LogView {
 public:
     enum class Kind { none, iteration, epoch, event };  // none: no line of a log; epoch: with an evaluation
     Kind take(std::string_view line);
@@ -48,14 +48,14 @@ struct RunView {
 };
 
 /// All iterations are in the log; the process may still be writing its last checkpoint.
-bool all_done(const RunView& view, const RunLog& log);
+bool all_done(const RunView& view, const LogView& log);
 /// Running, and no line came for much longer than lines used to take.
-bool silent(const RunView& view, const RunLog& log);
+bool silent(const RunView& view, const LogView& log);
 
 /// "running (process 12 on host), silent since 1:30 (lines used to take 0:02)".
-std::string status_text(const RunView& view, const RunLog& log);
+std::string status_text(const RunView& view, const LogView& log);
 /// A block of some ten lines. Values that the log lacks are left out.
-std::vector<std::string> text_of(const RunView& view, const RunLog& log);
+std::vector<std::string> text_of(const RunView& view, const LogView& log);
 /// A line each, for the line of an epoch and of an event.
 std::string epoch_text(const nlohmann::ordered_json& line);
 std::string event_text(const nlohmann::ordered_json& line);

@@ -67,7 +67,7 @@ double age_of(const std::filesystem::path& file) {
 
 // The log says it once an epoch has ended; before that it is known of a data set with published sizes, unless the log contradicts: a set
 // of the same form may hold fewer images.
-int64_t iterations_per_epoch(const Settings& s, const RunLog& log) {
+int64_t iterations_per_epoch(const Settings& s, const LogView& log) {
     if (log.iterations_per_epoch() > 0) return log.iterations_per_epoch();
     const int64_t batch = s.classifies() ? s.batch_size : s.gen_batch_size;
     const auto& sets = known_sets();
@@ -77,14 +77,14 @@ int64_t iterations_per_epoch(const Settings& s, const RunLog& log) {
     return log.fits(guess) ? guess : 0;
 }
 
-std::optional<int64_t> total_iterations(const Settings& s, const RunLog& log) {
+std::optional<int64_t> total_iterations(const Settings& s, const LogView& log) {
     if (s.iterations >= 0) return s.iterations;
     const int64_t per_epoch = iterations_per_epoch(s, log);
     int64_t total = 0;
     return per_epoch > 0 && !__builtin_mul_overflow(s.epochs, per_epoch, &total) ? std::optional(total) : std::nullopt;
 }
 
-RunView view_of(const RunFolder& folder, const Settings& s, const RunLog& log, const Owner& owner) {
+RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, const Owner& owner) {
     RunView view;
     view.folder = folder.root().string();
     view.recipe = s.recipe;
@@ -133,7 +133,7 @@ public:
         if (seen_.size() > kSeen) seen_.pop_front();
         if (begun_) news_.push_back(text);
     }
-    void print(const RunView& view, const RunLog& log) {
+    void print(const RunView& view, const LogView& log) {
         if (!begun_) news_ = text_of(view, log);
         const bool is_silent = silent(view, log);
         if (begun_ && is_silent && !silent_) news_.push_back(status_text(view, log));
@@ -193,14 +193,14 @@ int watch(const WatchOptions& o) {
     if (!o.once) catch_interrupts({.waiting = "Watching ends; the run is left alone.", .ended = ""});
 
     LogTail tail(folder.metrics());
-    RunLog log;
+    LogView log;
     Block block;
     Lines lines;
     const LogTail::Reader reader = {.line =
                                         [&](std::string_view line) {
-                                            const RunLog::Kind kind = log.take(line);
-                                            if (kind == RunLog::Kind::epoch) lines.saw(line, epoch_text(log.epoch()));
-                                            if (kind == RunLog::Kind::event) lines.saw(line, event_text(log.events().back()));
+                                            const LogView::Kind kind = log.take(line);
+                                            if (kind == LogView::Kind::epoch) lines.saw(line, epoch_text(log.epoch()));
+                                            if (kind == LogView::Kind::event) lines.saw(line, event_text(log.events().back()));
                                         },
                                     .anew = [&] { log.clear(); }};
     const bool over = !o.once && understands_escapes(STDOUT_FILENO);

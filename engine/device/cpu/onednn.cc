@@ -26,7 +26,7 @@ struct ConvDescs {
     memory::desc x, y, w, bias, d_x, d_w;
     memory::dims strides, padding;
 
-    explicit ConvDescs(const ConvProblem& p)
+    explicit ConvDescs(const OnednnProblem& p)
         : bias({p.shape.out_channels}, memory::data_type::f32, memory::format_tag::x),
           strides{p.shape.stride.height, p.shape.stride.width},
           padding{p.shape.padding.height, p.shape.padding.width} {
@@ -54,7 +54,7 @@ dnnl::primitive_attr attributes(bool accumulate) {
 
 // make() builds a primitive descriptor; oneDNN answers "unimplemented" by an exception.
 template <class Make>
-auto described(const char* what, const ConvProblem& p, Make make) -> decltype(make()) {
+auto described(const char* what, const OnednnProblem& p, Make make) -> decltype(make()) {
     try {
         return make();
     } catch (const dnnl::error& e) {
@@ -83,7 +83,7 @@ typename Primitive::primitive_desc implement_backward(const dnnl::convolution_fo
 #endif
 }
 
-dnnl::convolution_forward::primitive_desc forward_desc(const ConvProblem& p) {
+dnnl::convolution_forward::primitive_desc forward_desc(const OnednnProblem& p) {
     const ConvDescs d(p);
     return implement<dnnl::convolution_forward>(attributes(p.accumulate), prop_kind::forward_training, dnnl::algorithm::convolution_direct,
                                                 d.x, d.w, d.bias, d.y, d.strides, d.padding, d.padding);
@@ -133,13 +133,13 @@ std::string instruction_set() {
 bool has_bf16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
 bool has_amx() { return has(dnnl::cpu_isa::avx512_core_amx); }
 
-std::shared_ptr<const Made> conv_forward(const ConvProblem& p) {
+std::shared_ptr<const Made> conv_forward(const OnednnProblem& p) {
     const auto pd = described("forward convolution", p, [&] { return forward_desc(p); });
     return std::make_shared<Made>(
         Made{dnnl::convolution_forward(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(), pd.scratchpad_desc(), pd.impl_info_str()});
 }
 
-std::shared_ptr<const Made> conv_backward_data(const ConvProblem& p) {
+std::shared_ptr<const Made> conv_backward_data(const OnednnProblem& p) {
     const auto pd = described("backward convolution to data", p, [&] {
         const ConvDescs d(p);
         return implement_backward<dnnl::convolution_backward_data>(forward_desc(p), dnnl::algorithm::convolution_direct, d.d_x, d.w, d.y,
@@ -149,7 +149,7 @@ std::shared_ptr<const Made> conv_backward_data(const ConvProblem& p) {
                                        pd.scratchpad_desc(), pd.impl_info_str()});
 }
 
-std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& p) {
+std::shared_ptr<const Made> conv_backward_weights(const OnednnProblem& p) {
     const auto pd = described("backward convolution to weights", p, [&] {
         const ConvDescs d(p);
         return implement_backward<dnnl::convolution_backward_weights>(forward_desc(p), dnnl::algorithm::convolution_direct, d.x, d.d_w, d.y,

@@ -23,7 +23,7 @@ struct Made {
     bool is_reference() const { return engine.starts_with("ref"); }  // plain loops, tens of times as slow as others
 };
 
-struct ConvProblem {
+struct OnednnProblem {
     ConvShape shape;
     int64_t batch = 0;
     int64_t block = 16;         // of both activations, divides their channels; 0: channels last
@@ -41,9 +41,9 @@ std::string instruction_set();
 bool has_bf16();
 bool has_amx();
 
-std::shared_ptr<const Made> conv_forward(const ConvProblem& problem);
-std::shared_ptr<const Made> conv_backward_data(const ConvProblem& problem);
-std::shared_ptr<const Made> conv_backward_weights(const ConvProblem& problem);
+std::shared_ptr<const Made> conv_forward(const OnednnProblem& problem);
+std::shared_ptr<const Made> conv_backward_data(const OnednnProblem& problem);
+std::shared_ptr<const Made> conv_backward_weights(const OnednnProblem& problem);
 // [m, k] x [k, n] (+ bias [n]) -> [m, n], added to what is there if accumulate; strides in elements.
 struct Matrix {
     int64_t rows, columns, row_stride, column_stride;

@@ -10,8 +10,8 @@ namespace {
 
 using onednn::aligned;
 using onednn::Call;
-using onednn::ConvProblem;
 using onednn::Made;
+using onednn::OnednnProblem;
 using onednn::submit_calls;
 using MadePtr = std::shared_ptr<const Made>;
 
@@ -60,16 +60,16 @@ public:
         const auto add = [&](int64_t batch, bool backward) {
             Variant v;
             v.batch = batch;
-            ConvProblem p{.shape = shape_,
-                          .batch = batch,
-                          .block = type_ == DType::f32 ? block : 0,
-                          .planar_input = planar_,
-                          .type = type_,
-                          .f32_gradient = rounded_};
+            OnednnProblem p{.shape = shape_,
+                            .batch = batch,
+                            .block = type_ == DType::f32 ? block : 0,
+                            .planar_input = planar_,
+                            .type = type_,
+                            .f32_gradient = rounded_};
             v.forward = best(p, kHotBytes, onednn::conv_forward);
             v.form_forward = form(shape_, v.forward.made->weights);
             if (backward) {
-                ConvProblem padded = p;
+                OnednnProblem padded = p;
                 padded.shape = padded_;
                 padded.planar_input = false;
                 v.backward_data = best(padded, SIZE_MAX, onednn::conv_backward_data);
@@ -79,7 +79,7 @@ public:
                 // padded.
                 v.weights_of_block = planar_ && v.backward_weights.made->is_reference();
                 if (v.weights_of_block) {
-                    ConvProblem blocked = p;
+                    OnednnProblem blocked = p;
                     blocked.planar_input = false;
                     v.backward_weights = best(blocked, SIZE_MAX, onednn::conv_backward_weights);
                 }
@@ -220,7 +220,7 @@ private:
 
     // hot: bytes of the input that a part should not exceed.
     template <class Make>
-    static Part best(ConvProblem problem, size_t hot, Make make) {
+    static Part best(OnednnProblem problem, size_t hot, Make make) {
         const size_t image =
             static_cast<size_t>(problem.shape.in_channels * problem.shape.height * problem.shape.width) * size_of(problem.type);
         while (static_cast<size_t>(problem.batch) * image > hot && problem.batch % 2 == 0) problem.batch /= 2;

@@ -28,7 +28,7 @@ RunView view() {
     return v;
 }
 
-std::string joined(const RunView& v, const RunLog& log) {
+std::string joined(const RunView& v, const LogView& log) {
     std::string all;
     for (const std::string& line : text_of(v, log)) all += line + "\n";
     return all;
@@ -49,9 +49,9 @@ bool lacks(const std::string& text, const std::string& part) {
 }  // namespace
 
 TEST_CASE("run_view_shows_what_the_log_has_and_leaves_out_what_it_lacks") {
-    RunLog log;
-    CHECK(log.take(kEpoch) == RunLog::Kind::epoch);
-    CHECK(log.take(kLine) == RunLog::Kind::iteration);
+    LogView log;
+    CHECK(log.take(kEpoch) == LogView::Kind::epoch);
+    CHECK(log.take(kLine) == LogView::Kind::iteration);
     const std::string text = joined(view(), log);
     // 20 iterations of 16 images at 32 a second
     for (const char* part :
@@ -66,7 +66,7 @@ TEST_CASE("run_view_shows_what_the_log_has_and_leaves_out_what_it_lacks") {
 }
 
 TEST_CASE("run_view_tells_running_finished_stopped_and_silent_apart") {
-    RunLog log;
+    LogView log;
     RunView v = view();
     has(status_text(v, log), "running, no line in the log yet");
     log.take(kEpoch);
@@ -92,11 +92,11 @@ TEST_CASE("run_view_tells_running_finished_stopped_and_silent_apart") {
 }
 
 TEST_CASE("run_view_tells_events_and_keeps_the_last_of_them") {
-    RunLog log;
+    LogView log;
     CHECK(log.take(R"({"iteration":900,"event":"rollback","from":950,"reason":"not finite","measure":"half the rate","attempt":2})") ==
-          RunLog::Kind::event);
+          LogView::Kind::event);
     CHECK(event_text(log.events().back()) == "iteration 950: rolled back to 900 (not finite), half the rate, attempt 2");
-    CHECK(log.take(R"({"iteration":3,"event":"another engine"})") == RunLog::Kind::event);
+    CHECK(log.take(R"({"iteration":3,"event":"another engine"})") == LogView::Kind::event);
     CHECK(event_text(log.events().back()) == "iteration 3: another engine");
     CHECK(log.last().is_null());
     for (int i = 0; i < 1000; ++i) log.take(R"({"iteration":4,"event":"again"})");
@@ -104,22 +104,22 @@ TEST_CASE("run_view_tells_events_and_keeps_the_last_of_them") {
 }
 
 TEST_CASE("run_log_takes_only_what_is_a_line_of_a_log") {
-    RunLog log;
+    LogView log;
     for (const char* line : {"", "{", R"({"iteration":)", "[1]", "7", R"({"iteration":-1})", R"({"iteration":1.5})", R"({"iteration":"x"})",
                              R"({"iteration":18446744073709551615})", "{\"iteration\":1,\"event\":\"\xff\"}"})
-        CHECK(log.take(line) == RunLog::Kind::none);
+        CHECK(log.take(line) == LogView::Kind::none);
     CHECK(log.last().is_null());
     // values of another kind than they should be count as missing
     CHECK(log.take(R"({"iteration":9007199254740992,"epoch":"x","loss":[],"test_accuracy":{},"time_s":null,"buffer_classes":7})") ==
-          RunLog::Kind::iteration);
-    CHECK(log.take(R"({"iteration":5,"epoch":[],"test_accuracy":0.5,"buffer_classes":[1,"x"],"event":4})") == RunLog::Kind::epoch);
+          LogView::Kind::iteration);
+    CHECK(log.take(R"({"iteration":5,"epoch":[],"test_accuracy":0.5,"buffer_classes":[1,"x"],"event":4})") == LogView::Kind::epoch);
     CHECK(log.iterations_per_epoch() == 0);
     CHECK(!log.fits(5));
     lacks(joined(view(), log), "by class");
 }
 
 TEST_CASE("run_log_knows_the_iterations_of_an_epoch_from_the_end_of_one") {
-    RunLog log;
+    LogView log;
     CHECK(log.fits(100));
     log.take(kLine);
     CHECK(log.iterations_per_epoch() == 0);
@@ -133,7 +133,7 @@ TEST_CASE("text_from_elsewhere_cannot_steer_a_terminal") {
     CHECK(printable("a\033[2Jb\r\n\x7f") == "a?[2Jb???");
     CHECK(printable("gr\xc3\xbc\xc3\x9f \xc2\x9b"
                     "2J") == "gr\xc3\xbc\xc3\x9f ??2J");
-    RunLog log;
+    LogView log;
     log.take(R"({"iteration":3,"event":"\u001b]0;x\u0007"})");
     log.take(R"({"iteration":3,"\u001b[31m":1})");
     RunView v = view();
