@@ -24,11 +24,11 @@ bool RunLog::flush() {
         std::string lines;
         for (const std::string& line : waiting_) lines += line;
         folder_.append_metrics(lines);
-        if (told_) tell_("The log can be written again: " + std::to_string(waiting_.size()) + " lines that waited are in it.");
+        if (told_) tell_("the log can be written again: " + std::to_string(waiting_.size()) + " lines that waited are in it.");
         waiting_.clear();
         told_ = false;
     } catch (const std::exception& e) {
-        if (!told_) tell_(std::string("WARNING: the log waits: ") + e.what() + " The run goes on, and its lines are written later.");
+        if (!told_) tell_(std::string("the log waits: ") + e.what() + " The run goes on, and its lines are written later.");
         told_ = true;
     }
     return waiting_.empty() && !cut_;

@@ -112,7 +112,7 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
           [&] { planned_ = std::make_unique<TrainingParts>(device, network, settings, source_of(train, settings), held_out_.count()); })),
       parts_(*planned_),
       ranks_(device.communicator()),
-      log_(folder, [this](const std::string& text) { observer_.message(text); }),
+      log_(folder, [this](const std::string& text) { observer_.warning(text); }),
       watch_(settings),
       good_(device) {
     iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
@@ -379,8 +379,7 @@ Trainer::GoodState Trainer::restore_good_state() {
             progress_ = now;
             states.erase(states.begin() + static_cast<std::ptrdiff_t>(chosen));
             if (states.empty()) throw;
-            observer_.message(std::string("WARNING: there is no going back to iteration ") + std::to_string(good.iteration) + ": " +
-                              e.what());
+            observer_.warning(std::string("there is no going back to iteration ") + std::to_string(good.iteration) + ": " + e.what());
             continue;
         }
         progress_.best_accuracy = now.best_accuracy;
@@ -428,7 +427,7 @@ bool Trainer::recover() {
             save_checkpoint(Checkpoint::regular);
         }
         if (!ends)
-            observer_.message("Iteration " + std::to_string(trouble_->iteration) + " diverged: " + trouble_->finding.reason +
+            observer_.warning("iteration " + std::to_string(trouble_->iteration) + " diverged: " + trouble_->finding.reason +
                               ". Back to iteration " + std::to_string(progress_.iteration) + ", " + remedy.text + " (" +
                               std::to_string(r.in_a_row) + " of at most " + std::to_string(settings_.max_rollbacks) + " in a row).");
     });
@@ -552,7 +551,7 @@ bool Trainer::try_to_write(const std::string& what, const std::function<void()>&
         write();
         return true;
     } catch (const std::exception& e) {
-        observer_.message("WARNING: " + what + " could not be written: " + e.what() + " The run goes on.");
+        observer_.warning("" + what + " could not be written: " + e.what() + " The run goes on.");
         return false;
     }
 }
@@ -578,13 +577,13 @@ void Trainer::save_checkpoint(Checkpoint which) {
         saved_ = progress_.iteration;
         weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.last());
         folder_.drop_kept(saved_, settings_.keep - 1, kGoodStateInterval);
-        if (!unwritten_.empty()) observer_.message("The checkpoint of iteration " + std::to_string(saved_) + " could be written.");
+        if (!unwritten_.empty()) observer_.warning("the checkpoint of iteration " + std::to_string(saved_) + " could be written.");
         unwritten_.clear();
         good_.clear();
     } catch (const std::exception& e) {
         unwritten_ = std::string("the last checkpoint (") + e.what() + ")";
-        observer_.message("WARNING: the checkpoint of iteration " + std::to_string(progress_.iteration) + " could not be written: " +
-                          e.what() + " The run goes on, and tries again in at most " + std::to_string(kGoodStateInterval) + " iterations.");
+        observer_.warning("the checkpoint of iteration " + std::to_string(progress_.iteration) + " could not be written: " + e.what() +
+                          " The run goes on, and tries again in at most " + std::to_string(kGoodStateInterval) + " iterations.");
     }
 }
 

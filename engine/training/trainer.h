@@ -25,6 +25,8 @@ class TrainingObserver {
 public:
     virtual ~TrainingObserver() = default;
     virtual void message(const std::string& text) = 0;
+    // What nobody may miss: a rollback, a file that could not be written.
+    virtual void warning(const std::string& text) { message(text); }
     // Something that takes a while: "filling the replay buffer", 640 of 10000.
     virtual void progress(const std::string& what, int64_t done, int64_t total) = 0;
     struct Iteration {

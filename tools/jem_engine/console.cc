@@ -36,7 +36,12 @@ void Console::end_bar() {
 }
 
 void Console::message(const std::string& text) {
-    if (quiet_) return;
+    if (!quiet_) tell(text);
+}
+
+void Console::warning(const std::string& text) { tell("warning: " + text); }
+
+void Console::tell(const std::string& text) {
     end_bar();
     std::fprintf(stderr, "%s\n", without_controls(text).c_str());
     std::fflush(stderr);

@@ -14,6 +14,8 @@ public:
     ~Console() override;
 
     void message(const std::string& text) override;
+    void warning(const std::string& text) override;
+    void tell(const std::string& text);  // quiet or not
     void progress(const std::string& what, int64_t done, int64_t total) override;
     void iteration(const Iteration& it) override;
     void samples(const std::filesystem::path& path, const std::vector<float>& images, int64_t count) override;

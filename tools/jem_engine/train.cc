@@ -249,7 +249,6 @@ int train(const TrainOptions& o) {
     }
     const TrainingResult result = trainer->run(o.resume, interrupted);
     const auto exit_code = [&] {
-        if (!result.unwritten.empty()) return kExitFailed;
         switch (result.end) {
             case TrainingEnd::diverged:
                 return kExitDiverged;
@@ -268,16 +267,18 @@ int train(const TrainOptions& o) {
         json["accuracy_on"] = result.accuracy_on;
         json["best_accuracy"] = result.best_accuracy;
     }
-    if (!result.unwritten.empty()) {
-        console.message("error: " + result.unwritten +
-                        " could not be written. What was written before is whole; make room, and go on with --resume.");
-        json["unwritten"] = result.unwritten;
-    }
+    if (!result.unwritten.empty()) json["unwritten"] = result.unwritten;
     if (result.end == TrainingEnd::diverged) {
-        console.message(result.message);
+        console.tell("error: " + result.message);
         json["diverged"] = true;
         print_result(o.common, json);
         return exit_code;
+    }
+    if (!result.unwritten.empty()) {
+        print_result(o.common, json);
+        throw std::runtime_error(result.unwritten +
+                                 " could not be written. What was written before is whole: make room, and go on with "
+                                 "--resume.");
     }
     if (result.end == TrainingEnd::interrupted) {
         console.message(fmt::format("Interrupted after iteration {}. Go on with: jem_engine train --resume --out {}", result.iterations,
