@@ -306,6 +306,9 @@ Command add_train(CLI::App& app) {
     app.add_flag("--resume", o->resume, "Go on from the folder's last checkpoint");
     o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);
+    app.footer(
+        "A run repeats bit for bit, resumed or not, with the same seed, settings, number of threads and of ranks, kind of CPU or GPU,\n"
+        "and versions of the libraries that compute (jem_engine info).");
     return [o] { return train(*o); };
 }
 
