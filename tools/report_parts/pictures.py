@@ -13,7 +13,7 @@ SCORES = {"px": "log p(x)", "py": "max p(y|x)", "pxgrad": "\u2212|\u2202 log p(x
 
 def draw_training(run):
     """Those that show the course of training."""
-    return [p for p in (draw(run.metrics) for draw in (accuracy, energy, loss, gradients, frechet)) if p] if run.metrics else []
+    return [p for p in (draw(run.metrics) for draw in (accuracy, energy, loss, gradients, chains, frechet)) if p] if run.metrics else []
 
 
 def draw_evaluation(run, evaluation):
@@ -91,6 +91,15 @@ def gradients(metrics):
     return stacked("gradients", "Gradient norms", metrics, wanted,
                    "Length of the gradient that the optimizer gets, and of the energy's gradient that moves the samples. "
                    "Pale: each logged value; strong: their moving median.", height=1.6)
+
+
+def chains(metrics):
+    """What the samples' way says before a run diverges (docs/training.md)."""
+    percent = [{**m, "clamped": 100 * number(m["clamped"])} if "clamped" in m else m for m in metrics]
+    wanted = [("chain_way", "way of the chains,\n$|x_K - x_0|$", BLUE), ("clamped", "pixels at $\\pm 1$\n(%)", ORANGE)]
+    return stacked("chains", "The samples' way", percent, wanted,
+                   "How far the chains of an iteration get from where they began, root mean square over the batch, and how many of their values end "
+                   "at \u22121 or 1. Both leap before a run diverges. Pale: each logged value; strong: their moving median.", height=1.6)
 
 
 def stacked(name, heading, metrics, wanted, words, height=1.25):
