@@ -105,7 +105,7 @@ TEST_CASE("a_run_that_goes_back_and_is_killed_anywhere_has_the_bits_of_the_unint
         REQUIRE(events(whole.path(), "rollback").size() >= 2);
         const auto told = static_cast<int64_t>(uninterrupted.observer.iterations.size());
         REQUIRE(told > s.iterations);  // some were done more than once
-        for (int64_t kill = 1; kill < told; kill += 11) {
+        for (int64_t kill = 1; kill < told; kill += 23) {
             CAPTURE(kill);
             const TempFolder parts;
             CHECK_THROWS_AS(train(parts.path(), s, {.kill_after = kill}), Killed);
@@ -169,7 +169,7 @@ TEST_CASE("states_are_kept_as_many_as_asked_for_a_hundred_iterations_apart") {
     Settings s = small();
     s.depth = 10;
     s.sgld_steps = 1;
-    s.iterations = 420;
+    s.iterations = 320;
     s.checkpoint_interval = 50;
     s.log_interval = 100;
     s.metric_interval = 0;
@@ -192,8 +192,8 @@ TEST_CASE("states_are_kept_as_many_as_asked_for_a_hundred_iterations_apart") {
         REQUIRE(train(folder.path(), s, o).result.end == TrainingEnd::finished);
         return states(folder.path());
     };
-    const std::string last = "last.state.safetensors", a = "iteration_0000150.state.safetensors", b = "iteration_0000250.state.safetensors",
-                      c = "iteration_0000350.state.safetensors";
+    const std::string last = "last.state.safetensors", a = "iteration_0000050.state.safetensors", b = "iteration_0000150.state.safetensors",
+                      c = "iteration_0000250.state.safetensors";
     CHECK(left(1) == std::set<std::string>{last});
     CHECK(left(2) == std::set<std::string>{last, b, c});  // the youngest is not yet a hundred iterations old
     CHECK(left(3) == std::set<std::string>{last, a, b, c});
