@@ -19,11 +19,21 @@ namespace {
 constexpr int kTries = 5;
 constexpr std::chrono::milliseconds kBetweenTries{20};
 
-// Who holds the lock, in words: its file says it.
+constexpr const char* kFile = ".lock";  // it stays: were it removed, two could each lock a file of this name
+
+// Who holds the lock, in words: its file says it. Empty where it says nothing.
 std::string holder(int descriptor) {
     std::array<char, 300> text;
     const ssize_t size = pread(descriptor, text.data(), text.size(), 0);
-    return size > 0 ? std::string(text.data(), static_cast<size_t>(size)) : "another process";
+    return size > 0 ? std::string(text.data(), static_cast<size_t>(size)) : "";
+}
+
+// flock(2), through interruptions
+int asked(RunLock::Flock lock, int descriptor, int operation) {
+    int result = 0;
+    do result = lock(descriptor, operation | LOCK_NB);
+    while (result != 0 && errno == EINTR);
+    return result;
 }
 
 std::string this_process() {
@@ -37,23 +47,21 @@ std::string this_process() {
 RunLock::RunLock(const std::filesystem::path& folder) : RunLock(folder, ::flock) {}
 
 RunLock::RunLock(const std::filesystem::path& folder, Flock lock) {
-    const std::filesystem::path file = folder / ".lock";  // it stays: were it removed, two could each lock a file of this name
+    const std::filesystem::path file = folder / kFile;
     descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor_ < 0)
         throw InputError("cannot write '" + file.string() + "' (" + std::generic_category().message(errno) +
                          "). Choose a folder that can be written.");
-    int result = 0;
-    for (int tries = 0;;) {
-        result = lock(descriptor_, LOCK_EX | LOCK_NB);
-        if (result == 0 || (errno != EINTR && errno != EWOULDBLOCK)) break;
-        if (errno == EINTR) continue;
-        if (++tries > kTries) break;
-        std::this_thread::sleep_for(kBetweenTries);  // `jem_engine watch` asks for the lock for a moment: no owner
+    int result = asked(lock, descriptor_, LOCK_EX);
+    for (int tries = 0; result != 0 && errno == EWOULDBLOCK && tries < kTries; ++tries) {
+        std::this_thread::sleep_for(kBetweenTries);  // owner_of_lock() has it for a moment
+        result = asked(lock, descriptor_, LOCK_EX);
     }
     if (result != 0 && errno == EWOULDBLOCK) {
         const std::string other = holder(descriptor_);
         close(descriptor_);
-        throw InputError(folder.string() + " is in use (" + other + " trains in it). Wait until that ends, or choose another --out.");
+        throw InputError(folder.string() + " is in use (" + (other.empty() ? "another process" : other) +
+                         " trains in it). Wait until that ends, or choose another --out.");
     }
     held_ = result == 0;
     if (!held_) return;
@@ -64,6 +72,17 @@ RunLock::RunLock(const std::filesystem::path& folder, Flock lock) {
 
 RunLock::~RunLock() {
     if (descriptor_ >= 0) close(descriptor_);
+}
+
+LockOwner owner_of_lock(const std::filesystem::path& folder) {
+    using Process = LockOwner::Process;
+    const int descriptor = open((folder / kFile).c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return {errno == ENOENT ? Process::gone : Process::unknown, ""};  // 0.1.0 had no lock, nor has a copy
+    const int result = asked(::flock, descriptor, LOCK_SH);
+    LockOwner owner = {result == 0 ? Process::gone : errno == EWOULDBLOCK ? Process::running : Process::unknown, ""};
+    if (owner.process == Process::running) owner.words = holder(descriptor);
+    close(descriptor);
+    return owner;
 }
 
 }  // namespace jem

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 namespace jem {
 
@@ -25,5 +26,15 @@ private:
     int descriptor_ = -1;
     bool held_ = false;
 };
+
+/// Who holds the lock of a run's folder, asked from outside.
+struct LockOwner {
+    enum class Process { running, gone, unknown };  // unknown: the file system has no locks
+    Process process = Process::unknown;
+    std::string words;  // "process 12 on host"; may be empty
+};
+/// A lock that somebody holds is asked for in vain and stays whose it is. One that nobody holds is had, shared with others who ask, for a
+/// few microseconds: RunLock asks again for longer than that.
+LockOwner owner_of_lock(const std::filesystem::path& folder);
 
 }  // namespace jem

@@ -89,6 +89,8 @@ struct Settings {
 
     bool samples() const { return p_x_weight != 0; }
     bool classifies() const { return p_y_given_x_weight != 0; }
+    // What an epoch is counted by.
+    int64_t images_per_iteration() const { return classifies() ? batch_size : gen_batch_size; }
     uint64_t seed_of_split() const { return split_seed.value_or(seed); }
     SgldSettings sgld() const { return {sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed}; }
 };

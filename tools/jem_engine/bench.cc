@@ -221,7 +221,7 @@ int bench(const BenchOptions& o) {
         forward ? made_up_batch(parts->predictor.batch() * s.in_channels * s.image_size * s.image_size, s.seed) : std::vector<uint8_t>();
     device->synchronize();
 
-    const int64_t an_epoch = count / (s.classifies() ? s.batch_size : s.gen_batch_size);
+    const int64_t an_epoch = count / s.images_per_iteration();
     IterationState state;
     const auto run_once = [&] {
         if (sampling) {

@@ -74,7 +74,7 @@ struct DiskUse {
 };
 
 DiskUse disk_use(const Settings& s, const Network& network, DType real, int64_t train) {
-    const int64_t per_epoch = train / (s.classifies() ? s.batch_size : s.gen_batch_size);
+    const int64_t per_epoch = train / s.images_per_iteration();
     const int64_t epochs = s.iterations >= 0 ? s.iterations / per_epoch : s.epochs;
     const int64_t optimizer_arrays = s.optimizer == Optimizer::adam ? 2 : 1, averages = s.ema > 0 ? 1 : 0;
     const int64_t weights = network.parameter_count() * (1 + averages) + network.statistic_count();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "engine/files/json.h"
 #include "tools/jem_engine/terminal.h"
 
 namespace jem {
@@ -155,7 +156,7 @@ std::string progress_text(const RunView& view, const LogView& log) {
 }  // namespace
 
 LogView::Kind LogView::take(std::string_view text) {
-    Json line = Json::parse(text, nullptr, false);
+    Json line = parse_json<Json>(text);
     if (!count(line, "iteration")) return Kind::none;
     if (!word(line, "event").empty()) {
         events_.push_back(std::move(line));

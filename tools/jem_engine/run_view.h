@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/run/run_lock.h"
+
 namespace jem {
 
 /// What is remembered of metrics.jsonl: its last line, the last one of an epoch, the last events.
@@ -39,9 +41,9 @@ private:
 /// All else that is known of a run.
 struct RunView {
     std::string folder, recipe, network, data, precision;
-    std::optional<int64_t> total;                   // iterations
-    int64_t images = 1;                             // of an iteration, as images_per_s counts them
-    enum class Process { running, gone, unknown };  // unknown: the file system has no locks
+    std::optional<int64_t> total;  // iterations
+    int64_t images = 1;            // of an iteration, as images_per_s counts them
+    using Process = LockOwner::Process;
     Process process = Process::unknown;
     std::string holder;                         // who runs it, in words; may be empty
     double line_age = -1, checkpoint_age = -1;  // seconds; below 0: there is none

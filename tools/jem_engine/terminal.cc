@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <utility>
+
+#include "engine/files/messages.h"
 
 namespace jem {
 
@@ -24,12 +27,9 @@ std::string duration_text(double seconds) {
 }
 
 std::string printable(std::string text) {
-    for (size_t i = 0; i < text.size(); ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        if (byte < 0x20 || byte == 0x7f) text[i] = '?';
-        // U+0080 to U+009F are control characters, too
-        if (byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0) text[i] = text[i + 1] = '?';
-    }
+    text = without_controls(std::move(text));
+    for (char& c : text)
+        if (c == '\n' || c == '\t') c = '?';
     return text;
 }
 

@@ -12,7 +12,7 @@ bool understands_escapes(int descriptor);
 /// "1:02:03", "4:05"; "-" for what is no time.
 std::string duration_text(double seconds);
 
-/// Text that came from elsewhere: control characters, which a terminal would obey, become '?'. Bytes of UTF-8 stay.
+/// without_controls() of what is to stay on one line: ends of lines and tabs become '?', too.
 std::string printable(std::string text);
 
 /// At most so many characters of it, UTF-8 never cut in the middle of one.

@@ -5,6 +5,7 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/metric.h"
+#include "engine/files/json.h"
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
 #include "tools/jem_engine/console.h"
@@ -24,7 +25,7 @@ struct TrainOptions {
 };
 
 nlohmann::json read_json(const std::string& path) {
-    nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, false);
+    nlohmann::json json = parse_json(read_file(path));
     if (json.is_discarded()) throw InputError(path + " is no JSON. Give the config.json of a run.");
     return json;
 }

@@ -1,14 +1,10 @@
 // jem_engine watch
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <deque>
@@ -27,35 +23,13 @@
 namespace jem {
 namespace {
 
-using Process = RunView::Process;
+using Process = LockOwner::Process;
 
 struct WatchOptions {
     std::string folder;
     bool once = false;
     double interval = 1;  // seconds
 };
-
-struct Owner {
-    Process process = Process::unknown;
-    std::string words;  // who it is, as the lock's file says
-};
-
-// Who trains in a folder, as RunLock locks it. A lock that somebody holds is asked for in vain and stays whose it is. One that nobody
-// holds is had, shared with other watchers, until the close a few microseconds later, and only a trainer that asks for it in these is
-// refused. That cannot come again and again: who finds a lock free watches no longer.
-Owner owner_of(const std::filesystem::path& folder) {
-    const int descriptor = open((folder / ".lock").c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return {errno == ENOENT ? Process::gone : Process::unknown, ""};  // 0.1.0 had no lock, nor has a copy
-    int result = 0;
-    do result = flock(descriptor, LOCK_SH | LOCK_NB);
-    while (result != 0 && errno == EINTR);
-    Owner owner = {result == 0 ? Process::gone : errno == EWOULDBLOCK ? Process::running : Process::unknown, ""};
-    std::array<char, 300> text;
-    const ssize_t size = owner.process == Process::running ? pread(descriptor, text.data(), text.size(), 0) : 0;
-    close(descriptor);
-    if (size > 0) owner.words.assign(text.data(), static_cast<size_t>(size));
-    return owner;
-}
 
 // In seconds; below 0 where there is no such file.
 double age_of(const std::filesystem::path& file) {
@@ -69,7 +43,7 @@ double age_of(const std::filesystem::path& file) {
 // of the same form may hold fewer images.
 int64_t iterations_per_epoch(const Settings& s, const LogView& log) {
     if (log.iterations_per_epoch() > 0) return log.iterations_per_epoch();
-    const int64_t batch = s.classifies() ? s.batch_size : s.gen_batch_size;
+    const int64_t batch = s.images_per_iteration();
     const auto& sets = known_sets();
     const auto known = std::find_if(sets.begin(), sets.end(), [&](const KnownSet& set) { return set.name == s.data; });
     const int64_t images = known == sets.end() ? 0 : known->shape.num_train - s.n_valid;
@@ -84,7 +58,7 @@ std::optional<int64_t> total_iterations(const Settings& s, const LogView& log) {
     return per_epoch > 0 && !__builtin_mul_overflow(s.epochs, per_epoch, &total) ? std::optional(total) : std::nullopt;
 }
 
-RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, const Owner& owner) {
+RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, const LockOwner& owner) {
     RunView view;
     view.folder = folder.root().string();
     view.recipe = s.recipe;
@@ -92,7 +66,7 @@ RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, 
     view.data = s.data;
     view.precision = s.precision;
     view.total = total_iterations(s, log);
-    view.images = s.classifies() ? s.batch_size : s.gen_batch_size;
+    view.images = s.images_per_iteration();
     view.process = owner.process;
     view.holder = owner.words;
     view.line_age = age_of(folder.metrics());
@@ -205,7 +179,7 @@ int watch(const WatchOptions& o) {
                                     .anew = [&] { log.clear(); }};
     const bool over = !o.once && understands_escapes(STDOUT_FILENO);
     while (!interrupted) {
-        const Owner owner = owner_of(folder.root());  // first: what a process wrote before its end is then read as well
+        const LockOwner owner = owner_of_lock(folder.root());  // first: what a process wrote before its end is then read as well
         tail.read(reader);
         const RunView view = view_of(folder, configuration.now(), log, owner);
         if (over)
