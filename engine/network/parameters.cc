@@ -84,6 +84,8 @@ void Parameters::initialise(uint64_t seed) {
         const std::vector<float> values(static_cast<size_t>(info.count()), static_cast<float>(info.initial));
         upload_tensor(device_, part(statistics(), info), make_file_tensor(values, info.shape));
     }
+    if (options_.optimizer_arrays > 0) device_.ops().fill_zero(velocity());
+    if (options_.optimizer_arrays > 1) device_.ops().fill_zero(second());
     if (options_.average) device_.copy(average().data, weights().data, weights().bytes());
     device_.synchronize();
 }

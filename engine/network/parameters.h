@@ -44,7 +44,8 @@ public:
     const Options& options() const { return options_; }
     const Network& network() const { return network_; }
 
-    // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included; 1 and 0 for norms.
+    // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included; 1 and 0 for norms. The
+    // optimizer remembers nothing, and the average begins at the weights.
     void initialise(uint64_t seed);
 
     // Weights (named as in the network) and running statistics of a checkpoint, after check_tensors.

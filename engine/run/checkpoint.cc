@@ -6,6 +6,7 @@
 
 #include "data/input_error.h"
 #include "data/is_there.h"
+#include "engine/files/json.h"
 #include "engine/network/file_tensors.h"
 #include "engine/settings/table.h"
 
@@ -42,8 +43,8 @@ RunProgress progress_of(const nlohmann::json& json) {
                   .best_accuracy = json.at("best_accuracy"),
                   .best_iteration = json.at("best_iteration"),
                   .best_chosen_on = json.at("best_chosen_on"),
-                  .best_by = json.value("best_by", ""),
-                  .best_score = json.value("best_score", 0.0),
+                  .best_by = json.value("best_by", name_of(BestBy::accuracy)),
+                  .best_score = json.value("best_score", json.at("best_accuracy").get<double>()),
                   .seconds = json.at("seconds"),
                   .recovery = {},
                   .watched = {}};
@@ -63,7 +64,7 @@ RunProgress progress_of(const nlohmann::json& json) {
 
 nlohmann::json saved_progress(const SafetensorsFile& file) {
     const auto found = file.metadata.find(kProgressKey);
-    return found == file.metadata.end() ? nlohmann::json() : nlohmann::json::parse(found->second, nullptr, false);
+    return found == file.metadata.end() ? nlohmann::json() : parse_json(found->second);
 }
 
 std::vector<int64_t> buffer_shape(const Settings& s) { return {s.buffer_size, s.in_channels, s.image_size, s.image_size}; }
@@ -90,12 +91,12 @@ SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, c
     return file;
 }
 
-SafetensorsFile state_file(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& s,
+SafetensorsFile state_file(Parameters& parameters, Device& device, const std::optional<BufferArrays>& buffer, const Settings& s,
                            const RunProgress& progress) {
     SafetensorsFile file = weights_file(parameters, s, progress);
     parameters.save_array(parameters.velocity(), file, first_prefix(s));
     if (s.optimizer == Optimizer::adam) parameters.save_array(parameters.second(), file, "adam_v.");
-    if (buffer != nullptr) {
+    if (buffer) {
         file.tensors[kBuffer] = tensor_on(device, buffer->images, buffer_shape(s));
         std::vector<std::byte> births(buffer->births.bytes());
         device.download(births.data(), buffer->births.data, births.size());
@@ -106,8 +107,8 @@ SafetensorsFile state_file(Parameters& parameters, Device& device, const BufferA
     return file;
 }
 
-RunProgress load_state(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& s, const SafetensorsFile& file,
-                       const std::string& path) {
+RunProgress load_state(Parameters& parameters, Device& device, const std::optional<BufferArrays>& buffer, const Settings& s,
+                       const SafetensorsFile& file, const std::string& path) {
     parameters.load(file, path, other_tensors());
     const auto need = [&](Array to, const std::string& prefix) {
         if (!parameters.load_array(to, file, prefix))
@@ -117,7 +118,7 @@ RunProgress load_state(Parameters& parameters, Device& device, const BufferArray
     need(parameters.velocity(), first_prefix(s));
     if (s.optimizer == Optimizer::adam) need(parameters.second(), "adam_v.");
     if (parameters.options().average) need(parameters.average(), "ema.");
-    if (buffer != nullptr) {
+    if (buffer) {
         if (file.at(kBuffer).shape != buffer_shape(s))
             throw InputError("The replay buffer of " + path +
                              " has another size (the run was made with another --buffer-size). Resume with its settings.");
@@ -201,7 +202,7 @@ std::optional<int64_t> iteration_of(const SafetensorsFile& file) {
 std::optional<Settings> settings_of(const SafetensorsFile& file, const std::string& path) {
     const auto found = file.metadata.find(kConfigKey);
     if (found == file.metadata.end()) return std::nullopt;
-    const nlohmann::json json = nlohmann::json::parse(found->second, nullptr, false);
+    const nlohmann::json json = parse_json(found->second);
     if (!holds_settings(json)) return std::nullopt;
     return settings_of_run(json, "the configuration of " + path);
 }

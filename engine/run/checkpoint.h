@@ -33,8 +33,8 @@ struct RunProgress {
     double best_accuracy = -1;
     int64_t best_iteration = 0;
     std::string best_chosen_on;  // "valid" or "test"
-    std::string best_by;         // what best.safetensors was chosen by; empty: by accuracy
-    double best_score = 0;       // the larger the better; of accuracy it is best_accuracy
+    std::string best_by;         // what best.safetensors was chosen by; empty: there is none yet
+    double best_score = 0;       // by that, the larger the better
     double seconds = 0;          // spent so far
     Recovery recovery;
     std::vector<double> watched;  // DivergenceWatch::memory()
@@ -47,11 +47,11 @@ struct BufferArrays {
 
 // Weights, running statistics and averages: what evaluate, sample and PyTorch read. They are read off the device when the file is written.
 SafetensorsFile weights_file(Parameters& parameters, const Settings& settings, const RunProgress& progress);
-// The same and all that resuming needs: optimizer state and replay buffer (null: there is none).
-SafetensorsFile state_file(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& settings,
+// The same and all that resuming needs: optimizer state and replay buffer, where there is one.
+SafetensorsFile state_file(Parameters& parameters, Device& device, const std::optional<BufferArrays>& buffer, const Settings& settings,
                            const RunProgress& progress);
 // Restores it; InputError for a file that is not complete.
-RunProgress load_state(Parameters& parameters, Device& device, const BufferArrays* buffer, const Settings& settings,
+RunProgress load_state(Parameters& parameters, Device& device, const std::optional<BufferArrays>& buffer, const Settings& settings,
                        const SafetensorsFile& file, const std::string& path);
 
 // What a checkpoint may hold besides weights and running statistics: prefixes of names.

@@ -48,6 +48,11 @@ Array ReplayBuffer::weights(int64_t chains) {
     return {memory_.at(weights_), device_.real_type(), chains * options_.largest_class};
 }
 
+void ReplayBuffer::all_born_in(int64_t iteration) {
+    const std::vector<int32_t> all(static_cast<size_t>(options_.size), static_cast<int32_t>(iteration));
+    device_.upload(births().data, all.data(), births().bytes());
+}
+
 void ReplayBuffer::draw(Array chains, const ResidentImages& images, const IterationState* state) {
     const Communicator& ranks = device_.communicator();
     device_.ops().draw_chains(index(), fresh(), state, options_.size, images.classes, options_.reinit_freq, options_.seed);
@@ -105,8 +110,7 @@ void ReplayBuffer::plan_fill(const ResidentImages& images, const IterationState*
 
 void ReplayBuffer::fill(const ResidentImages& images, const IterationState* state, const std::function<void(int64_t)>& progress,
                         int64_t now) {
-    const std::vector<int32_t> births(static_cast<size_t>(options_.size), static_cast<int32_t>(now));
-    device_.upload(this->births().data, births.data(), this->births().bytes());
+    all_born_in(now);
     if (!product_) {
         const std::vector<int32_t> classes(static_cast<size_t>(options_.chains));  // of any: all that counts is that none continues
         device_.upload(fresh().data, classes.data(), fresh().slice(0, options_.chains).bytes());

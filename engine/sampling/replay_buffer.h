@@ -27,6 +27,7 @@ public:
     // Chains that continue an image drawn from the buffer, or start afresh with probability reinit_freq.
     void draw(Array chains, const ResidentImages& images, const IterationState* state);
     Array births();  // i32 [size]: the iteration in which each image's chain last began afresh
+    void all_born_in(int64_t iteration);
     // Writes them back where they were drawn.
     void store(Array chains, const IterationState* state);
     // Fills the buffer, all of it born in iteration `now`, class by class, size / classes each, the first classes one more where it does

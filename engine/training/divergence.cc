@@ -23,10 +23,9 @@ double DivergenceWatch::Window::mean(const std::vector<double>& m) const {
     return sum / static_cast<double>(size);
 }
 
-double DivergenceWatch::Window::deviation(const std::vector<double>& m) const {
-    const double middle = mean(m);
+double DivergenceWatch::Window::deviation(const std::vector<double>& m, double mean) const {
     double sum = 0;
-    for (int64_t i = 1; i <= size; ++i) sum += (m[at(i)] - middle) * (m[at(i)] - middle);
+    for (int64_t i = 1; i <= size; ++i) sum += (m[at(i)] - mean) * (m[at(i)] - mean);
     return std::sqrt(sum / static_cast<double>(size));
 }
 
@@ -62,7 +61,7 @@ std::optional<DivergenceWatch::Finding> DivergenceWatch::look(const Iteration& i
 
 std::optional<DivergenceWatch::Finding> DivergenceWatch::look_at_gap(double gap) {
     if (gaps_.full(memory_)) {
-        const double mean = gaps_.mean(memory_), one = std::max(kLeastDeviation, gaps_.deviation(memory_));
+        const double mean = gaps_.mean(memory_), one = std::max(kLeastDeviation, gaps_.deviation(memory_, mean));
         const double away = std::abs(gap - mean) / one;
         if (away > deviations_)
             return Finding{fmt::format("the energy gap is {:.4g}, {:.0f} deviations from the mean of its last {} iterations, {:.4g}", gap,

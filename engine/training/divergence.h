@@ -38,7 +38,7 @@ private:
         int64_t first = 0, size = 0;
         bool full(const std::vector<double>& m) const { return m[at(0)] >= static_cast<double>(size); }
         double mean(const std::vector<double>& m) const;
-        double deviation(const std::vector<double>& m) const;
+        double deviation(const std::vector<double>& m, double mean) const;
         void put(std::vector<double>& m, double value) const;
         size_t at(int64_t i) const { return static_cast<size_t>(first + i); }
     };

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/evaluation/classification.h"
+
 namespace jem {
 namespace {
 
@@ -27,8 +29,7 @@ double mean_energy(const Predictions& p) {
 
 std::vector<double> class_shares(const Predictions& p) {
     std::vector<double> shares(static_cast<size_t>(p.classes));
-    for (auto row = p.logits.begin(); row != p.logits.end(); row += p.classes)
-        shares[static_cast<size_t>(std::max_element(row, row + p.classes) - row)] += 1 / static_cast<double>(p.count());
+    for (int64_t n = 0; n < p.count(); ++n) shares[static_cast<size_t>(classified(p, n).best)] += 1 / static_cast<double>(p.count());
     return shares;
 }
 

@@ -29,7 +29,7 @@ std::vector<int64_t> GoodStates::iterations() const {
     return all;
 }
 
-RunProgress GoodStates::restore(const std::vector<Array>& carried, int64_t iteration) const {
+const RunProgress& GoodStates::restore(const std::vector<Array>& carried, int64_t iteration) const {
     const auto found =
         std::find_if(generations_.begin(), generations_.end(), [&](const Generation& g) { return g.progress.iteration == iteration; });
     for (size_t i = 0; i < carried.size(); ++i) device_.upload(carried[i].data, found->arrays[i].data(), carried[i].bytes());

@@ -25,7 +25,7 @@ public:
     // Iterations of the generations that there are, the newest first.
     std::vector<int64_t> iterations() const;
     // The arrays as they were after that iteration, which is one of these.
-    RunProgress restore(const std::vector<Array>& carried, int64_t iteration) const;
+    const RunProgress& restore(const std::vector<Array>& carried, int64_t iteration) const;
     // Of later iterations.
     void drop_after(int64_t iteration);
     void clear() { drop_after(-1); }

@@ -8,11 +8,11 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/classification.h"
+#include "engine/evaluation/made_images.h"
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/run/kept_choices.h"
 #include "engine/settings/schedule.h"
-#include "kernels/random.h"
 
 namespace jem {
 namespace {
@@ -57,7 +57,7 @@ std::string text_of_start(const StartPoint& start, bool samples) {
     return text + (samples ? "; there is no replay buffer: chains start afresh." : ".");
 }
 
-// " The learning rate is halved since the run went back, K is 20."; empty where nothing was changed.
+// " The learning rate is multiplied by 0.5. ..."; empty where nothing was changed.
 std::string text_of_recovery(const Recovery& r) {
     std::string text;
     if (r.rate_factor != 1) text += " The learning rate is multiplied by " + fmt::format("{:.3g}", r.rate_factor) + ".";
@@ -115,7 +115,7 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       log_(folder, [this](const std::string& text) { observer_.warning(text); }),
       watch_(settings),
       good_(device) {
-    iterations_per_epoch_ = train.count() / (settings.classifies() ? settings.batch_size : settings.gen_batch_size);
+    iterations_per_epoch_ = train.count() / settings.images_per_iteration();
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     together(ranks_.ranks(), [&] {
         if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
@@ -144,37 +144,38 @@ void Trainer::share_start() {
     device_.synchronize();
 }
 
-RunProgress Trainer::load(const std::filesystem::path& state) {
-    const BufferArrays buffer = settings_.samples() ? buffer_arrays() : BufferArrays{};
-    return load_state(iteration_.parameters(), device_, settings_.samples() ? &buffer : nullptr, settings_, SafetensorsFile::read(state),
-                      state.string());
+std::optional<BufferArrays> Trainer::buffer_arrays() {
+    if (!settings_.samples()) return std::nullopt;
+    return BufferArrays{iteration_.buffer().images(), iteration_.buffer().births()};
 }
 
-void Trainer::fill_buffer() {
-    iteration_.begin(progress_.iteration, 0, 0, progress_.recovery.attempt);
+RunProgress Trainer::load(const SafetensorsFile& state, const std::filesystem::path& path) {
+    return load_state(iteration_.parameters(), device_, buffer_arrays(), settings_, state, path.string());
+}
+
+void Trainer::fill_buffer(int64_t iteration, uint64_t attempt) {
+    iteration_.begin(iteration, 0, 0, attempt);
     iteration_.buffer().fill(
         iteration_.store().view(), iteration_.state(),
-        [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); }, progress_.iteration);
+        [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); }, iteration);
 }
 
-// Weights and buffer of iteration 0, whatever the run has done since.
-void Trainer::begin_afresh() {
+StartPoint Trainer::start_point() const {
+    return settings_.start_from.empty() ? StartPoint{} : read_start(iteration_.parameters().network(), settings_);
+}
+
+void Trainer::begin_afresh(const StartPoint& start) {
     const bool given = !settings_.start_from.empty();
-    const StartPoint start = given ? read_start(iteration_.parameters().network(), settings_) : StartPoint{};
     Parameters& p = iteration_.parameters();
     p.initialise(settings_.seed);
-    for (const Array& zero : {p.velocity(), settings_.optimizer == Optimizer::adam ? p.second() : Array{}})
-        if (zero.count > 0) device_.ops().fill_zero(zero);
     if (given) load_start(p, device_, start);
     if (given) observer_.message(text_of_start(start, settings_.samples()));
     iteration_.prepare_weights();
-    progress_.iteration = 0;
     if (start.buffer) {
-        const std::vector<int32_t> births(static_cast<size_t>(settings_.buffer_size));
         upload_tensor(device_, iteration_.buffer().images(), start.buffer->images);
-        device_.upload(iteration_.buffer().births().data, births.data(), births.size() * sizeof(int32_t));
+        iteration_.buffer().all_born_in(0);
     } else if (settings_.samples()) {
-        fill_buffer();
+        fill_buffer(0, 0);
     }
 }
 
@@ -184,8 +185,9 @@ void Trainer::start_or_resume_alone(bool resume) {
     if (settings_.samples() && settings_.init == StartForm::informative && !without.empty())
         observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     if (resume && folder_.has_checkpoint()) {
-        const std::optional<Settings> was = settings_of(SafetensorsFile::read(folder_.state()));
-        progress_ = load(folder_.state());
+        const SafetensorsFile state = SafetensorsFile::read(folder_.state());
+        const std::optional<Settings> was = settings_of(state);
+        progress_ = load(state, folder_.state());
         iteration_.prepare_weights();
         watch_.remember(progress_.watched);
         saved_ = resumed_at_ = progress_.iteration;
@@ -197,9 +199,9 @@ void Trainer::start_or_resume_alone(bool resume) {
         observer_.message("Resuming after iteration " + std::to_string(progress_.iteration) + "." + text_of_recovery(r));
     } else {
         if (resume) observer_.message("There is no checkpoint in " + folder_.root().string() + " yet: starting afresh.");
-        if (!settings_.start_from.empty()) read_start(iteration_.parameters().network(), settings_);
+        const StartPoint start = start_point();
         folder_.write_config(settings_);  // before what takes long: --resume needs no more than it
-        begin_afresh();
+        begin_afresh(start);
         device_.synchronize();
         if (rolls_back()) good_.take(iteration_.carried(), progress_);
     }
@@ -323,7 +325,7 @@ void Trainer::report(const IterationState& state, int64_t done) {
     observer_.iteration({done, total_, epoch, rate_.per_second(), loss, scalars.value(state, "loss_gen"), scalars.value(state, "loss_clf"),
                          scalars.value(state, "accuracy"), state.learning_rate});
     if (done % settings_.log_interval != 0 && done != total_ && done % iterations_per_epoch_ != 0) return;
-    const auto images = static_cast<double>(settings_.classifies() ? settings_.batch_size : settings_.gen_batch_size);
+    const auto images = static_cast<double>(settings_.images_per_iteration());
     nlohmann::ordered_json line = {{"iteration", done},           {"epoch", epoch},
                                    {"time_s", progress_.seconds}, {"images_per_s", images * rate_.per_second()},
                                    {"lr", state.learning_rate},   {"loss", loss}};
@@ -350,7 +352,22 @@ std::vector<Trainer::GoodState> Trainer::good_states() const {
     return all;
 }
 
-// Into the arrays and progress_, whose recovery stays. A file that cannot be read is passed over.
+RunProgress Trainer::restore(const GoodState& good) {
+    const auto of_file = [&](const std::filesystem::path& path) { return load(SafetensorsFile::read(path), path); };
+    switch (good.from) {
+        case GoodState::From::memory:
+            return good_.restore(iteration_.carried(), good.iteration);
+        case GoodState::From::last:
+            return of_file(folder_.state());
+        case GoodState::From::kept:
+            return of_file(folder_.kept(good.iteration));
+        case GoodState::From::beginning:
+            break;
+    }
+    begin_afresh(start_point());
+    return {};
+}
+
 Trainer::GoodState Trainer::restore_good_state() {
     std::vector<GoodState> states = good_states();
     while (true) {
@@ -358,39 +375,17 @@ Trainer::GoodState Trainer::restore_good_state() {
         for (const GoodState& s : states) iterations.push_back(s.iteration);
         const size_t chosen = choose_state(iterations, trouble_->iteration - 1 - trouble_->finding.since, progress_.recovery);
         const GoodState good = states[chosen];
-        const RunProgress now = progress_;
         try {
-            switch (good.from) {
-                case GoodState::From::memory:
-                    progress_ = good_.restore(iteration_.carried(), good.iteration);
-                    break;
-                case GoodState::From::last:
-                    progress_ = load(folder_.state());
-                    break;
-                case GoodState::From::kept:
-                    progress_ = load(folder_.kept(good.iteration));
-                    break;
-                case GoodState::From::beginning:
-                    progress_ = RunProgress{};
-                    begin_afresh();
-                    break;
-            }
+            const RunProgress then = restore(good);
+            progress_.iteration = then.iteration;
+            progress_.watched = then.watched;
+            watch_.remember(progress_.watched);
+            return good;
         } catch (const std::exception& e) {
-            progress_ = now;
             states.erase(states.begin() + static_cast<std::ptrdiff_t>(chosen));
             if (states.empty()) throw;
-            observer_.warning(std::string("there is no going back to iteration ") + std::to_string(good.iteration) + ": " + e.what());
-            continue;
+            observer_.warning("there is no going back to iteration " + std::to_string(good.iteration) + ": " + e.what());
         }
-        progress_.best_accuracy = now.best_accuracy;
-        progress_.best_iteration = now.best_iteration;
-        progress_.best_chosen_on = now.best_chosen_on;
-        progress_.best_by = now.best_by;
-        progress_.best_score = now.best_score;
-        progress_.seconds = now.seconds;
-        watch_.remember(progress_.watched);
-        progress_.recovery = now.recovery;
-        return good;
     }
 }
 
@@ -411,7 +406,7 @@ bool Trainer::recover() {
         } else {
             remedy = next_remedy(r, settings_.samples() && settings_.sgld_steps > 0, settings_.samples());
         }
-        if (remedy.fresh_buffer) fill_buffer();
+        if (remedy.fresh_buffer) fill_buffer(progress_.iteration, r.attempt);
         iteration_.prepare_weights();
         device_.synchronize();
         log_.cut(progress_.iteration, r.attempt);
@@ -470,17 +465,15 @@ double Trainer::evaluate() {
     p.labels = held_out_.labels;
     const double value = accuracy(p);
     nlohmann::ordered_json line = std::exchange(line_, nullptr);
-    const bool logged = !line.is_null();
-    if (logged) {
+    if (!line.is_null()) {
         line[held_out_name_ + "_accuracy"] = value;
         line.update(look_at_health(p).json());
         observer_.message(health_line(line, (total_ + iterations_per_epoch_ - 1) / iterations_per_epoch_, held_out_name_));
         if (const auto measured = measure(p); measured.is_object()) line.update(measured);
         log_.append(line);
     }
-    const double best = progress_.best_accuracy;
-    progress_.best_accuracy = std::max(best, value);
-    if (is_best(line, value, best))
+    progress_.best_accuracy = std::max(progress_.best_accuracy, value);
+    if (is_best(line, value))
         try_to_write("the best checkpoint", [&] {
             progress_.best_iteration = progress_.iteration;
             progress_.best_chosen_on = held_out_name_;
@@ -489,7 +482,7 @@ double Trainer::evaluate() {
     return value;
 }
 
-bool Trainer::is_best(const nlohmann::ordered_json& line, double accuracy, double best_accuracy) {
+bool Trainer::is_best(const nlohmann::ordered_json& line, double accuracy) {
     std::optional<double> score;
     if (settings_.best_by == BestBy::accuracy) score = accuracy;
     if (settings_.best_by == BestBy::energy_gap && line.contains("energy_sampled"))
@@ -498,26 +491,29 @@ bool Trainer::is_best(const nlohmann::ordered_json& line, double accuracy, doubl
         if (settings_.best_by == BestBy::frechet && line.contains(distance)) score = -line[distance].get<double>();
     if (!score) return false;
     const std::string by = name_of(settings_.best_by);
-    const bool first = progress_.best_by.empty() ? settings_.best_by != BestBy::accuracy || best_accuracy < 0 : progress_.best_by != by;
-    const double before = progress_.best_by.empty() ? best_accuracy : progress_.best_score;
-    if (!first && !(*score > before)) return false;
+    if (progress_.best_by == by && !(*score > progress_.best_score)) return false;
     progress_.best_by = by;
     progress_.best_score = *score;
     return true;
 }
 
+Array Trainer::image_of_buffer(int64_t number, int64_t count) {
+    const Array all = iteration_.buffer().images();
+    const int64_t pixels = all.count / settings_.buffer_size;
+    return all.slice(number * settings_.buffer_size / count * pixels, pixels);
+}
+
 Health Trainer::look_at_health(const Predictions& held_out) {
     Health health;
     health.energy_real = mean_energy(held_out);
-    Predictor& predictor = parts_.predictor;
-    const int64_t pixels = int64_t{settings_.image_size} * settings_.image_size * settings_.in_channels;
     if (!settings_.samples()) return health;
-    const Array buffer = iteration_.buffer().images();
+    Predictor& predictor = parts_.predictor;
     const int64_t count = std::min(kHealthImages, settings_.buffer_size);
     const auto spread = [&](const Array& to, int64_t first) {
-        for (int64_t i = 0; i * pixels < to.count; ++i) {
-            const Array one = buffer.slice((first + i) * settings_.buffer_size / count * pixels, pixels);
-            device_.copy(to.slice(i * pixels, pixels).data, one.data, one.bytes());
+        for (int64_t at = 0, n = first; at < to.count; ++n) {
+            const Array one = image_of_buffer(n, count);
+            device_.copy(to.slice(at, one.count).data, one.data, one.bytes());
+            at += one.count;
         }
     };
     const Predictions sampled = predictor.predict(count, spread, parts_.evaluation_memory());
@@ -526,10 +522,8 @@ Health Trainer::look_at_health(const Predictions& held_out) {
     std::vector<int32_t> births(static_cast<size_t>(settings_.buffer_size));
     device_.download(births.data(), iteration_.buffer().births().data, births.size() * sizeof(int32_t));
     health.buffer_age = mean_age(births, progress_.iteration);
-    std::vector<double> noise(static_cast<size_t>(kNoiseImages * pixels));
-    for (size_t i = 0; i < noise.size(); ++i)
-        noise[i] = 2.0 * uniform_of(random4(settings_.seed, RandomStream::made_images, 0u, 0, i / 4).v[i % 4]) - 1.0;
-    health.energy_noise = mean_energy(predictor.predict(kNoiseImages, predictor.values(noise), parts_.evaluation_memory()));
+    const MadeImages noise("uniform", held_out_, {}, settings_.seed);
+    health.energy_noise = mean_energy(predictor.predict(kNoiseImages, noise.source(predictor), parts_.evaluation_memory()));
     return health;
 }
 
@@ -546,23 +540,19 @@ nlohmann::ordered_json Trainer::measure(const Predictions& held_out) {
     return measure_(held_out, buffer);
 }
 
-bool Trainer::try_to_write(const std::string& what, const std::function<void()>& write) {
+void Trainer::try_to_write(const std::string& what, const std::function<void()>& write) {
     try {
         write();
-        return true;
     } catch (const std::exception& e) {
-        observer_.warning("" + what + " could not be written: " + e.what() + " The run goes on.");
-        return false;
+        observer_.warning(what + " could not be written: " + e.what() + " The run goes on.");
     }
 }
 
 void Trainer::save_checkpoint(Checkpoint which) {
     const bool regular = which == Checkpoint::regular;
-    const BufferArrays buffer = settings_.samples() ? buffer_arrays() : BufferArrays{};
     try {
         folder_.create();  // it may have gone meanwhile
-        const SafetensorsFile state =
-            state_file(iteration_.parameters(), device_, settings_.samples() ? &buffer : nullptr, settings_, progress_);
+        const SafetensorsFile state = state_file(iteration_.parameters(), device_, buffer_arrays(), settings_, progress_);
         const std::vector<int64_t> kept = folder_.kept_iterations();
         const bool stays = settings_.keep > 1 && regular && (kept.empty() || progress_.iteration - kept.front() >= kGoodStateInterval);
         // The state first: alone it is enough to resume, whatever happens before the second rename. One that is kept has a second name from
@@ -588,11 +578,10 @@ void Trainer::save_checkpoint(Checkpoint which) {
 }
 
 void Trainer::write_samples() {
-    const Array buffer = iteration_.buffer().images();
-    const int64_t pixels = buffer.count / settings_.buffer_size, count = std::min(kSheetImages, settings_.buffer_size);
+    const int64_t count = std::min(kSheetImages, settings_.buffer_size);
     std::vector<float> images;
-    for (int64_t i = 0; i < count; ++i) {  // spread over the buffer, which began class by class
-        const std::vector<double> one = download_values(device_, buffer.slice(i * settings_.buffer_size / count * pixels, pixels));
+    for (int64_t i = 0; i < count; ++i) {
+        const std::vector<double> one = download_values(device_, image_of_buffer(i, count));
         images.insert(images.end(), one.begin(), one.end());
     }
     observer_.samples(folder_.sample(progress_.iteration), images, count);

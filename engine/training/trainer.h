@@ -99,9 +99,12 @@ private:
 
     void start_or_resume(bool resume);
     void start_or_resume_alone(bool resume);
-    void begin_afresh();
-    void fill_buffer();
-    RunProgress load(const std::filesystem::path& state);
+    // What iteration 0 begins with: of --start-from, where it is given.
+    StartPoint start_point() const;
+    // The arrays of iteration 0, whatever the run has done since.
+    void begin_afresh(const StartPoint& start);
+    void fill_buffer(int64_t iteration, uint64_t attempt);
+    RunProgress load(const SafetensorsFile& state, const std::filesystem::path& path);
     // What rank 0 starts with, to all ranks.
     void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.
@@ -109,6 +112,9 @@ private:
     // Goes back to a good state and changes something; false where it may not, or not any more: then the run ends as diverged.
     bool recover();
     std::vector<GoodState> good_states() const;
+    // The arrays as they were, and the progress of then.
+    RunProgress restore(const GoodState& good);
+    // The one that choose_state() takes; of progress_ only what goes with the arrays goes back. A file that cannot be read is passed over.
     GoodState restore_good_state();
     std::string text_of_divergence() const;
     double evaluate();
@@ -116,15 +122,17 @@ private:
     Health look_at_health(const Predictions& held_out);
     // The values of --metrics where they are due, else null.
     nlohmann::ordered_json measure(const Predictions& held_out);
-    // Whether by --best-by nothing before was as good; remembers it. best_accuracy: of before.
-    bool is_best(const nlohmann::ordered_json& line, double accuracy, double best_accuracy);
-    // A file that could not be written is told of, and the run goes on: whether it was.
-    bool try_to_write(const std::string& what, const std::function<void()>& write);
+    // Whether by --best-by nothing before was as good; remembers it.
+    bool is_best(const nlohmann::ordered_json& line, double accuracy);
+    // A file that could not be written is told of, and the run goes on.
+    void try_to_write(const std::string& what, const std::function<void()>& write);
     // regular: one that the settings ask for; only these are kept, so that stopping a run leaves no other files than running on.
     enum class Checkpoint { regular, extra };
     void save_checkpoint(Checkpoint which);
     void write_samples();
-    BufferArrays buffer_arrays() { return {iteration_.buffer().images(), iteration_.buffer().births()}; }
+    std::optional<BufferArrays> buffer_arrays();  // none where the run does not sample
+    // One of `count` images that are spread over the replay buffer, which began class by class.
+    Array image_of_buffer(int64_t number, int64_t count);
     bool rolls_back() const { return settings_.on_divergence == OnDivergence::rollback; }
 
     Device& device_;

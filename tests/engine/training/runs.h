@@ -140,6 +140,7 @@ struct RunOptions {
     int64_t held_out = 7;
     std::string held_out_name = "test";
     std::function<void(ImageSet&)> alter_train = {}, alter_held_out = {};  // empty: nothing
+    std::function<void(int64_t done)> on_iteration = {};
 };
 
 struct Run {
@@ -155,6 +156,7 @@ inline Run train(const path& root, const Settings& s, const RunOptions& o = {}) 
     // An iteration is told of while the next one runs: n - 1 is told in time to stop after n.
     std::atomic<bool> stop = o.stop_after == 1;
     run.observer.on_iteration = [&](int64_t done) {
+        if (o.on_iteration) o.on_iteration(done);
         if (done == o.stop_after - 1) stop = true;
         if (std::ssize(run.observer.iterations) == o.kill_after) throw Killed{};
     };

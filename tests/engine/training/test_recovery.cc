@@ -32,33 +32,15 @@ Settings hopeless() {
 }
 
 std::vector<nlohmann::ordered_json> events(const path& root, const std::string& kind) {
-    std::vector<nlohmann::ordered_json> found;
-    std::ifstream in(root / "metrics.jsonl");
-    for (std::string line; std::getline(in, line);) {
-        const auto json = nlohmann::ordered_json::parse(line);
-        if (json.value("event", "") == kind) found.push_back(json);
-    }
+    std::vector<nlohmann::ordered_json> found = metrics(root);
+    std::erase_if(found, [&](const auto& line) { return line.value("event", "") != kind; });
     return found;
 }
 
-// Log lines of events carry no times.
-std::vector<nlohmann::ordered_json> timeless(const path& root) {
-    std::ifstream in(root / "metrics.jsonl");
-    std::vector<nlohmann::ordered_json> lines;
-    for (std::string line; std::getline(in, line);) {
-        lines.push_back(nlohmann::ordered_json::parse(line));
-        lines.back().erase("time_s");
-        lines.back().erase("images_per_s");
-    }
-    return lines;
-}
-
-void check_same_end(const path& got, const path& want) {
-    for (const char* file : kFiles) {
-        CAPTURE(std::string(file));
-        CHECK(differences(without_time(got / file), without_time(want / file)).empty());
-    }
-    CHECK(timeless(got) == timeless(want));
+// Out of the way, and a file in its place: nothing can be written there.
+void put_away(const path& folder, const path& to) {
+    std::filesystem::rename(folder, to);
+    std::ofstream(folder) << "in the way";
 }
 
 std::set<std::string> states(const path& root) {
@@ -83,12 +65,12 @@ TEST_CASE("a_run_that_diverges_goes_back_and_on_with_an_event_for_each_time_and_
         CHECK(mentions(event.at("reason"), "energy gap"));
     }
     std::vector<int64_t> logged;
-    for (const auto& line : timeless(folder.path()))
+    for (const auto& line : metrics(folder.path()))
         if (!line.contains("event")) logged.push_back(line.at("iteration"));
     REQUIRE(logged.size() == 24);
     for (size_t i = 0; i < logged.size(); ++i) CHECK(logged[i] == static_cast<int64_t>(i) + 1);
     // The rate that the last iterations had is the schedule's, times what going back left of it.
-    const auto last = timeless(folder.path()).back();
+    const auto last = metrics(folder.path()).back();
     const double factor = back.back().at("rate_factor");
     CHECK(last.at("lr").get<double>() == doctest::Approx(factor * jumpy().lr));
     check_finite(SafetensorsFile::read(folder.path() / kFiles[0]));
@@ -110,7 +92,7 @@ TEST_CASE("a_run_that_goes_back_and_is_killed_anywhere_has_the_bits_of_the_unint
             const TempFolder parts;
             CHECK_THROWS_AS(train(parts.path(), s, {.kill_after = kill}), Killed);
             REQUIRE(train(parts.path(), s, {.resume = true}).result.end == TrainingEnd::finished);
-            check_same_end(parts.path(), whole.path());
+            check_same_run(parts.path(), whole.path());
         }
     }
 }
@@ -207,23 +189,14 @@ TEST_CASE("a_disk_that_cannot_be_written_for_a_while_costs_no_line_and_no_iterat
     train(whole.path(), s);
     // The folder goes, and a file stands in its place; later it comes back.
     const path root = folder.path() / "run", away = aside.path() / "run";
-    const auto device = make_cpu_device({.threads = 1});
-    WideResNet network(wide_resnet_settings(s));
-    const RunFolder run_folder(root);
-    Observer observer;
-    observer.on_iteration = [&](int64_t done) {
-        if (done == 3) {
-            std::filesystem::rename(root, away);
-            std::ofstream(root) << "in the way";
-        }
-        if (done == 8) {
-            std::filesystem::remove(root);
-            std::filesystem::rename(away, root);
-        }
-    };
-    Trainer trainer(*device, network, s, images(kTrainImages, 1), images(7, 2), "test", run_folder, observer);
-    const std::atomic<bool> stop = false;
-    const TrainingResult result = trainer.run(false, stop);
+    const Run run = train(root, s, {.on_iteration = [&](int64_t done) {
+                              if (done == 3) put_away(root, away);
+                              if (done != 8) return;
+                              std::filesystem::remove(root);
+                              std::filesystem::rename(away, root);
+                          }});
+    const TrainingResult& result = run.result;
+    const Observer& observer = run.observer;
     CHECK(result.end == TrainingEnd::finished);
     CHECK(result.unwritten.empty());
     const auto told = [&](const char* part) {
@@ -233,25 +206,17 @@ TEST_CASE("a_disk_that_cannot_be_written_for_a_while_costs_no_line_and_no_iterat
     CHECK(told("the log can be written again") == 1);
     CHECK(told("the checkpoint of iteration") >= 1);
     CHECK(told("could be written") >= 1);
-    check_same_end(root, whole.path());
+    check_same_run(root, whole.path());
 }
 
 TEST_CASE("a_last_checkpoint_that_could_not_be_written_is_told_in_the_result") {
     const TempFolder folder, aside;
     Settings s = small();
     const path root = folder.path() / "run";
-    const auto device = make_cpu_device({.threads = 1});
-    WideResNet network(wide_resnet_settings(s));
-    const RunFolder run_folder(root);
-    Observer observer;
-    observer.on_iteration = [&](int64_t done) {
-        if (done != 5) return;
-        std::filesystem::rename(root, aside.path() / "run");
-        std::ofstream(root) << "in the way";
-    };
-    Trainer trainer(*device, network, s, images(kTrainImages, 1), images(7, 2), "test", run_folder, observer);
-    const std::atomic<bool> stop = false;
-    const TrainingResult result = trainer.run(false, stop);
+    const Run run = train(root, s, {.on_iteration = [&](int64_t done) {
+                              if (done == 5) put_away(root, aside.path() / "run");
+                          }});
+    const TrainingResult& result = run.result;
     CHECK(result.iterations == kIterations);
     CHECK(mentions(result.unwritten, "checkpoint"));
     check_finite(SafetensorsFile::read(aside.path() / "run" / kFiles[0]));  // the one of before is whole
@@ -265,7 +230,7 @@ TEST_CASE("the_best_checkpoint_is_best_by_what_was_asked_for") {
     train(folder.path(), s);
     double least = INFINITY;
     int64_t at = 0;
-    for (const auto& line : timeless(folder.path())) {
+    for (const auto& line : metrics(folder.path())) {
         if (!line.contains("energy_sampled")) continue;
         const double gap = std::abs(line.at("energy_sampled").get<double>() - line.at("energy_real").get<double>());
         if (gap < least) least = gap, at = line.at("iteration");
@@ -283,7 +248,7 @@ TEST_CASE("an_epoch_s_line_says_whether_the_run_is_well") {
     const TempFolder folder;
     const Run run = train(folder.path(), s);
     int64_t lines = 0;
-    for (const auto& line : timeless(folder.path())) {
+    for (const auto& line : metrics(folder.path())) {
         if (!line.contains("energy_real")) continue;
         ++lines;
         CHECK(std::isfinite(line.at("energy_sampled").get<double>()));
