@@ -14,3 +14,11 @@ run() { # CODE ARGUMENTS...
     fail "exit code $code in place of $wanted: jem_engine $*" err
     return 1
 }
+# within_memory KIB COMMAND...: with so much address space. Sanitizers take terabytes of it: under them there is no limit.
+within_memory() {
+    (
+        [[ $("$program" info --json) == *-fsanitize* ]] || ulimit -S -v "$1"
+        shift
+        "$@"
+    )
+}

@@ -70,7 +70,7 @@ for file in recipe data data_dir deep; do
     run 2 evaluate --checkpoint "strange/$file.safetensors" "${evaluated[@]}"
     ! grep -q $'\x1b' err || fail "strange/$file.safetensors steers the terminal" err
 done
-(ulimit -v 8000000 && run 2 evaluate --checkpoint strange/large.safetensors "${evaluated[@]}" && ((failures == 0))) ||
+within_memory 8000000 run 2 evaluate --checkpoint strange/large.safetensors "${evaluated[@]}" ||
     fail 'a checkpoint that only announces a large network is not refused at once'
 nothing_else_changed 'evaluate and sample'
 run 2 sample --checkpoint strange/recipe.safetensors --from noise --count 2 --steps 1 --sheet sheet.png --threads 1 --quiet
