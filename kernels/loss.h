@@ -19,14 +19,17 @@ JEM_HD R log_sum_exp(const R* row, int64_t classes) {
     return largest + std::log(sum);
 }
 
-// lse[n] = LSE(logits[n])
+// lse[n] = LSE(logits[n]), minus the energy of x; with labels that of one class alone, its logit: minus the energy of x and y.
 template <class R>
 struct LogSumExp {
     R* lse;
     const R* logits;
+    const int32_t* labels;  // [N], below classes; null: over all of them
     int64_t classes;
 
-    JEM_HD void operator()(int64_t n) const { lse[n] = log_sum_exp(logits + n * classes, classes); }
+    JEM_HD void operator()(int64_t n) const {
+        lse[n] = labels == nullptr ? log_sum_exp(logits + n * classes, classes) : logits[n * classes + labels[n]];
+    }
 };
 
 // Which term of the objective a batch belongs to.
@@ -36,11 +39,26 @@ enum class EnergyTerm : int {
     negative,  // px * (+fq + l2 * fq^2), fq the same over samples
 };
 
-// Which scalars of the state the two energy terms share: means of LSE = -E over real images and over samples, and what they make
-// together, L_gen = f_neg - f_pos + l2 * (f_pos^2 + f_neg^2).
-struct EnergyScalars {
-    int f_pos = 0, f_neg = 0, loss = 0;
+// What the two terms make of each image's v = LSE(f(x)) together. fp and fq are its means over real images and over samples.
+enum class EnergyForm : int {
+    means,   // L_gen = fq - fp + l2 * (fp^2 + fq^2)
+    each,    // with the mean of each image's squares in place of the mean's square (Du & Mordatch 2019)
+    real,    // the same of real images alone (M-JEM's scripts)
+    binary,  // the mean over the images of both of log(1 + exp(-v+)) and log(1 + exp(v-)): real against made ones (DAT)
 };
+
+// Which scalars of the state the two energy terms share: fp, fq and L_gen; what the real images add to it, where the negative term cannot
+// tell that from fp.
+struct EnergyScalars {
+    int f_pos = 0, f_neg = 0, loss = 0, loss_real = 0;
+};
+
+// log(1 + exp(v)), for v of any size.
+JEM_HD inline double soft_plus(double v) { return (v > 0 ? v : 0) + std::log1p(std::exp(v > 0 ? -v : v)); }
+
+JEM_HD inline bool squares_each(EnergyForm form, EnergyTerm term) {
+    return form == EnergyForm::each || (form == EnergyForm::real && term == EnergyTerm::positive);
+}
 
 // One item: f = mean(lse) into the state; with the negative term also L_gen and the divergence check.
 template <class R>
@@ -52,47 +70,68 @@ struct EnergySummary {
     EnergyScalars scalars;
     int pass;
     double l2;
+    EnergyForm form;
+    int64_t both;  // images of the two terms together; of the binary form
 
     JEM_HD void operator()(int64_t) const {
-        double sum = 0;
-        for (int64_t n = 0; n < count; ++n) sum += static_cast<double>(lse[n]);
+        const double sign = term == EnergyTerm::positive ? -1 : 1;
+        double sum = 0, of_each = 0;
+        for (int64_t n = 0; n < count; ++n) {
+            const double v = static_cast<double>(lse[n]);
+            sum += v;
+            of_each += form == EnergyForm::binary ? soft_plus(sign * v) : v * v;
+        }
         const double f = sum / static_cast<double>(count);
         state->scalars[term == EnergyTerm::positive ? scalars.f_pos : scalars.f_neg][pass] = f;
         if (!(f - f == 0)) state->diverged = 1;
+        double own = sign * f + l2 * (squares_each(form, term) ? of_each / static_cast<double>(count) : f * f);
+        if (form == EnergyForm::binary) own = of_each / static_cast<double>(both);
+        if (term == EnergyTerm::positive && form != EnergyForm::means) state->scalars[scalars.loss_real][pass] = own;
         if (term != EnergyTerm::negative) return;
         const double fp = state->scalars[scalars.f_pos][pass];
-        const double loss = f - fp + l2 * (fp * fp + f * f);
+        const double loss = form == EnergyForm::means ? f - fp + l2 * (fp * fp + f * f) : own + state->scalars[scalars.loss_real][pass];
         state->scalars[scalars.loss][pass] = loss;
         if (!(loss <= kDivergedLoss && loss >= -kDivergedLoss)) state->diverged = 1;
     }
 };
 
-// d_logits[n, :] = coefficient * softmax(logits[n]), the gradient of the batch's term.
+// d_logits[n, :] = coefficient * softmax(logits[n]), the gradient of the batch's term; with labels coefficient * onehot.
 template <class R>
 struct EnergyBackward {
     R* d_logits;
     const R* logits;
     const R* lse;
+    const int32_t* labels;  // as those of lse; null: none
     const IterationState* state;
     int64_t count, classes;
     EnergyTerm term;
     EnergyScalars scalars;
     int pass;
     double weight, l2;  // px and the energy L2
+    EnergyForm form;
+    int64_t both;  // as EnergySummary's, of as many ranks as count is
+    bool add;      // to what d_logits holds
 
+    JEM_HD double coefficient(double v) const {
+        if (term == EnergyTerm::sampling) return 1;
+        const double sign = term == EnergyTerm::positive ? -1 : 1;
+        if (form == EnergyForm::binary) return weight * sign / (1 + std::exp(-sign * v)) / static_cast<double>(both);
+        const double mean = state->scalars[term == EnergyTerm::positive ? scalars.f_pos : scalars.f_neg][pass];
+        return weight * (sign + 2 * l2 * (squares_each(form, term) ? v : mean)) / static_cast<double>(count);
+    }
     JEM_HD void operator()(int64_t n) const {
-        double coefficient = 1;
-        if (term == EnergyTerm::positive)
-            coefficient = weight * (-1 + 2 * l2 * state->scalars[scalars.f_pos][pass]) / static_cast<double>(count);
-        if (term == EnergyTerm::negative)
-            coefficient = weight * (1 + 2 * l2 * state->scalars[scalars.f_neg][pass]) / static_cast<double>(count);
-        const R factor = static_cast<R>(coefficient);
-        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = factor * std::exp(logits[n * classes + c] - lse[n]);
+        const R factor = static_cast<R>(coefficient(static_cast<double>(lse[n])));
+        for (int64_t c = 0; c < classes; ++c) {
+            const bool counts = labels == nullptr || c == labels[n];
+            const R d = counts ? factor * std::exp(logits[n * classes + c] - lse[n]) : R(0);
+            R& to = d_logits[n * classes + c];
+            to = add ? to + d : d;
+        }
     }
 };
 
-// loss[n] = -log softmax(logits[n])[label], hit[n] = 1 where the first largest logit is the label's,
-// d_logits = weight / N * (softmax - onehot).
+// loss[n] = -sum over classes of target * log softmax(logits[n]), hit[n] = 1 where the first largest logit is the label's,
+// d_logits = weight / N * (softmax - target); target = (1 - smoothing) * onehot + smoothing / classes (Szegedy et al. 2016).
 template <class R>
 struct CrossEntropy {
     R *loss, *hit, *d_logits;
@@ -100,6 +139,8 @@ struct CrossEntropy {
     const int32_t* labels;  // [N], below classes
     int64_t count, classes;
     double weight;  // p(y|x)'s
+    double smoothing;
+    bool add;  // to what d_logits holds
 
     JEM_HD void operator()(int64_t n) const {
         const R* row = logits + n * classes;
@@ -108,10 +149,18 @@ struct CrossEntropy {
         int64_t best = 0;
         for (int64_t c = 1; c < classes; ++c)
             if (row[c] > row[best]) best = c;
-        loss[n] = lse - row[label];
+        const R of_all = static_cast<R>(smoothing / static_cast<double>(classes)), of_label = R(1) - static_cast<R>(smoothing);
+        R smoothed = R(0);
+        if (smoothing > 0)
+            for (int64_t c = 0; c < classes; ++c) smoothed += of_all * (lse - row[c]);
+        loss[n] = of_label * (lse - row[label]) + smoothed;
         hit[n] = best == label ? R(1) : R(0);
         const R factor = static_cast<R>(weight / static_cast<double>(count));
-        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = factor * (std::exp(row[c] - lse) - (c == label ? R(1) : R(0)));
+        for (int64_t c = 0; c < classes; ++c) {
+            const R d = factor * (std::exp(row[c] - lse) - of_all - (c == label ? of_label : R(0)));
+            R& to = d_logits[n * classes + c];
+            to = add ? to + d : d;
+        }
     }
 };
 
@@ -131,7 +180,7 @@ struct ClassLogit {
 };
 
 struct ClassificationScalars {
-    int loss = 0, accuracy = 0;  // the second in the first pass alone
+    int loss = 0, accuracy = 0;  // the second in the first pass alone; -1: nobody asks for it
 };
 
 // One item: means of loss and hits into the state.
@@ -151,7 +200,8 @@ struct ClassificationSummary {
         }
         const double mean = sum / static_cast<double>(count);
         state->scalars[scalars.loss][pass] = mean;
-        if (pass == static_cast<int>(SamPass::at_weights)) state->scalars[scalars.accuracy][0] = hits / static_cast<double>(count);
+        if (pass == static_cast<int>(SamPass::at_weights) && scalars.accuracy >= 0)
+            state->scalars[scalars.accuracy][0] = hits / static_cast<double>(count);
         if (!(mean - mean == 0)) state->diverged = 1;
     }
 };

@@ -40,7 +40,8 @@ struct SgldSettings {
     double step_size = 1, noise = 0, grad_clamp = 1;
     bool pixel_clamp = true;
     uint64_t seed = 0;
-    int64_t first = 0;  // number of the first value in the job's batch: draws depend on it
+    int64_t first = 0;       // number of the first value in the job's batch: draws depend on it
+    int64_t noise_from = 0;  // the state's step that given noise begins with
 };
 
 // Images of chains, and what their objective says of each.
@@ -70,6 +71,13 @@ struct BatchDraw {
     int64_t first = 0, batch = 0;  // number of the first image in the job's batch, and that batch's size; 0: this is all of it
 };
 
+// Chains that go on in the places of their classes.
+struct ChainDraw {
+    Array labels = {};    // i32 [chains]; empty: in any place
+    int64_t classes = 0;  // of labels
+    int64_t first = 0;    // number of the first chain among an iteration's: draws depend on it
+};
+
 struct ChainStart {
     int64_t first_chain;  // global number of the first one: draws depend on it
     RandomStream weights, pixels;
@@ -81,6 +89,13 @@ struct ClassStarts {
     int64_t begin, size;  // of the class in ResidentImages::class_order
     int64_t starts;
     ChainStart draws;
+};
+
+struct EnergyGradient {
+    EnergyForm form = EnergyForm::means;
+    int64_t both = 0;   // of the binary form: images of the two terms together, of as many ranks as the batch is
+    Array labels = {};  // i32 [N], as those of the LSE; empty: none
+    bool add = false;   // to what d_logits holds
 };
 
 class Ops {
@@ -141,15 +156,18 @@ public:
     virtual void dropout(const Tensor& y, const Tensor& x, const IterationState* state, const DropoutSettings& how) = 0;
 
     // Losses; logits are R [N, classes, 1, 1] ---------------------------------------------------------------------------
-    virtual void log_sum_exp(Array lse, const Tensor& logits) = 0;
-    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2) = 0;
+    // labels i32 [N], or empty: see LogSumExp.
+    virtual void log_sum_exp(Array lse, const Tensor& logits, Array labels = {}) = 0;
+    virtual void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2,
+                                EnergyForm form = EnergyForm::means, int64_t both = 0) = 0;
     virtual void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
-                                 EnergyScalars scalars, SamPass pass, double weight, double l2) = 0;
+                                 EnergyScalars scalars, SamPass pass, double weight, double l2, const EnergyGradient& how = {}) = 0;
     // The same of EnergyTerm::sampling: the gradient of the sum of LSE. No scalar is read.
     void lse_backward(const Tensor& d_logits, const Tensor& logits, Array lse) {
         energy_backward(d_logits, logits, lse, nullptr, EnergyTerm::sampling, {}, SamPass::at_weights, 1, 0);
     }
-    virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) = 0;
+    virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight,
+                               double smoothing = 0, bool add = false) = 0;
     // value R [N]: f(x)[label], and the gradient of its sum
     virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) = 0;
     virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
@@ -173,7 +191,8 @@ public:
     virtual void project_on_ball(Array x, Array centre, Array norms, double radius) = 0;
     virtual void sgld_gradient_norm(IterationState* state, Array gradient, int64_t images, int scalar) = 0;
     virtual void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes,
-                             double reinit_freq, uint64_t seed) = 0;
+                             double reinit_freq, uint64_t seed, const ChainDraw& how = {}) = 0;
+    virtual void draw_labels(Array labels, const IterationState* state, int64_t classes, uint64_t seed) = 0;
     // weights is scratch, R [chains, largest_class] (empty for the uniform start).
     virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
                               const IterationState* state, const ChainStart& start) = 0;
@@ -205,10 +224,12 @@ public:
     virtual void convert(Array to, Array from) = 0;
     // sum (R) += x, R or the activation type.
     virtual void accumulate(Array sum, Array x) = 0;
-    virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass) = 0;
+    // clip: of the gradient that the optimizer gets, 0: none; the factor goes into the state.
+    virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass,
+                               double clip = 0) = 0;
     virtual void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) = 0;
     virtual void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
-                            double weight_decay) = 0;
+                            double weight_decay, bool nesterov = false) = 0;
     virtual void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) = 0;
     virtual void ema_update(Array average, Array weights, const IterationState* state, double decay) = 0;
 

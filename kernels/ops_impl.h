@@ -233,18 +233,21 @@ public:
                                         static_cast<R>(1 / (1 - how.rate))});
     }
 
-    void log_sum_exp(Array lse, const Tensor& logits) override {
-        exec_.for_each("log_sum_exp", logits.n, LogSumExp<R>{lse.as<R>(), logits.as<R>(), logits.c});
+    void log_sum_exp(Array lse, const Tensor& logits, Array labels) override {
+        exec_.for_each("log_sum_exp", logits.n, LogSumExp<R>{lse.as<R>(), logits.as<R>(), labels_of(labels), logits.c});
     }
-    void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2) override {
-        exec_.for_each("energy_summary", 1, EnergySummary<R>{state, lse.as<R>(), lse.count, term, scalars, static_cast<int>(pass), l2});
+    void energy_summary(IterationState* state, Array lse, EnergyTerm term, EnergyScalars scalars, SamPass pass, double l2, EnergyForm form,
+                        int64_t both) override {
+        exec_.for_each("energy_summary", 1,
+                       EnergySummary<R>{state, lse.as<R>(), lse.count, term, scalars, static_cast<int>(pass), l2, form, both});
     }
     void energy_backward(const Tensor& d_logits, const Tensor& logits, Array lse, const IterationState* state, EnergyTerm term,
-                         EnergyScalars scalars, SamPass pass, double weight, double l2) override {
+                         EnergyScalars scalars, SamPass pass, double weight, double l2, const EnergyGradient& how) override {
         exec_.for_each("energy_backward", logits.n,
                        EnergyBackward<R>{.d_logits = d_logits.as<R>(),
                                          .logits = logits.as<R>(),
                                          .lse = lse.as<R>(),
+                                         .labels = labels_of(how.labels),
                                          .state = state,
                                          .count = logits.n,
                                          .classes = logits.c,
@@ -252,12 +255,16 @@ public:
                                          .scalars = scalars,
                                          .pass = static_cast<int>(pass),
                                          .weight = weight,
-                                         .l2 = l2});
+                                         .l2 = l2,
+                                         .form = how.form,
+                                         .both = how.both,
+                                         .add = how.add});
     }
-    void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight) override {
-        exec_.for_each(
-            "cross_entropy", logits.n,
-            CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n, logits.c, weight});
+    void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight, double smoothing,
+                       bool add) override {
+        exec_.for_each("cross_entropy", logits.n,
+                       CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n,
+                                       logits.c, weight, smoothing, add});
     }
     void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) override {
         exec_.for_each("class_logit", logits.n,
@@ -275,6 +282,7 @@ public:
                                .state = state,
                                .count = x.count,
                                .first = s.first,
+                               .noise_from = s.noise_from,
                                .step_size = s.step_size,
                                .noise_scale = s.noise,
                                .grad_clamp = s.grad_clamp,
@@ -331,10 +339,21 @@ public:
                      In<R>{gradient.as<R>()});
     }
     void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes, double reinit_freq,
-                     uint64_t seed) override {
+                     uint64_t seed, const ChainDraw& how) override {
         exec_.for_each("draw_chains", index.count,
-                       DrawChains{index.as<int32_t>(), fresh.as<int32_t>(), state, static_cast<uint32_t>(buffer_size),
-                                  static_cast<uint32_t>(classes), reinit_freq, seed});
+                       DrawChains{.index = index.as<int32_t>(),
+                                  .fresh = fresh.as<int32_t>(),
+                                  .labels = labels_of(how.labels),
+                                  .state = state,
+                                  .buffer_size = static_cast<uint32_t>(buffer_size),
+                                  .num_classes = static_cast<uint32_t>(classes),
+                                  .labelled_classes = static_cast<uint32_t>(how.classes),
+                                  .first = how.first,
+                                  .reinit_freq = reinit_freq,
+                                  .seed = seed});
+    }
+    void draw_labels(Array labels, const IterationState* state, int64_t classes, uint64_t seed) override {
+        exec_.for_each("draw_labels", labels.count, DrawLabels{labels.as<int32_t>(), state, static_cast<uint32_t>(classes), seed});
     }
     void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
                       const IterationState* state, const ChainStart& start) override {
@@ -480,18 +499,19 @@ public:
         else
             run(In<A>{x.as<A>()});
     }
-    void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass) override {
-        exec_.reduce("gradient_norm", gradient.count, GradientNorm<R>{state, form, rho, pass}, In<R>{gradient.as<R>()},
+    void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass, double clip) override {
+        exec_.reduce("gradient_norm", gradient.count, GradientNorm<R>{state, form, rho, pass, clip}, In<R>{gradient.as<R>()},
                      In<R>{weights.as<R>()});
     }
     void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) override {
         exec_.for_each("sam_perturb", flat(weights.count), SamPerturb<R>{state, form}, Out<R>{perturbed.as<R>()}, In<R>{weights.as<R>()},
                        In<R>{gradient.as<R>()});
     }
-    void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
-                    double weight_decay) override {
-        exec_.for_each("sgd_update", flat(weights.count), SgdUpdate<R>{state, static_cast<R>(momentum), static_cast<R>(weight_decay)},
-                       Out<R>{weights.as<R>()}, Out<R>{velocity.as<R>()}, In<R>{gradient.as<R>()});
+    void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum, double weight_decay,
+                    bool nesterov) override {
+        exec_.for_each("sgd_update", flat(weights.count),
+                       SgdUpdate<R>{state, static_cast<R>(momentum), static_cast<R>(weight_decay), nesterov}, Out<R>{weights.as<R>()},
+                       Out<R>{velocity.as<R>()}, In<R>{gradient.as<R>()});
     }
     void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) override {
         exec_.for_each("adam_update", flat(weights.count), AdamUpdate<R>{state, static_cast<R>(weight_decay)}, Out<R>{weights.as<R>()},
@@ -513,6 +533,7 @@ public:
     }
 
 private:
+    static const int32_t* labels_of(Array labels) { return labels.count > 0 ? labels.as<int32_t>() : nullptr; }
     static double values_of(const Layout& l) { return static_cast<double>(l.images() * l.rows); }  // a channel's
     static NormOfBatch<R> norm_of_batch(const NormCoefficients& out, const BatchNormParameters& p, RunningStatistics running,
                                         const IterationState* state) {

@@ -16,10 +16,11 @@ enum class SamForm : int {
     asam_sign,  // e = rho * |w| * sign(g), sign(0) = 0         (the sup-norm form that the paper prints)
 };
 
-inline constexpr double kSamEpsilon = 1e-12;
+inline constexpr double kSamEpsilon = 1e-12, kClipEpsilon = 1e-6;
 
-// Reduction over all parameters: |g|^2 and the norm of the form. Writes grad_norm and perturb_scale, raises the flag
-// on a gradient that is not finite.
+// Reduction over all parameters: |g|^2 and the norm of the form. Writes grad_norm and perturb_scale, and of the gradient that the
+// optimizer gets what it is multiplied by, so that its norm stays below `clip` (Pascanu et al. 2013; PyTorch's epsilon). Raises the flag on
+// a gradient that is not finite.
 template <class R>
 struct GradientNorm {
     static constexpr int kSums = 2;
@@ -27,6 +28,7 @@ struct GradientNorm {
     SamForm form;
     double rho;
     SamPass pass;
+    double clip;  // 0: none
 
     JEM_HD void map(double (&sums)[kSums], R g, R w) const {
         const double square = static_cast<double>(g) * static_cast<double>(g);
@@ -35,6 +37,8 @@ struct GradientNorm {
     }
     JEM_HD void finish(const double (&sums)[kSums]) const {
         if (!(sums[0] - sums[0] == 0)) state->diverged = 1;
+        const double factor = clip > 0 ? clip / (std::sqrt(sums[0]) + kClipEpsilon) : 1;
+        state->clip_factor = factor < 1 ? factor : 1;
         if (pass == SamPass::at_perturbed) return;
         state->grad_norm = std::sqrt(sums[0]);
         state->perturb_scale = form == SamForm::asam_sign ? rho : rho / (std::sqrt(sums[1]) + kSamEpsilon);
@@ -60,22 +64,23 @@ struct SamPerturb {
     }
 };
 
-// v = momentum * v + (g + decay * w); w -= lr * v
+// v = momentum * v + (g + decay * w); w -= lr * v, or by Nesterov lr * (g + decay * w + momentum * v). g is the clipped gradient.
 template <class R>
 struct SgdUpdate {
     const IterationState* state;
     R momentum, weight_decay;
+    bool nesterov;
 
     template <class W, class V>
     JEM_HD void operator()(W&& w, V&& v, R g) const {
         if (state->diverged != 0) return;
-        const R velocity = momentum * v + (g + weight_decay * w);
+        const R decayed = static_cast<R>(state->clip_factor) * g + weight_decay * w, velocity = momentum * v + decayed;
         v = velocity;
-        w = w - static_cast<R>(state->learning_rate) * velocity;
+        w = w - static_cast<R>(state->learning_rate) * (nesterov ? decayed + momentum * velocity : velocity);
     }
 };
 
-// Adam (Kingma & Ba 2015) with decay added to the gradient; epsilon outside the corrected root.
+// Adam (Kingma & Ba 2015) with decay added to the clipped gradient; epsilon outside the corrected root.
 template <class R>
 struct AdamUpdate {
     static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
@@ -85,7 +90,7 @@ struct AdamUpdate {
     template <class W, class M, class V>
     JEM_HD void operator()(W&& w, M&& m, V&& v, R g) const {
         if (state->diverged != 0) return;
-        const R decayed = g + weight_decay * w;
+        const R decayed = static_cast<R>(state->clip_factor) * g + weight_decay * w;
         const R first = m + R(1 - kBeta1) * (decayed - m);
         const R second = R(kBeta2) * v + R(1 - kBeta2) * decayed * decayed;
         m = first;

@@ -35,6 +35,7 @@ enum class RandomStream : uint32_t {
     feature_subsets = 20,
     damage = 21,
     metropolis = 22,
+    chain_labels = 23,
 };
 
 struct Random4 {

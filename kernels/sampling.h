@@ -28,7 +28,8 @@ struct SgldStep {
     const R* noise;  // [steps, count] standard normal, or null: drawn
     const IterationState* state;
     int64_t count;
-    int64_t first;  // number of x[0] in the job's batch: the noise depends on it
+    int64_t first;       // number of x[0] in the job's batch: the noise depends on it
+    int64_t noise_from;  // the state's step that noise begins with
     double step_size, noise_scale;
     double grad_clamp;  // 0: none
     bool pixel_clamp;
@@ -51,7 +52,8 @@ struct SgldStep {
             if (grad_clamp > 0) d = d < -limit ? -limit : d > limit ? limit : d;  // comparisons keep a NaN
             R value = x[i] + static_cast<R>(step_size) * d;
             if (noise_scale > 0)
-                value += static_cast<R>(noise_scale) * (noise == nullptr ? static_cast<R>(drawn.v[k]) : noise[state->step * count + i]);
+                value += static_cast<R>(noise_scale) *
+                         (noise == nullptr ? static_cast<R>(drawn.v[k]) : noise[(state->step - noise_from) * count + i]);
             if (pixel_clamp) value = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
             x[i] = value;
         }
@@ -261,21 +263,55 @@ struct ProjectOnBall {
     }
 };
 
+// The places of a class in a buffer that holds as many images of each, one more of the first ones where it does not divide.
+struct ClassPlaces {
+    uint32_t begin, count;
+
+    JEM_HD ClassPlaces(uint32_t label, uint32_t size, uint32_t classes) {
+        const uint32_t each = size / classes, more = size % classes;
+        begin = label * each + (label < more ? label : more);
+        count = each + (label < more ? 1 : 0);
+    }
+};
+
 // One item is one chain: which buffer image it continues, and whether (and from which class) it starts afresh.
 struct DrawChains {
-    int32_t* index;  // [N] into the buffer
-    int32_t* fresh;  // [N] class, or -1
+    int32_t* index;         // [N] into the buffer
+    int32_t* fresh;         // [N] class, or -1
+    const int32_t* labels;  // [N]: of whose class's places, and from which class; null: of any
     const IterationState* state;
-    uint32_t buffer_size, num_classes;
+    uint32_t buffer_size, num_classes;  // num_classes: that chains start from
+    uint32_t labelled_classes;          // of labels
+    int64_t first;                      // number of the first chain among an iteration's: draws depend on it
     double reinit_freq;
     uint64_t seed;
 
     JEM_HD void operator()(int64_t n) const {
-        const Random4 which = random4(seed, RandomStream::buffer_index, *state, 0, static_cast<uint64_t>(n));
-        const Random4 choice = random4(seed, RandomStream::reinit_choice, *state, 0, static_cast<uint64_t>(n));
-        index[n] = static_cast<int32_t>(index_of(which.v[0], buffer_size));
+        const auto element = static_cast<uint64_t>(first + n);
+        const Random4 which = random4(seed, RandomStream::buffer_index, *state, 0, element);
+        const Random4 choice = random4(seed, RandomStream::reinit_choice, *state, 0, element);
         const bool start = static_cast<double>(uniform_of(choice.v[0])) < reinit_freq;
-        fresh[n] = start ? static_cast<int32_t>(index_of(choice.v[1], num_classes)) : -1;
+        int32_t from = static_cast<int32_t>(index_of(choice.v[1], num_classes));
+        index[n] = static_cast<int32_t>(index_of(which.v[0], buffer_size));
+        if (labels != nullptr) {
+            const ClassPlaces places(static_cast<uint32_t>(labels[n]), buffer_size, labelled_classes);
+            index[n] = static_cast<int32_t>(places.begin + index_of(which.v[0], places.count));
+            if (num_classes == labelled_classes) from = labels[n];
+        }
+        fresh[n] = start ? from : -1;
+    }
+};
+
+// One item is one chain: a class for it, each as likely.
+struct DrawLabels {
+    int32_t* labels;  // [N]
+    const IterationState* state;
+    uint32_t classes;
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t n) const {
+        labels[n] =
+            static_cast<int32_t>(index_of(random4(seed, RandomStream::chain_labels, *state, 0, static_cast<uint64_t>(n)).v[0], classes));
     }
 };
 

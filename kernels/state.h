@@ -7,7 +7,7 @@ namespace jem {
 
 enum class SamPass : int { at_weights = 0, at_perturbed = 1 };  // SAM's two gradients; without SAM only the first
 inline constexpr int kNumPasses = 2;
-inline constexpr int kNumScalars = 16;
+inline constexpr int kNumScalars = 24;
 
 // |L_gen| beyond this counts as divergence (the authors' scripts).
 inline constexpr double kDivergedLoss = 1e5;
@@ -27,6 +27,7 @@ struct IterationState {
     double scalars[kNumScalars][kNumPasses] = {};
     double grad_norm = 0;      // plain L2 norm of the gradient at the weights
     double perturb_scale = 0;  // rho / (norm + 1e-12)
+    double clip_factor = 1;    // of the gradient that the optimizer gets
 
     // Sticky: raised by anything non-finite or exploding. Parameters, momentum, averages, running statistics and the
     // replay buffer do not change while it is up.

@@ -64,6 +64,11 @@ const Linear* LayeredNetwork::add_head(Head head, const std::string& name, int64
     return &linear;
 }
 
+Network::Range LayeredNetwork::parameters_of(Head head) const {
+    const Linear& linear = heads_[static_cast<size_t>(head)];
+    return {linear.weight, linear.out * linear.in + (linear.has_bias == LinearBias::own ? linear.out : 0)};
+}
+
 // Passes ----------------------------------------------------------------------------------------------------------------------
 
 int LayeredNetwork::add_pass(const PassSettings& settings) {

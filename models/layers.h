@@ -80,6 +80,7 @@ class LayeredNetwork : public Network {
 public:
     const std::vector<TensorInfo>& parameters() const override { return parameters_; }
     const std::vector<TensorInfo>& statistics() const override { return statistics_; }
+    Range parameters_of(Head head) const override;
     int add_pass(const PassSettings& settings) override;
     void build(Device& device, Memory& memory, ConvAlgorithm algorithm) override;
     void prepare(Array weights) override;

@@ -65,6 +65,11 @@ public:
     virtual const std::vector<TensorInfo>& statistics() const = 0;
     int64_t parameter_count() const { return end_of(parameters()); }
     int64_t statistic_count() const { return end_of(statistics()); }
+    // Where the parameters of a head lie in the flat array; none where the network has no such head.
+    struct Range {
+        int64_t first = 0, count = 0;
+    };
+    virtual Range parameters_of(Head head) const = 0;
     // What checkpoints of this network hold besides, by the first letters of the tensors' names: parameters of the published
     // network that take no part in this one and stay as they are, and tensors that nothing reads.
     virtual std::vector<std::string> idle_prefixes() const { return {}; }

@@ -15,6 +15,7 @@ struct ObjectiveCall {
     Array labels;  // i32 [N]; empty where the batch has none
     IterationState* state;
     SamPass sam = SamPass::at_weights;
+    bool add = false;   // to the d_logits of an objective before it
     Array hits = {};    // R [N], grows by 1 where the first largest logit is the label's; empty: nobody counts
     Array values = {};  // R [N], what each image has reached, of a chain's objective; empty: nobody asks
 };

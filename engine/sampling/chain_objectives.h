@@ -6,14 +6,9 @@
 
 #include "engine/memory/memory.h"
 #include "engine/network/objective.h"
+#include "engine/settings/enums.h"
 
 namespace jem {
-
-enum class ChainObjective {
-    lse,            // LSE(f(x)) = -E(x): sampling (SADA-JEM, Eq. 3)
-    cross_entropy,  // -log p(y|x) of the labels: attacks
-    class_logit,    // f(x)[y] of the labels, minus the energy of x and y: samples of a class (JEM, Eq. 6)
-};
 
 // name: of the chain, for the plan of memory; count: images of a batch.
 std::unique_ptr<Objective> make_chain_objective(ChainObjective which, Device& device, Memory& memory, const std::string& name,

@@ -59,6 +59,7 @@ void InputChain::step(const NetworkMemory& m, IterationState* state) {
                               .norms = a_value_each(norms_),
                               .values = values(),
                               .noise = noise(),
+                              .first_step = options_.first_step,
                               .images = options_.count,
                               .state = state});
     device_.ops().advance_step(state);

@@ -22,6 +22,7 @@ public:
         NormMode norm = NormMode::batch_update;
         Head head = Head::classes;      // whose logits the objective is of
         int64_t given_noise_steps = 0;  // > 0: noise() is read in place of the generator's
+        int64_t first_step = 0;         // of the state, that it begins with: noise() begins there
         bool values = false;            // whether somebody asks for values()
         bool keeps_start = false;       // as centre(), whatever the stepper asks for
     };

@@ -15,17 +15,11 @@ int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 
-ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& options)
-    : device_(device), memory_(memory), options_(options), job_chains_(options.chains * device.communicator().size()) {
+ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& options) : device_(device), memory_(memory), options_(options) {
     const size_t real = size_of(device.real_type());
-    const auto chains = static_cast<size_t>(options.chains), job_chains = static_cast<size_t>(job_chains_);
     images_ = memory.keep("replay buffer", "replay buffer", static_cast<size_t>(options.size * options.pixels) * real);
     births_ = memory.keep("replay buffer", "births", static_cast<size_t>(options.size) * sizeof(int32_t));
-    index_ = memory.keep("samples", "buffer index", job_chains * sizeof(int32_t));
-    fresh_ = memory.keep("samples", "fresh chains", job_chains * sizeof(int32_t));
-    if (job_chains > chains) all_chains_ = memory.transient("all ranks' chains", job_chains * static_cast<size_t>(options.pixels) * real);
-    if (options.form != StartForm::uniform)
-        weights_ = memory.transient("start weights", chains * static_cast<size_t>(options.largest_class) * real);
+    add_chains(options.chains, options.by_class);
     if (options.form == StartForm::uniform || options.size == 0) return;
     const int64_t starts = (options.size + options.classes - 1) / options.classes, pieces = (starts + kMostRows - 2) / (kMostRows - 1);
     block_ = std::min(kMostImages, rounded_up(options.largest_class, 4));
@@ -38,14 +32,42 @@ ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& option
     sums_ = memory.transient("start product", static_cast<size_t>(rows_ * columns_) * real);
 }
 
+int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
+    const size_t real = size_of(device_.real_type());
+    const int64_t job_chains = chains * device_.communicator().size();
+    const std::string of = kinds_.empty() ? "" : " " + std::to_string(kinds_.size() + 1);
+    Kind k{.chains = chains, .job_chains = job_chains, .first = 0, .index = {}, .fresh = {}, .weights = {}, .labels = {}, .all = {}};
+    if (!kinds_.empty()) k.first = kinds_.back().first + kinds_.back().job_chains;
+    k.index = memory_.keep("samples", "buffer index" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+    k.fresh = memory_.keep("samples", "fresh chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+    if (by_class) k.labels = memory_.keep("samples", "classes of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+    if (job_chains > chains) k.all = memory_.transient("all ranks' chains" + of, static_cast<size_t>(job_chains * options_.pixels) * real);
+    if (options_.form != StartForm::uniform)
+        k.weights = memory_.transient("start weights" + of, static_cast<size_t>(chains * options_.largest_class) * real);
+    kinds_.push_back(k);
+    return static_cast<int>(kinds_.size()) - 1;
+}
+
 Array ReplayBuffer::images() { return {memory_.at(images_), device_.real_type(), options_.size * options_.pixels}; }
 Array ReplayBuffer::births() { return {memory_.at(births_), DType::i32, options_.size}; }
-Array ReplayBuffer::index() { return {memory_.at(index_), DType::i32, job_chains_}; }
-Array ReplayBuffer::fresh() { return {memory_.at(fresh_), DType::i32, job_chains_}; }
+Array ReplayBuffer::index(int kind) {
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    return {memory_.at(k.index), DType::i32, k.job_chains};
+}
+Array ReplayBuffer::fresh(int kind) {
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    return {memory_.at(k.fresh), DType::i32, k.job_chains};
+}
+Array ReplayBuffer::labels(int kind) {
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    if (!k.labels.valid()) return {};
+    return device_.communicator().own(Array{memory_.at(k.labels), DType::i32, k.job_chains});
+}
 
-Array ReplayBuffer::weights(int64_t chains) {
-    if (!weights_.valid()) return {};
-    return {memory_.at(weights_), device_.real_type(), chains * options_.largest_class};
+Array ReplayBuffer::weights(int kind, int64_t chains) {
+    const Slot slot = kinds_[static_cast<size_t>(kind)].weights;
+    if (!slot.valid()) return {};
+    return {memory_.at(slot), device_.real_type(), chains * options_.largest_class};
 }
 
 void ReplayBuffer::all_born_in(int64_t iteration) {
@@ -53,26 +75,39 @@ void ReplayBuffer::all_born_in(int64_t iteration) {
     device_.upload(births().data, all.data(), births().bytes());
 }
 
-void ReplayBuffer::draw(Array chains, const ResidentImages& images, const IterationState* state) {
-    const Communicator& ranks = device_.communicator();
-    device_.ops().draw_chains(index(), fresh(), state, options_.size, images.classes, options_.reinit_freq, options_.seed);
-    device_.ops().start_images(chains, this->images(), ranks.own(index()), ranks.own(fresh()), weights(options_.chains), images, state,
-                               {.first_chain = ranks.rank() * options_.chains,
+void ReplayBuffer::draw(Array chains, const ResidentImages& images, const IterationState* state, int kind, Array labels) {
+    Communicator& ranks = device_.communicator();
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    ChainDraw how{.labels = {}, .classes = options_.num_classes, .first = k.first};
+    if (k.labels.valid()) {
+        how.labels = {memory_.at(k.labels), DType::i32, k.job_chains};
+        if (labels.count > 0) {
+            device_.copy(ranks.own(how.labels).data, labels.data, labels.bytes());
+            ranks.all_gather(how.labels);
+        } else {
+            device_.ops().draw_labels(how.labels, state, options_.num_classes, options_.seed);
+        }
+    }
+    device_.ops().draw_chains(index(kind), fresh(kind), state, options_.size, images.classes, options_.reinit_freq, options_.seed, how);
+    device_.ops().start_images(chains, this->images(), ranks.own(index(kind)), ranks.own(fresh(kind)), weights(kind, k.chains), images,
+                               state,
+                               {.first_chain = k.first + ranks.rank() * k.chains,
                                 .weights = RandomStream::init_weights,
                                 .pixels = RandomStream::init_pixels,
                                 .seed = options_.seed});
 }
 
-void ReplayBuffer::store(Array chains, const IterationState* state) {
+void ReplayBuffer::store(Array chains, const IterationState* state, int kind) {
     Communicator& ranks = device_.communicator();
-    if (all_chains_.valid()) {
-        const auto all = [&] { return Array{memory_.at(all_chains_), device_.real_type(), job_chains_ * options_.pixels}; };
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    if (k.all.valid()) {
+        const auto all = [&] { return Array{memory_.at(k.all), device_.real_type(), k.job_chains * options_.pixels}; };
         device_.copy(ranks.own(all()).data, chains.data, chains.bytes());
         ranks.all_gather(all());
         chains = all();
     }
-    device_.ops().store_chains(images(), chains, index(), state);
-    device_.ops().store_births(births(), index(), fresh(), state);
+    device_.ops().store_chains(images(), chains, index(kind), state);
+    device_.ops().store_births(births(), index(kind), fresh(kind), state);
 }
 
 ChainStart ReplayBuffer::fill_draws(int64_t first_chain) const {
@@ -83,7 +118,7 @@ ChainStart ReplayBuffer::fill_draws(int64_t first_chain) const {
 }
 
 void ReplayBuffer::start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state) {
-    device_.ops().start_images(x, Array{nullptr, device_.real_type(), 0}, classes, classes, weights(classes.count), images, state,
+    device_.ops().start_images(x, Array{nullptr, device_.real_type(), 0}, classes, classes, weights(0, classes.count), images, state,
                                fill_draws(first_chain));
 }
 

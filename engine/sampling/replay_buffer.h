@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "engine/memory/memory.h"
 
@@ -13,7 +14,9 @@ namespace jem {
 class ReplayBuffer {
 public:
     struct Options {
-        int64_t size = 0, chains = 0, pixels = 0, classes = 0;  // chains: this rank's
+        int64_t size = 0, chains = 0, pixels = 0, classes = 0;  // chains: this rank's; classes: that chains start from
+        bool by_class = false;                                  // whether the chains go on in the places of their classes
+        int64_t num_classes = 0;                                // of those labels
         double reinit_freq = 0;
         StartForm form = StartForm::informative;
         int64_t largest_class = 0;  // images of it; 0 with the uniform start
@@ -24,12 +27,16 @@ public:
 
     Array images();  // R [size, pixels]
     size_t bytes() const { return memory_.bytes(images_) + memory_.bytes(births_); }
-    // Chains that continue an image drawn from the buffer, or start afresh with probability reinit_freq.
-    void draw(Array chains, const ResidentImages& images, const IterationState* state);
-    Array births();  // i32 [size]: the iteration in which each image's chain last began afresh
+    // A second kind of chains in an iteration; returns its number, that of the options' is 0. Before memory is planned.
+    int add_chains(int64_t chains, bool by_class);
+    // Chains that continue an image drawn from the buffer, or start afresh with probability reinit_freq: of these labels' classes, i32
+    // [chains of this rank], or of drawn ones where none are given.
+    void draw(Array chains, const ResidentImages& images, const IterationState* state, int kind = 0, Array labels = {});
+    Array labels(int kind);  // i32 [chains of this rank]: what draw() went by; empty where they are of no class
+    Array births();          // i32 [size]: the iteration in which each image's chain last began afresh
     void all_born_in(int64_t iteration);
     // Writes them back where they were drawn.
-    void store(Array chains, const IterationState* state);
+    void store(Array chains, const IterationState* state, int kind = 0);
     // Fills the buffer, all of it born in iteration `now`, class by class, size / classes each, the first classes one more where it does
     // not divide: a product a class, but for uniform starts. Queues and waits, piece by piece; progress is told the number of images done.
     // Not to be recorded.
@@ -38,11 +45,18 @@ public:
     void plan_fill(const ResidentImages& images, const IterationState* state);
     // Fresh chains of the given classes, count(classes) <= chains, into x; first_chain numbers them among all draws.
     void start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state);
-    Array index();  // i32 [chains of the job]
-    Array fresh();  // i32 [chains of the job]
+    Array index(int kind = 0);  // i32 [chains of the job]
+    Array fresh(int kind = 0);  // i32 [chains of the job]
 
 private:
-    Array weights(int64_t chains);
+    struct Kind {
+        int64_t chains, job_chains, first;  // first: number of the first chain among all kinds'
+        Slot index, fresh, weights;
+        Slot labels;  // i32 [chains of the job], where they have some
+        Slot all;     // with several ranks: R [chains of the job, pixels]
+    };
+
+    Array weights(int kind, int64_t chains);
     ChainStart fill_draws(int64_t first_chain) const;
     Tensor part_of_product(Slot slot, int64_t rows, int64_t columns);
     void fill_of_class(Array x, const ResidentImages& images, const IterationState* state, const ClassStarts& starts);
@@ -50,9 +64,8 @@ private:
     Device& device_;
     Memory& memory_;
     Options options_;
-    int64_t job_chains_;
-    Slot images_, births_, index_, fresh_, weights_;
-    Slot all_chains_;  // with several ranks
+    std::vector<Kind> kinds_;
+    Slot images_, births_;
 
     // The fill's product: z^T x of a block of images at a time, [block, rows] and [block, columns], is added to [rows, columns].
     std::unique_ptr<LinearPlan> product_;

@@ -10,6 +10,7 @@ public:
     void queue(Device& device, const StepCall& c) override {
         SgldSettings settings = settings_;
         settings.first = device.communicator().rank() * c.x.count;
+        settings.noise_from = c.first_step;
         device.ops().sgld_gradient_norm(c.state, c.gradient, c.images, scalar_);
         device.ops().sgld_step(c.x, c.gradient, c.noise, c.state, settings);
     }
@@ -66,6 +67,7 @@ Array MetropolisStepper::accepted() { return {memory_.at(accepted_), DType::i32,
 void MetropolisStepper::queue(Device& device, const StepCall& c) {
     SgldSettings settings = settings_;
     settings.first = device.communicator().rank() * c.x.count;
+    settings.noise_from = c.first_step;
     const LangevinPoint chain = {images(), {memory_.at(gradient_), device.real_type(), count_ * pixels_}, values()};
     Ops& ops = device.ops();
     ops.metropolis(accepted(), chain, {c.x, c.gradient, c.values}, c.state, settings);

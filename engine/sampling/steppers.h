@@ -11,12 +11,13 @@
 namespace jem {
 
 struct StepCall {
-    Array x;         // R [N, H*W*C], updated
-    Array gradient;  // the same, d objective / d x
-    Array centre;    // the same, what a projection keeps them near; empty unless one asks for it
-    Array norms;     // R [N], scratch; empty unless the stepper asks for it
-    Array values;    // R [N], of the objective; empty unless the chain was asked for them
-    Array noise;     // R [steps, N, H*W*C], standard normal; empty: drawn
+    Array x;                 // R [N, H*W*C], updated
+    Array gradient;          // the same, d objective / d x
+    Array centre;            // the same, what a projection keeps them near; empty unless one asks for it
+    Array norms;             // R [N], scratch; empty unless the stepper asks for it
+    Array values;            // R [N], of the objective; empty unless the chain was asked for them
+    Array noise;             // R [steps, N, H*W*C], standard normal; empty: drawn
+    int64_t first_step = 0;  // of the state, that noise begins with
     int64_t images = 0;
     IterationState* state = nullptr;
 };

@@ -7,6 +7,19 @@ enum class Optimizer { sgd, adam };
 enum class LrSchedule { step, cosine };
 enum class NormKind { none, batch };
 enum class SamplingNorm { batch, running };
+// How the energies' squares that --energy-l2 weighs are taken: of the mean, of each image, of each real one and of the samples' mean.
+enum class EnergyL2 { mean, image, m_jem };
+enum class ClassConditional {
+    off,
+    chain,  // chains climb their class's logit, the loss is of LSE all the same
+    loss,   // the loss is of the class's logit, too
+};
+// What the images of a chain climb.
+enum class ChainObjective {
+    lse,            // LSE(f(x)) = -E(x): sampling (SADA-JEM, Eq. 3)
+    cross_entropy,  // -log p(y|x) of the labels: attacks
+    class_logit,    // f(x)[y] of the labels, minus the energy of x and y: samples of a class (JEM, Eq. 6)
+};
 enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
 
 // The linear head of a network.

@@ -6,6 +6,12 @@
 
 namespace jem {
 
+// The direction, clamped, is the same in all inner steps, and what keeps x in [-1, 1] between them cuts nothing off that comes back.
+SgldSettings Settings::sgld() const {
+    const double proximal = outer_step_size + static_cast<double>(inner_steps) * inner_step_size;
+    return {inner_steps > 0 ? proximal : sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed};
+}
+
 nlohmann::ordered_json to_json(const Settings& settings) {
     nlohmann::ordered_json json;
     for (const Setting& s : settings_table()) json[s.key] = s.get(settings);

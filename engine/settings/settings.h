@@ -53,12 +53,17 @@ struct Settings {
     LrSchedule lr_schedule = LrSchedule::step;
     std::vector<int64_t> lr_milestones = {60, 120, 180};  // epochs
     double lr_decay = 0.2;
-    double ema = 0;  // 0: none
+    double ema = 0;            // 0: none
+    double gradient_clip = 0;  // largest norm of the gradient that the optimizer gets; 0: none
+    double label_smoothing = 0;
 
     // Sampling
     int64_t sgld_steps = 10;
     double sgld_step_size = 1, sgld_noise = 0, sgld_grad_clamp = 1;
     bool sgld_pixel_clamp = true;
+    // JEM++'s proximal step: through the first convolution alone, which is linear, so that all of them go the same way. 0: a plain step.
+    int64_t inner_steps = 0;
+    double inner_step_size = 0.2, outer_step_size = 0;
     SamplingNorm sampling_norm = SamplingNorm::batch;
     int64_t buffer_size = 10000;
     double reinit_freq = 0.05;
@@ -68,7 +73,9 @@ struct Settings {
     SamForm sam = SamForm::sam;
     double rho = 0.2;
     bool sam_local = false;  // with several ranks: each perturbs along its own gradient
-    double p_x_weight = 1, p_y_given_x_weight = 1, energy_l2 = 0;
+    double p_x_weight = 1, p_y_given_x_weight = 1, p_x_y_weight = 0, energy_l2 = 0;
+    EnergyL2 energy_l2_form = EnergyL2::mean;
+    ClassConditional class_conditional = ClassConditional::off;
 
     // Run folder
     std::string start_from;           // a checkpoint whose weights the run begins with; empty: random ones
@@ -87,12 +94,16 @@ struct Settings {
     int64_t gap_window = 500;         // iterations
     int64_t chance_iterations = 200;  // of an accuracy at chance that count as divergence; 0: none do
 
-    bool samples() const { return p_x_weight != 0; }
+    bool generates() const { return p_x_weight != 0; }                 // by x+ and x-
+    bool samples() const { return generates() || p_x_y_weight != 0; }  // by chains of any kind
+    bool chains_are_of_classes() const { return class_conditional != ClassConditional::off && energy_head == Head::classes; }
+    bool loss_is_of_classes() const { return chains_are_of_classes() && class_conditional == ClassConditional::loss; }
     bool classifies() const { return p_y_given_x_weight != 0; }
+    bool takes_labelled() const { return classifies() || p_x_y_weight != 0; }
     // What an epoch is counted by.
-    int64_t images_per_iteration() const { return classifies() ? batch_size : gen_batch_size; }
+    int64_t images_per_iteration() const { return takes_labelled() ? batch_size : gen_batch_size; }
     uint64_t seed_of_split() const { return split_seed.value_or(seed); }
-    SgldSettings sgld() const { return {sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed}; }
+    SgldSettings sgld() const;
 };
 
 // Throws InputError naming the flag for values that contradict each other or are out of range.
@@ -125,6 +136,8 @@ JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both",
 JEM_ENUM_NAMES(OnDivergence, {{"rollback", OnDivergence::rollback}, {"stop", OnDivergence::stop}});
 JEM_ENUM_NAMES(BestBy, {{"accuracy", BestBy::accuracy}, {"energy-gap", BestBy::energy_gap}, {"frechet", BestBy::frechet}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
+JEM_ENUM_NAMES(EnergyL2, {{"mean", EnergyL2::mean}, {"image", EnergyL2::image}, {"m-jem", EnergyL2::m_jem}});
+JEM_ENUM_NAMES(ClassConditional, {{"off", ClassConditional::off}, {"chain", ClassConditional::chain}, {"loss", ClassConditional::loss}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
 JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});

@@ -337,6 +337,9 @@ std::vector<Setting> make_table() {
         milestones({"lr_milestones", "Training", "Epochs at which the step schedule decays", {"--decay_epochs"}}),
         lr_decay({"lr_decay", "Training", "Factor at each milestone", {"--decay_rate"}}),
         number({"ema", "Training", "Decay of the moving average of the weights, below 1; 0: none"}, &Settings::ema, {0, 1}),
+        number({"gradient_clip", "Training", "Largest norm of the gradient that the optimizer gets, without decay; 0: any"},
+               &Settings::gradient_clip, {0, 1e9}),
+        number({"label_smoothing", "Training", "Share of the target that goes to all classes alike"}, &Settings::label_smoothing, {0, 1}),
 
         integer({"sgld_steps", "Sampling", "K, SGLD steps an iteration", {"--n_steps"}, "", Use::sampling}, &Settings::sgld_steps,
                 {0, 100000}),
@@ -346,6 +349,17 @@ std::vector<Setting> make_table() {
         number({"sgld_grad_clamp", "Sampling", "Limit of each gradient component; 0: none", {}, "", Use::sampling},
                &Settings::sgld_grad_clamp, {0, 1e6}),
         on_off({"sgld_pixel_clamp", "Sampling", "Keep x in [-1, 1]", {}, "", Use::sampling}, &Settings::sgld_pixel_clamp),
+        integer({"inner_steps",
+                 "Sampling",
+                 "Steps through the first convolution alone, after each pass (JEM++'s N); 0: a plain step",
+                 {"--in_steps"},
+                 "",
+                 Use::sampling},
+                &Settings::inner_steps, {0, 100000}),
+        number({"inner_step_size", "Sampling", "alpha of an inner step", {"--pyld_lr"}, "", Use::sampling}, &Settings::inner_step_size,
+               {0, 1e6}),
+        number({"outer_step_size", "Sampling", "alpha of a step before the inner ones", {}, "", Use::sampling}, &Settings::outer_step_size,
+               {0, 1e6}),
         choice({"sampling_norm", "Sampling", "Statistics while sampling", {}, "", Use::sampling}, &Settings::sampling_norm),
         integer({"buffer_size", "Sampling", "Images in the replay buffer", {"--buffer_size"}}, &Settings::buffer_size, {1, 1e7}),
         number({"reinit_freq", "Sampling", "Probability of a fresh start, gamma", {"--reinit_freq"}}, &Settings::reinit_freq, {0, 1}),
@@ -359,7 +373,13 @@ std::vector<Setting> make_table() {
         number({"p_x_weight", "Terms", "Weight of log p(x)", {"--px", "--p_x_weight"}}, &Settings::p_x_weight, {0, 1e6}),
         number({"p_y_given_x_weight", "Terms", "Weight of log p(y|x)", {"--pyx", "--p_y_given_x_weight"}}, &Settings::p_y_given_x_weight,
                {0, 1e6}),
+        number({"p_x_y_weight", "Terms", "Weight of log p(x|y): chains of the labelled images' classes", {"--p_x_y_weight"}},
+               &Settings::p_x_y_weight, {0, 1e6}),
+        choice({"class_conditional", "Terms", "Whether x- are of classes: their chains alone, or the loss, too"},
+               &Settings::class_conditional),
         number({"energy_l2", "Terms", "Weight of the squared energies", {"--l2", "--l2_coeff"}}, &Settings::energy_l2, {0, 1e6}),
+        choice({"energy_l2_form", "Terms", "Squares of the mean energies, of each image's, or of each real image's and the samples' mean"},
+               &Settings::energy_l2_form),
 
         text({"start_from",
               "Run",
@@ -461,7 +481,11 @@ void validate(const Settings& s) {
     if (s.best_by == BestBy::frechet && (s.metric_interval == 0 || std::find(measured.begin(), measured.end(), "fid") == measured.end()))
         throw InputError("--best-by frechet has nothing to go by (fid is not measured). Give --metric-interval 1 --metrics accuracy,fid.");
     if (!s.samples() && !s.classifies())
-        throw InputError("--p-x-weight and --p-y-given-x-weight are both 0 (there is nothing to train). Make one of them positive.");
+        throw InputError("--p-x-weight, --p-y-given-x-weight and --p-x-y-weight are all 0 (there is nothing to train). Make one positive.");
+    if (s.class_conditional != ClassConditional::off && !s.generates())
+        throw InputError("--class-conditional is of x- (--p-x-weight is 0: there are none). Give --p-x-weight, or leave it out.");
+    if (s.label_smoothing == 1)
+        throw InputError("--label-smoothing is 1 (no label would be left of it). Give a value below 1, such as 0.1.");
 }
 
 std::string settings_page() {

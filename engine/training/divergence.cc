@@ -36,7 +36,7 @@ void DivergenceWatch::Window::put(std::vector<double>& m, double value) const {
 }
 
 DivergenceWatch::DivergenceWatch(const Settings& s)
-    : deviations_(s.samples() ? s.gap_deviations : 0),
+    : deviations_(s.generates() ? s.gap_deviations : 0),
       chance_(1 / static_cast<double>(s.num_classes)),
       spread_(kErrors * standard_error(chance_, static_cast<double>(s.chance_iterations * s.batch_size))),
       gaps_{.first = 0, .size = s.gap_window},

@@ -1,6 +1,8 @@
 #include "engine/training/iteration.h"
 
+#include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "data/input_error.h"
 #include "engine/settings/recipes/recipes.h"
@@ -13,6 +15,7 @@ namespace {
 constexpr const char* kChainNorm = "sgld_grad_norm";  // root mean square over the batch of |d LSE / d x|, at the last step
 constexpr const char* kChainWay = "chain_way";        // the same of |x_K - x_0|
 constexpr const char* kClamped = "clamped";           // share of the samples' values at -1 or 1
+constexpr const char* kOfLabelled = "_lab";           // behind them: of the chains of the labelled images' classes
 
 // A rank's share of a batch of the whole job.
 int64_t share(const char* flag, int64_t batch, int64_t ranks) {
@@ -33,9 +36,12 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
         buffer_ = std::make_unique<ReplayBuffer>(
             device, memory,
             ReplayBuffer::Options{.size = settings.buffer_size,
-                                  .chains = share("--gen-batch-size", settings.gen_batch_size, ranks_.size()),
+                                  .chains = settings.generates() ? share("--gen-batch-size", settings.gen_batch_size, ranks_.size())
+                                                                 : share("--batch-size", settings.batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
                                   .classes = gaussian ? 1 : data.shape.num_classes,
+                                  .by_class = !settings.generates() || settings.chains_are_of_classes(),
+                                  .num_classes = data.shape.num_classes,
                                   .reinit_freq = settings.reinit_freq,
                                   .form = settings.init,
                                   .largest_class = settings.init == StartForm::uniform ? 0 : store_->largest_class(),
@@ -64,14 +70,18 @@ void TrainingIteration::build(const GivenBatches& job) {
             if (term->batch == BatchOf::real && !real_) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
             if (term->batch == BatchOf::labelled && !labelled_)
                 labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
-        } else {
-            add_chain(std::get<ChainSpec>(step), job);
         }
+    for (const auto& step : method.steps)
+        if (const auto* chain = std::get_if<ChainSpec>(&step)) add_chain(*chain, job);
     if (labelled_)
         kept_logits_ = memory_.keep("scalars", "labelled logits",
                                     static_cast<size_t>(labelled_->count() * settings_.num_classes) * size_of(device_.real_type()));
     for (const auto& step : method.steps)
         if (const auto* term = std::get_if<TermSpec>(&step)) add_term(*term);
+    const bool classes = std::any_of(terms_.begin(), terms_.end(), [](const auto& t) { return t->spec.head == Head::classes; });
+    if (!classes)
+        idle_ = memory_.keep("scalars", "idle head",
+                             static_cast<size_t>(network_.parameters_of(Head::classes).count) * size_of(device_.real_type()));
     network_.build(device_, memory_, settings_.conv_algorithm);
     add_phases(method);
 }
@@ -83,7 +93,7 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
                            .height = settings_.image_size,
                            .width = settings_.image_size,
                            .channels = settings_.in_channels,
-                           .with_labels = labelled,
+                           .with_labels = labelled || settings_.loss_is_of_classes(),
                            .drawn = data_.has_value()};
     if (data_) {
         const Augment of_labelled = settings_.augment ? Augment::both : Augment::off, how = labelled ? of_labelled : settings_.gen_augment;
@@ -101,36 +111,51 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
 }
 
 void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job) {
-    chain_ = std::make_unique<InputChain>(
+    const bool of_labelled = spec.makes == BatchOf::labelled_chain;
+    const int64_t ranks = ranks_.size();
+    auto c = std::make_unique<Chain>();
+    c->spec = spec;
+    const std::string of = of_labelled ? kOfLabelled : "";
+    c->scalars = {
+        .norm = scalars_.number(kChainNorm + of), .way = scalars_.number(kChainWay + of), .clamped = scalars_.number(kClamped + of)};
+    if (buffer_ && !chains_.empty()) c->kind = buffer_->add_chains(labelled_->count(), true);
+    c->chain = std::make_unique<InputChain>(
         device_, network_, memory_,
-        InputChain::Options{.name = "sampling",
-                            .count = share("--gen-batch-size", job.negative, ranks_.size()),
-                            .height = settings_.image_size,
-                            .width = settings_.image_size,
-                            .channels = settings_.in_channels,
-                            .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
-                            .head = spec.head,
-                            .given_noise_steps = job.noise ? settings_.sgld_steps : 0,
-                            .keeps_start = data_.has_value()},
-        sgld_stepper(settings_.sgld(), scalars_, kChainNorm));
-    chain_scalars_ = {.norm = scalars_.number(kChainNorm), .way = scalars_.number(kChainWay), .clamped = scalars_.number(kClamped)};
+        InputChain::Options{
+            .name = of_labelled ? "sampling of classes" : "sampling",
+            .count = of_labelled ? share("--batch-size", job.labelled, ranks) : share("--gen-batch-size", job.negative, ranks),
+            .height = settings_.image_size,
+            .width = settings_.image_size,
+            .channels = settings_.in_channels,
+            .objective = spec.climbs,
+            .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
+            .head = spec.head,
+            .given_noise_steps = (of_labelled ? job.noise_lab : job.noise) ? settings_.sgld_steps : 0,
+            .first_step = std::ssize(chains_) * settings_.sgld_steps,
+            .keeps_start = data_.has_value()},
+        sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of));
+    chains_.push_back(std::move(c));
 }
 
 void TrainingIteration::add_term(const TermSpec& spec) {
     auto term = std::make_unique<Term>(Term{.spec = spec, .passes = {}});
     const int64_t count = count_of(spec.batch);
+    const int64_t both = real_ && has_chain(BatchOf::chain) ? count_of(BatchOf::real) + count_of(BatchOf::chain) : 0;
     for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
         const std::string name = spec.name + (pass == 0 ? "" : " again");
         const NormMode norm = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
         const int number =
             network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights, .head = spec.head});
-        term->passes.push_back({number, make_objective(spec.objective, {.device = device_,
-                                                                        .memory = memory_,
-                                                                        .scalars = scalars_,
-                                                                        .settings = settings_,
-                                                                        .name = name,
-                                                                        .count = count,
-                                                                        .weight = spec.weight})});
+        term->passes.push_back({number, {}});
+        for (const ObjectiveSpec& objective : spec.objectives)
+            term->passes.back().objectives.push_back(make_objective(objective.name, {.device = device_,
+                                                                                     .memory = memory_,
+                                                                                     .scalars = scalars_,
+                                                                                     .settings = settings_,
+                                                                                     .name = name,
+                                                                                     .count = count,
+                                                                                     .both = both,
+                                                                                     .weight = objective.weight}));
     }
     terms_.push_back(std::move(term));
 }
@@ -141,25 +166,27 @@ void TrainingIteration::add_phases(const Method& method) {
     };
     if (data_) add("draw", [this] { queue_draw(); });
     size_t next = 0;
-    bool stored = false;
     for (const auto& step : method.steps) {
-        if (const auto* chain = std::get_if<ChainSpec>(&step)) {
+        if (const auto* spec = std::get_if<ChainSpec>(&step)) {
+            Chain& c = chain_of(spec->makes);
             add(
-                chain->name, [this] { chain_->step(memory_of(SamPass::at_weights), state()); }, settings_.sgld_steps);
-            chain_phase_ = chain->name;
+                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, settings_.sgld_steps);
+            if (settings_.sgld_steps > 0) phases_.back().chain = true;
             continue;
         }
         const Term& term = *terms_[next];
-        const bool first = next++ == 0, of_chain = term.spec.batch == BatchOf::chain;
-        add(term.spec.name, [this, &term, first, of_chain] {
+        const bool first = next++ == 0;
+        Chain* const c = is_of_chain(term.spec.batch) ? &chain_of(term.spec.batch) : nullptr;
+        add(term.spec.name, [this, &term, first, c] {
             if (first) device_.ops().fill_zero(parameters_->gradient());
-            if (of_chain && data_)
-                device_.ops().chain_summary(state(), chain_->images(), chain_->centre(), chain_->count(), chain_scalars_);
-            if (of_chain) queue_agreement(Agreement::after_sampling);
+            if (c != nullptr && data_)
+                device_.ops().chain_summary(state(), c->chain->images(), c->chain->centre(), c->chain->count(), c->scalars);
+            if (c != nullptr) queue_agreement(Agreement::after_sampling, c->scalars);
             queue_term(term, SamPass::at_weights);
         });
         // Behind the term, whose look at the energies keeps what has diverged out of the buffer.
-        if (of_chain && data_ && !std::exchange(stored, true)) add("store", [this] { buffer_->store(chain_->images(), state()); });
+        if (c != nullptr && data_ && !std::exchange(c->stored, true))
+            add(c->kind == 0 ? "store" : "store of classes", [this, c] { buffer_->store(c->chain->images(), state(), c->kind); });
     }
     add("perturb", [this] { queue_perturb(); });  // without SAM: the gradient's norm alone
     if (settings_.sam != SamForm::none) add("second", [this] { queue_second(); });
@@ -191,7 +218,7 @@ void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_st
 
 void TrainingIteration::take_steps(int64_t steps) {
     for (Phase& phase : phases_)
-        if (phase.name == chain_phase_) phase.repeats = steps;
+        if (phase.chain) phase.repeats = steps;
 }
 
 void TrainingIteration::lower_flag() {
@@ -233,7 +260,9 @@ IterationState TrainingIteration::take_state(int64_t ticket) {
 double TrainingIteration::loss(const IterationState& state) const {
     double sum = 0;
     for (const auto& term : terms_)
-        if (const auto value = term->passes.front().objective->value()) sum += term->spec.weight * scalars_.value(state, *value);
+        for (size_t i = 0; i < term->spec.objectives.size(); ++i)
+            if (const auto value = term->passes.front().objectives[i]->value())
+                sum += term->spec.objectives[i].weight * scalars_.value(state, *value);
     return sum;
 }
 
@@ -258,13 +287,29 @@ Array TrainingIteration::kept_logits() {
     return {memory_.at(kept_logits_), device_.real_type(), labelled_->count() * settings_.num_classes};
 }
 
+bool TrainingIteration::has_chain(BatchOf which) const {
+    return std::any_of(chains_.begin(), chains_.end(), [&](const auto& c) { return c->spec.makes == which; });
+}
+
+TrainingIteration::Chain& TrainingIteration::chain_of(BatchOf which) {
+    for (const auto& c : chains_)
+        if (c->spec.makes == which) return *c;
+    throw std::logic_error("An iteration was asked for a chain that it does not run.");
+}
+
 Tensor TrainingIteration::images_of(BatchOf which) {
-    if (which == BatchOf::chain) return chain_->tensor();
+    if (is_of_chain(which)) return chain_of(which).chain->tensor();
     return which == BatchOf::real ? real_->tensor() : labelled_->tensor();
 }
 
+// Empty where they have none.
+Array TrainingIteration::labels_of(BatchOf which) {
+    if (is_of_chain(which)) return chain_of(which).chain->labels();
+    return which == BatchOf::real ? real_->labels() : labelled_->labels();
+}
+
 int64_t TrainingIteration::count_of(BatchOf which) {
-    if (which == BatchOf::chain) return chain_->count();
+    if (is_of_chain(which)) return chain_of(which).chain->count();
     return which == BatchOf::real ? real_->count() : labelled_->count();
 }
 
@@ -279,29 +324,39 @@ void TrainingIteration::queue_draw() {
     const ResidentImages resident = store_->view();
     if (labelled_) labelled_->draw(resident, state());
     if (real_) real_->draw(resident, state());
-    if (chain_) buffer_->draw(chain_->images(), resident, state());
-    if (chain_) chain_->begin();
+    for (const auto& c : chains_) {
+        InputChain& chain = *c->chain;
+        buffer_->draw(chain.images(), resident, state(), c->kind, c->spec.makes == BatchOf::labelled_chain ? labelled_->labels() : Array{});
+        if (chain.labels().count > 0) device_.copy(chain.labels().data, buffer_->labels(c->kind).data, chain.labels().bytes());
+        chain.begin();
+    }
 }
 
 void TrainingIteration::queue_term(const Term& term, SamPass pass) {
-    const auto& [number, objective] = term.passes[static_cast<size_t>(pass)];
+    const Term::Pass& of = term.passes[static_cast<size_t>(pass)];
+    const int number = of.pass;
     const bool labelled = term.spec.batch == BatchOf::labelled;
     const Tensor images = images_of(term.spec.batch);
     network_.forward(number, memory_of(pass), images);
     if (keep_logits_ && labelled && pass == SamPass::at_weights)
         device_.copy(kept_logits().data, network_.logits(number).data, kept_logits().bytes());
-    objective->queue(
-        {.network = network_, .pass = number, .labels = labelled ? labelled_->labels() : Array{}, .state = state(), .sam = pass});
+    for (const auto& objective : of.objectives)
+        objective->queue({.network = network_,
+                          .pass = number,
+                          .labels = labels_of(term.spec.batch),
+                          .state = state(),
+                          .sam = pass,
+                          .add = objective != of.objectives.front()});
     network_.backward(number, memory_of(pass), images, nullptr);
 }
 
 // The rank's own results become the job's; alone they are that already.
-void TrainingIteration::queue_agreement(Agreement when) {
+void TrainingIteration::queue_agreement(Agreement when, const ChainScalars& chain) {
     if (ranks_.size() == 1) return;
     const auto states = [&] { return Array{memory_.at(states_), DType::u8, static_cast<int64_t>(memory_.bytes(states_))}; };
     device_.copy(ranks_.own(states()).data, state(), sizeof(IterationState));
     ranks_.all_gather(states());
-    device_.ops().agree_on_state(state(), states(), when, chain_scalars_);
+    device_.ops().agree_on_state(state(), states(), when, chain);
 }
 
 void TrainingIteration::queue_perturb() {
@@ -309,7 +364,7 @@ void TrainingIteration::queue_perturb() {
     Parameters& w = *parameters_;
     const bool own = settings_.sam_local && settings_.sam != SamForm::none;
     if (!own) ranks_.all_reduce_sum(w.gradient());
-    ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_weights);
+    ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_weights, settings_.gradient_clip);
     if (own) queue_agreement(Agreement::after_own_norms);
     if (settings_.sam == SamForm::none) return;
     ops.sam_perturb(w.perturbed(), w.weights(), w.gradient(), state(), settings_.sam);
@@ -322,17 +377,25 @@ void TrainingIteration::queue_second() {
     device_.ops().fill_zero(w.gradient());
     for (const auto& term : terms_) queue_term(*term, SamPass::at_perturbed);
     ranks_.all_reduce_sum(w.gradient());
-    device_.ops().gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_perturbed);
+    device_.ops().gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_perturbed,
+                                settings_.gradient_clip);
+}
+
+Array TrainingIteration::idle_weights() {
+    const Network::Range idle = idle_.valid() ? network_.parameters_of(Head::classes) : Network::Range{};
+    return parameters_->weights().slice(idle.first, idle.count);
 }
 
 // The optimizer at w with the last gradient.
 void TrainingIteration::queue_update() {
     Ops& ops = device_.ops();
     Parameters& w = *parameters_;
+    if (idle_.valid()) device_.copy(memory_.at(idle_), idle_weights().data, memory_.bytes(idle_));
     if (settings_.optimizer == Optimizer::adam)
         ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(), settings_.weight_decay);
     else
         ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay);
+    if (idle_.valid()) device_.copy(idle_weights().data, memory_.at(idle_), memory_.bytes(idle_));
     if (settings_.ema > 0) ops.ema_update(w.average(), w.weights(), state(), settings_.ema);
     // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same
     // whatever reads them, and a checkpoint says it all. Of the whole job they are the same already.

@@ -26,7 +26,7 @@ public:
     // `step`: tensors from a file in place of the draw and the buffer. Sizes are the whole job's; a rank is given its share.
     struct GivenBatches {
         int64_t positive = 0, negative = 0, labelled = 0;
-        bool noise = false;
+        bool noise = false, noise_lab = false;  // of the two kinds of chains
     };
     struct DataSource {  // training: everything on the device
         ImageSetShape shape;
@@ -43,6 +43,7 @@ public:
     struct Phase {
         std::string name;
         int64_t repeats = 1;          // in an iteration: K of a chain's
+        bool chain = false;           // whether it is a chain's step
         std::function<void()> queue;  // once
     };
     // In the order in which they run.
@@ -79,7 +80,8 @@ public:
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }
     ImageStore& store() { return *store_; }
-    InputChain& chain() { return *chain_; }
+    InputChain& chain(BatchOf which = BatchOf::chain) { return *chain_of(which).chain; }
+    bool has_chain(BatchOf which) const;
     IterationState* state();
     // All that an iteration leaves to the next one but its number: parameters, the optimizer's, statistics, the buffer.
     std::vector<Array> carried();
@@ -95,9 +97,16 @@ private:
         TermSpec spec;
         struct Pass {
             int pass = -1;
-            std::unique_ptr<Objective> objective;
+            std::vector<std::unique_ptr<Objective>> objectives;
         };
         std::vector<Pass> passes;  // of SAM
+    };
+    struct Chain {
+        ChainSpec spec;
+        ChainScalars scalars;
+        int kind = 0;  // of the replay buffer's chains
+        std::unique_ptr<InputChain> chain;
+        bool stored = false;  // whether it has its phase
     };
 
     void build(const GivenBatches& job);
@@ -105,14 +114,19 @@ private:
     void add_term(const TermSpec& spec);
     void add_phases(const Method& method);
     std::unique_ptr<Batch> make_batch(BatchOf which, int64_t count) const;
+    Chain& chain_of(BatchOf which);
+    static bool is_of_chain(BatchOf which) { return which == BatchOf::chain || which == BatchOf::labelled_chain; }
     Tensor images_of(BatchOf which);
+    Array labels_of(BatchOf which);
     int64_t count_of(BatchOf which);
     void queue_draw();
-    void queue_agreement(Agreement when);
+    void queue_agreement(Agreement when, const ChainScalars& chain = {});
     void queue_term(const Term& term, SamPass pass);
     void queue_perturb();
     void queue_second();
     void queue_update();
+    // The parameters of the classes' head where no term goes through it: they stay as they are. Empty elsewhere.
+    Array idle_weights();
     NetworkMemory memory_of(SamPass pass);
 
     Device& device_;
@@ -122,18 +136,17 @@ private:
     std::optional<DataSource> data_;
     Communicator& ranks_;
     bool keep_logits_ = false;
-    ChainScalars chain_scalars_;
-    std::string chain_phase_;
 
     Scalars scalars_;
     std::unique_ptr<Parameters> parameters_;
     std::unique_ptr<ImageStore> store_;
     std::unique_ptr<ReplayBuffer> buffer_;
-    std::unique_ptr<InputChain> chain_;
+    std::vector<std::unique_ptr<Chain>> chains_;  // in the method's order
     std::unique_ptr<Batch> real_, labelled_;
     std::vector<std::unique_ptr<Term>> terms_;  // in the method's order
     Slot state_, kept_logits_;
     Slot states_;  // of all ranks
+    Slot idle_;    // idle_weights(), while the optimizer decays them
     std::vector<Phase> phases_;
     std::vector<std::unique_ptr<StepGraph>> graphs_;  // of the phases, once recorded
 };

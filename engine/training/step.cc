@@ -33,16 +33,26 @@ FileTensor vector_tensor(const std::vector<double>& values, DType type, std::vec
 
 SafetensorsFile run_step(Device& device, Network& network, const Settings& s, const StepInput& input) {
     TrainingIteration::GivenBatches given;
-    if (s.samples()) {
+    // Noise in place of the generator's, of so many chains.
+    const auto has_noise = [&](const std::string& name, int64_t chains) {
+        if (!input.batch.has(name) || s.sgld_steps == 0) return false;
+        if (input.batch.at(name).shape != std::vector<int64_t>{s.sgld_steps, chains, s.in_channels, s.image_size, s.image_size})
+            throw InputError("Tensor " + name + " of " + input.batch_path +
+                             " is not [K, N, C, H, W] with K = --sgld-steps. Correct it, or leave it out.");
+        return true;
+    };
+    if (s.generates()) {
         given.positive = batch_of(input, "x_pos", s);
         given.negative = batch_of(input, "x_neg_start", s);
-        given.noise = input.batch.has("noise") && s.sgld_steps > 0;
-        if (given.noise &&
-            input.batch.at("noise").shape != std::vector<int64_t>{s.sgld_steps, given.negative, s.in_channels, s.image_size, s.image_size})
-            throw InputError("Tensor noise of " + input.batch_path +
-                             " is not [K, N, C, H, W] with K = --sgld-steps. Correct it, or leave it out.");
+        given.noise = has_noise("noise", given.negative);
     }
-    if (s.classifies()) given.labelled = batch_of(input, "x_lab", s);
+    if (s.takes_labelled()) given.labelled = batch_of(input, "x_lab", s);
+    if (s.p_x_y_weight != 0) {
+        if (batch_of(input, "x_neg_lab_start", s) != given.labelled)
+            throw InputError("Tensor x_neg_lab_start of " + input.batch_path +
+                             " has other images than x_lab (it is one chain each). Give as many.");
+        given.noise_lab = has_noise("noise_lab", given.labelled);
+    }
 
     Memory memory(device);
     TrainingIteration iteration(device, memory, network, s, given);
@@ -61,23 +71,33 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         device.copy(parameters.average().data, parameters.weights().data, parameters.weights().bytes());
 
     const auto upload_images = [&](Array to, const std::string& name) { upload_tensor(device, to, input.batch.floating(name)); };
-    if (s.samples()) {
-        upload_images(iteration.real().images(), "x_pos");
-        if (given.noise) upload_images(iteration.chain().noise(), "noise");
-    }
-    if (s.classifies()) {
-        upload_images(iteration.labelled().images(), "x_lab");
-        if (!input.batch.has("y")) throw InputError(input.batch_path + " has no tensor y (the labels of x_lab). Add it as int64 [N].");
-        const std::vector<int64_t> y = input.batch.ints("y");
-        if (static_cast<int64_t>(y.size()) != given.labelled)
-            throw InputError("Tensor y of " + input.batch_path + " has " + std::to_string(y.size()) + " labels (x_lab has " +
-                             std::to_string(given.labelled) + " images). Give one each.");
+    const auto upload_labels = [&](Array to, const std::string& name, const std::string& of) {
+        if (!input.batch.has(name))
+            throw InputError(input.batch_path + " has no tensor " + name + " (the labels of " + of + "). Add it as int64 [N].");
+        const std::vector<int64_t> y = input.batch.ints(name);
+        if (std::ssize(y) != to.count)
+            throw InputError("Tensor " + name + " of " + input.batch_path + " has " + std::to_string(y.size()) + " labels (" + of +
+                             " has " + std::to_string(to.count) + " images). Give one each.");
         for (const int64_t label : y)
             if (label < 0 || label >= s.num_classes)
-                throw InputError("Tensor y of " + input.batch_path + " has label " + std::to_string(label) + " (0 to " +
+                throw InputError("Tensor " + name + " of " + input.batch_path + " has label " + std::to_string(label) + " (0 to " +
                                  std::to_string(s.num_classes - 1) + " are allowed). Give --num-classes.");
         const std::vector<int32_t> labels(y.begin(), y.end());
-        device.upload(iteration.labelled().labels().data, labels.data(), labels.size() * sizeof(int32_t));
+        device.upload(to.data, labels.data(), labels.size() * sizeof(int32_t));
+    };
+    if (s.generates()) {
+        upload_images(iteration.real().images(), "x_pos");
+        if (given.noise) upload_images(iteration.chain().noise(), "noise");
+        if (iteration.real().labels().count > 0) upload_labels(iteration.real().labels(), "y_pos", "x_pos");
+        if (iteration.chain().labels().count > 0) upload_labels(iteration.chain().labels(), "y_neg", "x_neg_start");
+    }
+    if (s.takes_labelled()) {
+        upload_images(iteration.labelled().images(), "x_lab");
+        upload_labels(iteration.labelled().labels(), "y", "x_lab");
+    }
+    if (s.p_x_y_weight != 0) {
+        upload_labels(iteration.chain(BatchOf::labelled_chain).labels(), "y", "x_neg_lab_start");
+        if (given.noise_lab) upload_images(iteration.chain(BatchOf::labelled_chain).noise(), "noise_lab");
     }
 
     iteration.record();
@@ -100,7 +120,8 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     std::map<std::string, std::vector<double>> curves;
     IterationState state;
     for (int64_t i = 0; i < input.iterations; ++i) {
-        if (s.samples()) upload_images(iteration.chain().images(), "x_neg_start");
+        if (s.generates()) upload_images(iteration.chain().images(), "x_neg_start");
+        if (s.p_x_y_weight != 0) upload_images(iteration.chain(BatchOf::labelled_chain).images(), "x_neg_lab_start");
         iteration.begin(i, s.lr, input.optimizer_step + i);
         for (const TrainingIteration::Phase& phase : iteration.phases()) {
             for (int64_t k = 0; k < phase.repeats; ++k) iteration.run(phase);
@@ -114,10 +135,15 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     }
 
     SafetensorsFile results;
-    if (s.samples()) {
+    if (s.generates()) {
         results.tensors["x_neg"] =
             tensor_on(device, iteration.chain().images(), {given.negative, s.in_channels, s.image_size, s.image_size});
         for (const char* name : {"f_pos", "f_neg", "loss_gen"}) scalar(name, iteration.scalars().value(state, name));
+    }
+    if (s.p_x_y_weight != 0) {
+        results.tensors["x_neg_lab"] = tensor_on(device, iteration.chain(BatchOf::labelled_chain).images(),
+                                                 {given.labelled, s.in_channels, s.image_size, s.image_size});
+        for (const char* name : {"f_pos_lab", "f_neg_lab", "loss_joint"}) scalar(name, iteration.scalars().value(state, name));
     }
     if (s.classifies()) {
         scalar("loss_clf", iteration.scalars().value(state, "loss_clf"));

@@ -66,10 +66,10 @@ std::string text_of_recovery(const Recovery& r) {
 }
 
 void check_sizes(const Settings& s, int64_t images) {
-    if (s.classifies() && s.batch_size > images)
+    if (s.takes_labelled() && s.batch_size > images)
         throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(images) +
                          " training images). Give a smaller one.");
-    if (s.samples() && s.gen_batch_size > images)
+    if (s.generates() && s.gen_batch_size > images)
         throw InputError("--gen-batch-size is " + std::to_string(s.gen_batch_size) + " (there are " + std::to_string(images) +
                          " training images). Give a smaller one.");
 }
@@ -182,6 +182,9 @@ void Trainer::begin_afresh(const StartPoint& start) {
 void Trainer::start_or_resume_alone(bool resume) {
     folder_.create();
     const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
+    if (!without.empty() && (settings_.chains_are_of_classes() || settings_.p_x_y_weight != 0))
+        throw InputError("The training set has no image of " + without +
+                         " (chains of every class are drawn). Leave out --class-conditional and --p-x-y-weight, or the class.");
     if (settings_.samples() && settings_.init == StartForm::informative && !without.empty())
         observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     if (resume && folder_.has_checkpoint()) {
@@ -312,7 +315,7 @@ void Trainer::report(const IterationState& state, int64_t done) {
     const Scalars& scalars = iteration_.scalars();
     DivergenceWatch::Iteration seen;
     seen.raised = state.diverged != 0;
-    if (settings_.samples()) seen.gap = scalars.value(state, "f_pos") - scalars.value(state, "f_neg");
+    if (settings_.generates()) seen.gap = scalars.value(state, "f_pos") - scalars.value(state, "f_neg");
     if (settings_.classifies()) seen.accuracy = scalars.value(state, "accuracy");
     if (const auto finding = watch_.look(seen)) {
         trouble_ = Trouble{done, *finding};

@@ -197,6 +197,40 @@ TEST_CASE("draw_chains_follows_the_documented_streams") {
     });
 }
 
+TEST_CASE("draw_chains_of_labels_stays_in_the_places_of_their_classes_and_starts_from_them") {
+    on_every_device([](OnDevice& m) {
+        constexpr int64_t kChains = 700;
+        constexpr int32_t kBuffer = 23, kClasses = 5;  // classes 0 to 2 hold five images, 3 and 4 four
+        const std::vector<int32_t> begin = {0, 5, 10, 15, 19, 23};
+        IterationState start;
+        start.iteration = 4;
+        const Array labels = m.integers(std::vector<int32_t>(kChains, -7));
+        m.ops().draw_labels(labels, m.state(start), kClasses, 5);
+        const Values classes = m.read(labels);
+        for (uint64_t n = 0; n < kChains; ++n)
+            CHECK(classes[n] == expected_index(random4(5, RandomStream::chain_labels, 4, 0, n).v[0], kClasses));
+        const auto draw = [&](int64_t starts, int64_t first) {
+            const Array index = m.integers(std::vector<int32_t>(kChains, -7)), fresh = m.integers(std::vector<int32_t>(kChains, -7));
+            m.ops().draw_chains(index, fresh, m.state(start), kBuffer, starts, 0.3, 5,
+                                {.labels = labels, .classes = kClasses, .first = first});
+            return std::pair(m.read(index), m.read(fresh));
+        };
+        const auto [index, fresh] = draw(kClasses, 0);
+        std::vector<int> seen(kBuffer);
+        for (size_t n = 0; n < kChains; ++n) {
+            const auto c = static_cast<size_t>(classes[n]);
+            REQUIRE(index[n] >= begin[c]);
+            REQUIRE(index[n] < begin[c + 1]);
+            ++seen[static_cast<size_t>(index[n])];
+            CHECK((fresh[n] == -1 || fresh[n] == classes[n]));
+        }
+        CHECK(*std::min_element(seen.begin(), seen.end()) > 0);
+        // one Gaussian of all images: there is one class to start from
+        for (const double c : draw(1, 0).second) CHECK((c == -1 || c == 0));
+        CHECK(draw(kClasses, kChains).first != index);  // chains of another kind draw other numbers
+    });
+}
+
 TEST_CASE("draw_chains_is_uniform_over_buffer_and_classes_and_starts_afresh_as_often_as_asked") {
     constexpr int64_t kChains = 50000;
     constexpr int32_t kBuffer = 20, kClasses = 10;

@@ -183,7 +183,7 @@ int bench(const BenchOptions& o) {
     fill_in_sizes(s);
     check_settings(s);
     const bool sampling = o.only == kSampling, forward = o.only == kForward;
-    if (sampling && (!s.samples() || s.sgld_steps == 0))
+    if (sampling && (!s.generates() || s.sgld_steps == 0))
         throw InputError("--only sampling (these settings take no sampling steps). Give --recipe sada-jem and --sgld-steps 5.");
     // As many images as the data set has, of the network's size.
     ImageSetShape shape = s.data.empty() ? known_shape("cifar10") : shape_of(s);

@@ -196,6 +196,15 @@ void SettingsFlags::apply(Settings& settings) const {
         if (!told.insert(given.setting).second || !tell) continue;
         if (const std::string line = difference(given.flag, settings); !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
     }
+    if (given("--sgld-step-size") && settings.sgld_step_size != settings.sgld().step_size)
+        throw InputError("--sgld-step-size (theirs: --sgld_lr) moves no chain that has inner steps (--inner-steps is " +
+                         std::to_string(settings.inner_steps) +
+                         "). Give --inner-step-size, --outer-step-size for the step before them (what --sgld_lr is in JEM++'s script), or "
+                         "--inner-steps 0.");
+    for (const char* flag : {"--inner-step-size", "--outer-step-size"})
+        if (given(flag) && settings.inner_steps == 0)
+            throw InputError(std::string(flag) +
+                             " is of chains with inner steps (--inner-steps is 0). Give --inner-steps, or leave it out.");
     if (tell && given("--rho") && !given("--sam") && settings.rho >= kRhoOfAsam)
         std::fprintf(stderr, "--rho %g: the authors' script turns to ASAM from %g on; here --sam says which, now %s.\n", settings.rho,
                      kRhoOfAsam, name_of(settings.sam).c_str());

@@ -5,10 +5,9 @@
 namespace jem {
 namespace {
 
-constexpr double kRateOfCifar100 = 0.01;  // the authors' scripts; 0.1 elsewhere
-
 const std::vector<Recipe>& recipes() {
-    static const std::vector<Recipe> all = {sada_jem_recipe(), softmax_recipe(), softmax_sam_recipe()};
+    static const std::vector<Recipe> all = {sada_jem_recipe(), jem_recipe(),     jempp_recipe(),
+                                            m_jem_recipe(),    softmax_recipe(), softmax_sam_recipe()};
     return all;
 }
 
@@ -38,7 +37,7 @@ std::vector<std::string> recipe_names() {
 Method method_of(const Settings& settings) { return found(settings.recipe).method(settings); }
 
 void fit_rate_to_data(Settings& s) {
-    if (s.data == "cifar100") s.lr = kRateOfCifar100;
+    if (s.data == "cifar100") s.lr = found(s.recipe).rate_of_cifar100;
 }
 
 }  // namespace jem

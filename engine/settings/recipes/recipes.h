@@ -13,10 +13,20 @@ struct Recipe {
     std::string name;
     Settings (*values)();
     Method (*method)(const Settings&);
+    double rate_of_cifar100 = 0.01;  // the learning rate there, by the authors' scripts
 };
+
+// What several are made of: log p(x) by the energies of real images and of a chain's, log p(y|x) and log p(x|y) of the labelled images.
+TermSpec positive_term(const Settings& settings);
+ChainSpec chain(const Settings& settings);
+TermSpec negative_term(const Settings& settings);
+void add_labelled(Method& method, const Settings& settings);
 
 // One a file.
 Recipe sada_jem_recipe();
+Recipe jem_recipe();
+Recipe jempp_recipe();
+Recipe m_jem_recipe();
 Recipe softmax_recipe();
 Recipe softmax_sam_recipe();
 

@@ -8,15 +8,8 @@ namespace {
 // x+ comes before the chain, which moves the running statistics after it.
 Method method(const Settings& s) {
     Method m;
-    if (s.samples())
-        m.steps = {
-            TermSpec{.name = "positive", .objective = "energy-real", .batch = BatchOf::real, .weight = s.p_x_weight, .head = s.energy_head},
-            ChainSpec{.name = "sample", .head = s.energy_head},
-            TermSpec{
-                .name = "negative", .objective = "energy-sampled", .batch = BatchOf::chain, .weight = s.p_x_weight, .head = s.energy_head}};
-    if (s.classifies())
-        m.steps.push_back(
-            TermSpec{.name = "labelled", .objective = "cross-entropy", .batch = BatchOf::labelled, .weight = s.p_y_given_x_weight});
+    if (s.generates()) m.steps = {positive_term(s), chain(s), negative_term(s)};
+    add_labelled(m, s);
     return m;
 }
 

@@ -1,4 +1,4 @@
-// L_clf: the mean of -log p(y|x) over the labelled batch.
+// L_clf: the mean of -log p(y|x) over the labelled batch; with --label-smoothing of smoothed targets.
 #include "engine/training/terms/terms.h"
 
 namespace jem {
@@ -7,7 +7,12 @@ namespace {
 class CrossEntropyOfLabels final : public Objective {
 public:
     explicit CrossEntropyOfLabels(const TermContext& c)
-        : device_(c.device), memory_(c.memory), count_(c.count), ranks_(c.device.communicator().size()), weight_(c.weight) {
+        : device_(c.device),
+          memory_(c.memory),
+          count_(c.count),
+          ranks_(c.device.communicator().size()),
+          weight_(c.weight),
+          smoothing_(c.settings.label_smoothing) {
         scalars_.loss = c.scalars.number("loss_clf");
         scalars_.accuracy = c.scalars.number("accuracy");
         const size_t bytes = static_cast<size_t>(ranks_ * count_) * size_of(device_.real_type());
@@ -20,7 +25,7 @@ public:
         Communicator& ranks = device_.communicator();
         const auto of_job = [&](Slot slot) { return Array{memory_.at(slot), device_.real_type(), ranks_ * count_}; };
         ops.cross_entropy(ranks.own(of_job(loss_)), ranks.own(of_job(hit_)), call.network.d_logits(call.pass),
-                          call.network.logits(call.pass), call.labels, weight_ / static_cast<double>(ranks_));
+                          call.network.logits(call.pass), call.labels, weight_ / static_cast<double>(ranks_), smoothing_, call.add);
         ranks.all_gather(of_job(loss_));
         ranks.all_gather(of_job(hit_));
         ops.classification_summary(call.state, of_job(loss_), of_job(hit_), scalars_, call.sam);
@@ -31,7 +36,7 @@ private:
     Device& device_;
     Memory& memory_;
     int64_t count_, ranks_;
-    double weight_;
+    double weight_, smoothing_;
     ClassificationScalars scalars_;
     Slot loss_, hit_;
 };

@@ -6,7 +6,14 @@ namespace jem {
 
 std::unique_ptr<Objective> make_objective(const std::string& name, const TermContext& context) {
     static const std::vector<NamedObjective> all = {
-        {"energy-real", energy_of_real_images}, {"energy-sampled", energy_of_samples}, {"cross-entropy", cross_entropy_of_labels}};
+        {"energy-real", energy_of_real_images},
+        {"energy-sampled", energy_of_samples},
+        {"class-energy-real", class_energy_of_real_images},
+        {"class-energy-sampled", class_energy_of_samples},
+        {"joint-energy-labelled", joint_energy_of_labelled_images},
+        {"joint-energy-sampled", joint_energy_of_samples},
+        {"cross-entropy", cross_entropy_of_labels},
+    };
     for (const NamedObjective& o : all)
         if (o.name == name) return o.make(context);
     throw std::logic_error("No term of a loss is called " + name + ".");

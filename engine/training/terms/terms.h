@@ -20,7 +20,8 @@ struct TermContext {
     const Settings& settings;
     std::string name;  // of the pass, for the plan of memory
     int64_t count;     // images of this rank's share; every rank has as many
-    double weight;     // of the term, for the mean over the whole job's batch
+    int64_t both;      // of x+ and x- together, likewise
+    double weight;     // of the objective, for the mean over the whole job's batch
 };
 
 struct NamedObjective {
@@ -31,6 +32,11 @@ struct NamedObjective {
 // One a line.
 std::unique_ptr<Objective> energy_of_real_images(const TermContext& context);
 std::unique_ptr<Objective> energy_of_samples(const TermContext& context);
+// The same of images with labels: log p(x, y) + const = f(x)[y].
+std::unique_ptr<Objective> class_energy_of_real_images(const TermContext& context);
+std::unique_ptr<Objective> class_energy_of_samples(const TermContext& context);
+std::unique_ptr<Objective> joint_energy_of_labelled_images(const TermContext& context);
+std::unique_ptr<Objective> joint_energy_of_samples(const TermContext& context);
 std::unique_ptr<Objective> cross_entropy_of_labels(const TermContext& context);
 
 // Throws std::logic_error for a name that none has.

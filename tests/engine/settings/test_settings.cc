@@ -77,10 +77,18 @@ Settings unusual() {
     s.lr_milestones = {1, 2};
     s.lr_decay = 0.3;
     s.ema = 0.999;
+    s.gradient_clip = 2;
+    s.label_smoothing = 0.1;
     s.sgld_steps = 4;
     s.sgld_step_size = 0.7;
     s.sgld_noise = 0.01;
     s.sgld_grad_clamp = 0;
+    s.inner_steps = 3;
+    s.inner_step_size = 0.3;
+    s.outer_step_size = 0.4;
+    s.p_x_y_weight = 0.6;
+    s.class_conditional = ClassConditional::chain;
+    s.energy_l2_form = EnergyL2::image;
     s.sgld_pixel_clamp = false;
     s.sampling_norm = SamplingNorm::running;
     s.buffer_size = 77;
@@ -202,7 +210,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 67);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 75);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();

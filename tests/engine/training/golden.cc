@@ -6,30 +6,58 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/input_error.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/step.h"
 #include "tests/formula.h"
 
 namespace jem {
 
-std::vector<std::string> golden_case_names() {
+static std::vector<std::string> cases_in(const std::string& folder) {
     std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(JEM_GOLDEN_DIR))
-        if (entry.path().extension() == ".safetensors") names.push_back(entry.path().stem().string());
+    for (const auto& entry : std::filesystem::directory_iterator(JEM_GOLDEN_DIR + ("/" + folder)))
+        if (entry.path().extension() == ".safetensors") names.push_back(folder + entry.path().stem().string());
     std::sort(names.begin(), names.end());
+    return names;
+}
+
+std::vector<std::string> golden_case_names() { return cases_in(""); }
+static SafetensorsFile read_golden(const std::string& name) {
+    return SafetensorsFile::read(std::string(JEM_GOLDEN_DIR) + "/" + name + ".safetensors");
+}
+
+// Of a case's config: InputError where it has settings that the engine has not.
+static Settings settings_of_case(const nlohmann::json& config) {
+    Settings s;
+    if (config.contains("recipe")) s = recipe(config.at("recipe").get<std::string>());
+    nlohmann::json of_case;
+    for (const auto& [key, value] : config.items()) {
+        const bool of_inputs = key.starts_with("n_") || key.starts_with("kink_") || key == "has_noise" || key == "initialized" ||
+                               key == "seed" || key == "iterations" || key == "recipe";
+        if (!of_inputs) of_case[key] = value;
+    }
+    merge_json(s, of_case);
+    s.conv_algorithm = ConvAlgorithm::direct;
+    return s;
+}
+
+std::vector<std::string> family_case_names() {
+    std::vector<std::string> names;
+    for (const std::string& name : cases_in("family/")) try {
+            settings_of_case(nlohmann::json::parse(read_golden(name).metadata.at("config")));
+            names.push_back(name);
+        } catch (const InputError&) {
+        }
     return names;
 }
 
 GoldenCase load_golden(const std::string& name) {
     GoldenCase g;
     g.name = name;
-    g.expected = SafetensorsFile::read(std::string(JEM_GOLDEN_DIR) + "/" + name + ".safetensors");
+    g.expected = read_golden(name);
     g.config = nlohmann::json::parse(g.expected.metadata.at("config"));
-    nlohmann::json settings;  // those keys that are the engine's
-    const auto known = to_json(g.settings);
-    for (const auto& [key, value] : known.items())
-        if (g.config.contains(key) && key != "seed" && key != "iterations") settings[key] = g.config.at(key);
-    merge_json(g.settings, settings);
-    g.settings.conv_algorithm = ConvAlgorithm::direct;
+    const bool of_family = g.config.contains("recipe");
+    g.settings = settings_of_case(g.config);
 
     const uint64_t seed = g.config.at("seed");
     const WideResNet network(wide_resnet_settings(g.settings));
@@ -40,26 +68,45 @@ GoldenCase load_golden(const std::string& name) {
             if (info.fan_in > 0) return (2 * u - 1) * bound;
             return info.initial == 1 ? 0.5 + u : 0.3 * (2 * u - 1);  // gamma, beta
         });
+        if (const std::string loc = ".loc"; info.name.ends_with(loc)) {
+            const std::vector<std::byte> initialized = {std::byte{g.config.at("initialized").get<bool>()}};
+            const std::string norm = info.name.substr(0, info.name.size() - loc.size());
+            g.checkpoint.tensors[norm + ".initialized"] = make_file_tensor(FileType::u8, initialized, {});
+        }
     }
     for (const TensorInfo& info : network.statistics())
         g.checkpoint.tensors[info.name] =
             formula_tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
 
     const int64_t c = g.settings.in_channels, size = g.settings.image_size;
-    const auto images = [&](const std::string& key, int64_t n) {
-        g.batch.tensors[key] = formula_tensor(seed, key, {n, c, size, size}, [](double u) { return 0.9 * (2 * u - 1); });
+    const int64_t n_pos = g.config.at("n_pos"), n_neg = g.config.at("n_neg"), n_lab = g.config.at("n_lab");
+    const auto images = [&](const std::string& key, int64_t n, double gain = 0.9) {
+        g.batch.tensors[key] = formula_tensor(seed, key, {n, c, size, size}, [=](double u) { return gain * (2 * u - 1); });
     };
-    images("x_pos", g.config.at("n_pos"));
-    images("x_neg_start", g.config.at("n_neg"));
-    images("x_lab", g.config.at("n_lab"));
-    const Uniforms label(seed, "y");
-    std::vector<int64_t> y;
-    for (int64_t i = 0; i < g.config.at("n_lab"); ++i)
-        y.push_back(static_cast<int64_t>(label(static_cast<uint64_t>(i)) * static_cast<double>(g.settings.num_classes)));
-    g.batch.tensors["y"] = make_file_tensor(std::span<const int64_t>(y), {static_cast<int64_t>(y.size())});
-    if (g.config.at("has_noise"))
-        g.batch.tensors["noise"] = formula_tensor(seed, "noise", {g.settings.sgld_steps, g.config.at("n_neg"), c, size, size},
-                                                  [](double u) { return std::sqrt(3.0) * (2 * u - 1); });
+    const auto noise = [&](const std::string& key, int64_t n) {
+        g.batch.tensors[key] =
+            formula_tensor(seed, key, {g.settings.sgld_steps, n, c, size, size}, [](double u) { return std::sqrt(3.0) * (2 * u - 1); });
+    };
+    const auto labels = [&](const std::string& key, int64_t n) {
+        const Uniforms label(seed, key);
+        std::vector<int64_t> y;
+        for (int64_t i = 0; i < n; ++i)
+            y.push_back(static_cast<int64_t>(label(static_cast<uint64_t>(i)) * static_cast<double>(g.settings.num_classes)));
+        g.batch.tensors[key] = make_file_tensor(std::span<const int64_t>(y), {n});
+    };
+    images("x_pos", n_pos);
+    images("x_neg_start", n_neg);
+    images("x_lab", n_lab);
+    labels("y", n_lab);
+    if (g.config.at("has_noise")) noise("noise", n_neg);
+    if (!of_family) return g;
+    labels("y_pos", n_pos);
+    labels("y_neg", n_neg);
+    if (g.config.at("p_x_y_weight") != 0) {
+        images("x_neg_lab_start", n_lab);
+        if (g.config.at("has_noise")) noise("noise_lab", n_lab);
+    }
+    if (g.config.contains("attack_steps")) images("attack_noise", n_lab, 1);
     return g;
 }
 
@@ -135,9 +182,9 @@ void compare_golden(Device& device, const std::string& name, const GoldenToleran
         }
         REQUIRE(got.has(key));
         const std::vector<double> values = got.doubles(key);
-        if (key == "logits_lab")
+        if (key == "logits_lab" || key == "logits_adv")
             compare(key, values, want, rms(want), t.logits);
-        else if (key == "x_neg")
+        else if (key == "x_neg" || key == "x_neg_lab" || key == "x_adv")
             compare(key, values, want, 1, t.x);
         else if (key == "grad_norm")
             compare(key, values, want, rms(want), std::min(1.0, t.gradients));

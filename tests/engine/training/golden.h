@@ -1,4 +1,5 @@
-// Golden cases: inputs by a formula that the PyTorch script shares, results from PyTorch in f64 (tests/golden/make_golden.py).
+// Golden cases: inputs by a formula that the PyTorch scripts share, results from PyTorch in f64 (tests/golden/make_golden.py and, for
+// the family of methods, make_family.py).
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -21,6 +22,7 @@ struct GoldenCase {
 };
 
 std::vector<std::string> golden_case_names();
+std::vector<std::string> family_case_names();  // "family/jem" ...: those whose recipe and settings the engine has
 GoldenCase load_golden(const std::string& name);
 
 // Allowed differences, relative to the root mean square of a quantity's own values.

@@ -22,6 +22,17 @@ TEST_CASE("one_iteration_on_the_cpu_in_f32_equals_pytorch_within_f32") {
     compare_all_golden_f32(*device);
 }
 
+TEST_CASE("one_iteration_of_every_method_of_the_family_equals_pytorch") {
+    const auto reference = make_reference_device(DType::f64);
+    const auto cpu = make_cpu_device({});
+    const std::vector<std::string> names = family_case_names();
+    CHECK(names.size() == 15);  // a new member of the family belongs into this number
+    for (const std::string& name : names) {
+        compare_golden(*reference, name, kGoldenF64);
+        compare_golden(*cpu, name, kGoldenF32);
+    }
+}
+
 TEST_CASE("one_iteration_on_a_gpu_in_f32_equals_pytorch_within_f32") {
     std::string why = "this build has no CUDA parts";
 #ifdef JEM_HAS_CUDA

@@ -79,20 +79,23 @@ TEST_CASE("every_recipe_names_objectives_that_exist") {
         CHECK_FALSE(method.steps.empty());
         for (const auto& step : method.steps)
             if (const auto* term = std::get_if<TermSpec>(&step))
-                CHECK(make_objective(term->objective, {.device = *device,
-                                                       .memory = memory,
-                                                       .scalars = scalars,
-                                                       .settings = s,
-                                                       .name = term->name,
-                                                       .count = 2,
-                                                       .weight = term->weight}) != nullptr);
+                for (const ObjectiveSpec& o : term->objectives)
+                    CHECK(make_objective(o.name, {.device = *device,
+                                                  .memory = memory,
+                                                  .scalars = scalars,
+                                                  .settings = s,
+                                                  .name = term->name,
+                                                  .count = 2,
+                                                  .both = 4,
+                                                  .weight = o.weight}) != nullptr);
     }
     Memory memory(*device);
     Scalars scalars;
     const Settings s;
     CHECK_THROWS_AS(
-        make_objective("no such term",
-                       {.device = *device, .memory = memory, .scalars = scalars, .settings = s, .name = "x", .count = 2, .weight = 1}),
+        make_objective(
+            "no such term",
+            {.device = *device, .memory = memory, .scalars = scalars, .settings = s, .name = "x", .count = 2, .both = 4, .weight = 1}),
         std::logic_error);
 }
 

@@ -42,9 +42,9 @@ void check_metropolis(const Settings& s) {
     if (s.norm == NormKind::batch && s.sampling_norm != SamplingNorm::running)
         throw InputError(
             "--mala is on (with the batch's statistics an image's energy depends on the others). Give --sampling-norm running.");
-    if (!(s.sgld_noise > 0) || !(s.sgld_step_size > 0))
+    if (!(s.sgld_noise > 0) || !(s.sgld().step_size > 0))
         throw InputError(fmt::format("--mala is on (--sgld-noise is {}, --sgld-step-size {}: there is no temperature). Give both above 0.",
-                                     s.sgld_noise, s.sgld_step_size));
+                                     s.sgld_noise, s.sgld().step_size));
     if (s.sgld_pixel_clamp && s.sgld_noise > kMostReflectedNoise)
         throw InputError(fmt::format("--mala is on (--sgld-noise is {}, beyond {} of a pixel's range of 2). Give less.", s.sgld_noise,
                                      kMostReflectedNoise));
@@ -110,7 +110,7 @@ int sample(const SampleOptions& o) {
                                    {"steps", run.steps()},       {"seed", s.seed},       {"images", samples.size()},
                                    {"mean_lse", mean_lse},       {"counts", counts}};
     if (o.to_class()) json["towards"] = o.towards;
-    if (o.metropolis) json["temperature"] = s.sgld_noise * s.sgld_noise / (2 * s.sgld_step_size);
+    if (o.metropolis) json["temperature"] = s.sgld_noise * s.sgld_noise / (2 * s.sgld().step_size);
     if (o.damaged()) {
         const Restoration restoration = restoration_of(samples);
         json["rms_damaged"] = restoration.damaged;

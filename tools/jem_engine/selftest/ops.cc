@@ -492,7 +492,16 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
     cases.push_back({"draw_chains", [=](Side& s) -> Outputs {
                          const Array index = s.integers(Integers(301, -7)), fresh = s.integers(Integers(301, -7));
                          s.ops().draw_chains(index, fresh, s.state(in_iteration(9)), 10007, 11, 0.3, kSeed);
-                         return {{"index", s.read(index), kExact}, {"fresh", s.read(fresh), kExact}};
+                         const Array labels = s.integers(Integers(301, -7));
+                         s.ops().draw_labels(labels, s.state(in_iteration(9)), 11, kSeed);
+                         const Array own = s.integers(Integers(301, -7)), fresh_own = s.integers(Integers(301, -7));
+                         s.ops().draw_chains(own, fresh_own, s.state(in_iteration(9)), 10007, 11, 0.3, kSeed,
+                                             {.labels = labels, .classes = 11, .first = 301});
+                         return {{"index", s.read(index), kExact},
+                                 {"fresh", s.read(fresh), kExact},
+                                 {"labels", s.read(labels), kExact},
+                                 {"index of classes", s.read(own), kExact},
+                                 {"fresh of classes", s.read(fresh_own), kExact}};
                      }});
     cases.push_back(
         {"start_images", [=](Side& s) {
