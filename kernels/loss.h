@@ -164,18 +164,50 @@ struct CrossEntropy {
     }
 };
 
-// One item is one row: value[n] = logits[n][label], d_logits = onehot, the gradient of the sum of the values.
+// One item is one row: value[n] = factor * logits[n][label], d_logits = factor * onehot, the gradient of the sum of the values.
 template <class R>
 struct ClassLogit {
     R *value, *d_logits;
     const R* logits;
     const int32_t* labels;  // [N], below classes
     int64_t classes;
+    double factor;
 
     JEM_HD void operator()(int64_t n) const {
         const int64_t label = labels[n];
-        value[n] = logits[n * classes + label];  // before d_logits, which may be the same memory
-        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = c == label ? R(1) : R(0);
+        const R f = static_cast<R>(factor);
+        value[n] = f * logits[n * classes + label];  // before d_logits, which may be the same memory
+        for (int64_t c = 0; c < classes; ++c) d_logits[n * classes + c] = c == label ? f : R(0);
+    }
+};
+
+// One item is one row z: value[n] = z[label] + |z / |z| - z0 / |z0||^2, and its gradient (the attack of EB-JDAT's scripts).
+template <class R>
+struct LogitsApart {
+    R *value, *d_logits;
+    const R *logits, *start;  // start: z0
+    const int32_t* labels;    // [N], below classes
+    int64_t classes;
+
+    JEM_HD R length(const R* row) const {
+        R sum = R(0);
+        for (int64_t c = 0; c < classes; ++c) sum += row[c] * row[c];
+        return std::sqrt(sum);
+    }
+    JEM_HD void operator()(int64_t n) const {
+        const R *z = logits + n * classes, *z0 = start + n * classes;
+        const R norm = length(z), norm0 = length(z0), of_label = z[labels[n]];
+        R squares = R(0), along = R(0);  // of the difference of directions; along z's
+        for (int64_t c = 0; c < classes; ++c) {
+            const R u = z[c] / norm, d = u - z0[c] / norm0;
+            squares += d * d;
+            along += u * d;
+        }
+        value[n] = of_label + squares;
+        for (int64_t c = 0; c < classes; ++c) {
+            const R u = z[c] / norm, d = u - z0[c] / norm0;
+            d_logits[n * classes + c] = R(2) * (d - along * u) / norm + (c == labels[n] ? R(1) : R(0));
+        }
     }
 };
 

@@ -168,13 +168,18 @@ public:
     }
     virtual void cross_entropy(Array loss, Array hit, const Tensor& d_logits, const Tensor& logits, Array labels, double weight,
                                double smoothing = 0, bool add = false) = 0;
-    // value R [N]: f(x)[label], and the gradient of its sum
-    virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) = 0;
+    // value R [N]: factor * f(x)[label], and the gradient of its sum
+    virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels, double factor = 1) = 0;
+    // The same of LogitsApart; start: R [N, classes], the logits where the chain began. d_logits is other memory than logits.
+    virtual void logits_apart(Array value, const Tensor& d_logits, const Tensor& logits, Array start, Array labels) = 0;
     virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
     virtual void sgld_step(Array x, Array gradient, Array noise, const IterationState* state, const SgldSettings& settings) = 0;
     virtual void reflect(Array x) = 0;
+    // x = start + radius * u, kept in [-1, 1]; u is uniform in [-1, 1]: given, R [N, H*W*C], or drawn where it is empty. first: number of
+    // the first value in the job's batch.
+    virtual void attack_start(Array x, Array start, Array u, const IterationState* state, double radius, uint64_t seed, int64_t first) = 0;
     // accepted i32 [N]: 1 where the chain is to move to its proposal, made by sgld_step of these settings and, with their pixel clamp,
     // reflect in its place (Metropolis).
     virtual void metropolis(Array accepted, const LangevinPoint& chain, const LangevinPoint& proposal, const IterationState* state,

@@ -266,9 +266,13 @@ public:
                        CrossEntropy<R>{loss.as<R>(), hit.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.n,
                                        logits.c, weight, smoothing, add});
     }
-    void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels) override {
+    void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels, double factor) override {
         exec_.for_each("class_logit", logits.n,
-                       ClassLogit<R>{value.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.c});
+                       ClassLogit<R>{value.as<R>(), d_logits.as<R>(), logits.as<R>(), labels.as<int32_t>(), logits.c, factor});
+    }
+    void logits_apart(Array value, const Tensor& d_logits, const Tensor& logits, Array start, Array labels) override {
+        exec_.for_each("logits_apart", logits.n,
+                       LogitsApart<R>{value.as<R>(), d_logits.as<R>(), logits.as<R>(), start.as<R>(), labels.as<int32_t>(), logits.c});
     }
     void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) override {
         exec_.for_each("classification_summary", 1,
@@ -289,6 +293,17 @@ public:
                                .pixel_clamp = s.pixel_clamp,
                                .seed = s.seed};
         exec_.for_each("sgld_step", step.items(), step);
+    }
+    void attack_start(Array x, Array start, Array u, const IterationState* state, double radius, uint64_t seed, int64_t first) override {
+        const RandomWay<R> begin{.x = x.as<R>(),
+                                   .start = start.as<R>(),
+                                   .u = u.count > 0 ? u.as<R>() : nullptr,
+                                   .state = state,
+                                   .count = x.count,
+                                   .first = first,
+                                   .radius = radius,
+                                   .seed = seed};
+        exec_.for_each("attack_start", begin.items(), begin);
     }
     void reflect(Array x) override { exec_.for_each("reflect", x.count, Reflect<R>{x.as<R>()}); }
     void metropolis(Array accepted, const LangevinPoint& chain, const LangevinPoint& proposal, const IterationState* state,

@@ -36,6 +36,7 @@ enum class RandomStream : uint32_t {
     damage = 21,
     metropolis = 22,
     chain_labels = 23,
+    training_attack = 24,
 };
 
 struct Random4 {

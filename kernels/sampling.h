@@ -60,6 +60,34 @@ struct SgldStep {
     }
 };
 
+// One item is four neighbouring values of the job's batch: x = clamp(start + radius * u), u uniform in [-1, 1]: where attacks begin.
+template <class R>
+struct RandomWay {
+    R* x;            // [count]
+    const R* start;  // [count]
+    const R* u;      // [count], or null: drawn
+    const IterationState* state;
+    int64_t count;
+    int64_t first;  // number of x[0] in the job's batch: draws depend on it
+    double radius;
+    uint64_t seed;
+
+    JEM_HD int64_t items() const { return (first % 4 + count + 3) / 4; }
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t quad = first / 4 + item;
+        const Random4 drawn = random4(seed, RandomStream::training_attack, *state, 0, static_cast<uint64_t>(quad));
+        for (int k = 0; k < 4; ++k) {
+            const int64_t i = quad * 4 + k - first;
+            if (i >= count) return;
+            if (i < 0) continue;
+            const R way = u != nullptr ? u[i] : R(2) * static_cast<R>(uniform_of(drawn.v[k])) - R(1);
+            const R value = start[i] + static_cast<R>(radius) * way;
+            x[i] = value < R(-1) ? R(-1) : value > R(1) ? R(1) : value;
+        }
+    }
+};
+
 // One item is one value: into [-1, 1] by reflection at both ends, as often as it takes; what lies there stays bit for bit.
 template <class R>
 struct Reflect {

@@ -17,7 +17,6 @@
 namespace jem {
 
 enum class Protocol { engine, authors };
-enum class AttackNorm { linf, l2 };
 
 // A number as it was given: it names what was measured with it.
 struct NamedNumber {

@@ -148,10 +148,6 @@ Cost cost(Evaluation& e) {
 
 }  // namespace
 
-std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits) {
-    return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
-}
-
 Attacker::Attacker(const TrainedNetwork& trained, AttackNorm norm, int64_t batch)
     : network_(trained),
       norm_(norm),

@@ -19,7 +19,6 @@ struct PgdAttack {
 };
 
 // limits must outlive it.
-std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits);
 
 // Climbs the cross-entropy of a network with running statistics, a batch of images at a time.
 class Attacker {

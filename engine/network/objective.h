@@ -25,6 +25,9 @@ public:
     virtual ~Objective() = default;
     // Queues the gradient at the logits, and whatever it has to say into the scalars of the state.
     virtual void queue(const ObjectiveCall& call) = 0;
+    // Of a chain: queues what it has to know of where that begins, forward done. Only where it wants to.
+    virtual bool wants_start() const { return false; }
+    virtual void start(const ObjectiveCall&) {}
     // The scalar that holds its value, for the sum of a loss; none where it is part of another's.
     virtual std::optional<std::string> value() const { return std::nullopt; }
 };

@@ -48,29 +48,70 @@ private:
 
 class ClimbClassLogit final : public Objective {
 public:
-    ClimbClassLogit(Device& device, Memory& memory, const std::string& name, int64_t count)
-        : device_(device), memory_(memory), count_(count) {
+    ClimbClassLogit(Device& device, Memory& memory, const std::string& name, int64_t count, double factor)
+        : device_(device), memory_(memory), count_(count), factor_(factor) {
         logit_ = memory.transient(name + "/logit", static_cast<size_t>(count) * size_of(device.real_type()));
     }
 
     void queue(const ObjectiveCall& call) override {
         const Array logit = call.values.count > 0 ? call.values : Array{memory_.at(logit_), device_.real_type(), count_};
-        device_.ops().class_logit(logit, call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels);
+        device_.ops().class_logit(logit, call.network.d_logits(call.pass), call.network.logits(call.pass), call.labels, factor_);
     }
 
 private:
     Device& device_;
     Memory& memory_;
     int64_t count_;
+    double factor_;
     Slot logit_;
+};
+
+class ClimbApart final : public Objective {
+public:
+    ClimbApart(Device& device, Memory& memory, const std::string& name, int64_t count, int64_t classes)
+        : device_(device), memory_(memory), count_(count), classes_(classes) {
+        value_ = memory.transient(name + "/value", static_cast<size_t>(count) * size_of(device.real_type()));
+        gradient_ = memory.transient(name + "/gradient at the logits", static_cast<size_t>(count * classes) * size_of(device.real_type()));
+        start_ = memory.keep("samples", name + "/logits at the start", static_cast<size_t>(count * classes) * size_of(device.real_type()));
+    }
+
+    bool wants_start() const override { return true; }
+    void start(const ObjectiveCall& call) override {
+        device_.copy(memory_.at(start_), call.network.logits(call.pass).data, memory_.bytes(start_));
+    }
+    void queue(const ObjectiveCall& call) override {
+        const auto of = [&](Slot slot, int64_t values) { return Array{memory_.at(slot), device_.real_type(), values}; };
+        const Tensor to = call.network.d_logits(call.pass);
+        Tensor gradient = to;  // which may lie where the logits do
+        gradient.data = memory_.at(gradient_);
+        device_.ops().logits_apart(call.values.count > 0 ? call.values : of(value_, count_), gradient, call.network.logits(call.pass),
+                                   of(start_, count_ * classes_), call.labels);
+        device_.copy(to.data, gradient.data, memory_.bytes(gradient_));
+    }
+
+private:
+    Device& device_;
+    Memory& memory_;
+    int64_t count_, classes_;
+    Slot value_, gradient_, start_;
 };
 
 }  // namespace
 
 std::unique_ptr<Objective> make_chain_objective(ChainObjective which, Device& device, Memory& memory, const std::string& name,
-                                                int64_t count) {
-    if (which == ChainObjective::cross_entropy) return std::make_unique<ClimbCrossEntropy>(device, memory, name, count);
-    if (which == ChainObjective::class_logit) return std::make_unique<ClimbClassLogit>(device, memory, name, count);
+                                                int64_t count, int64_t classes) {
+    switch (which) {
+        case ChainObjective::cross_entropy:
+            return std::make_unique<ClimbCrossEntropy>(device, memory, name, count);
+        case ChainObjective::class_logit:
+            return std::make_unique<ClimbClassLogit>(device, memory, name, count, 1);
+        case ChainObjective::class_energy:
+            return std::make_unique<ClimbClassLogit>(device, memory, name, count, -1);
+        case ChainObjective::apart:
+            return std::make_unique<ClimbApart>(device, memory, name, count, classes);
+        case ChainObjective::lse:
+            break;
+    }
     return std::make_unique<ClimbLse>(device, memory, name, count);
 }
 

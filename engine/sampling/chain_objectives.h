@@ -10,8 +10,8 @@
 
 namespace jem {
 
-// name: of the chain, for the plan of memory; count: images of a batch.
+// name: of the chain, for the plan of memory; count: images of a batch; classes: of the logits, where the objective keeps some.
 std::unique_ptr<Objective> make_chain_objective(ChainObjective which, Device& device, Memory& memory, const std::string& name,
-                                                int64_t count);
+                                                int64_t count, int64_t classes = 0);
 
 }  // namespace jem

@@ -9,7 +9,7 @@ InputChain::InputChain(Device& device, Network& network, Memory& memory, const O
     const size_t bytes = static_cast<size_t>(value_count()) * size_of(device.real_type());
     images_ = memory.keep("samples", options.name + "/samples", bytes);
     gradient_ = memory.transient(options.name + "/gradient", bytes);
-    objective_ = make_chain_objective(options.objective, device, memory, options.name, options.count);
+    objective_ = make_chain_objective(options.objective, device, memory, options.name, options.count, options.classes);
     const auto a_value_each = static_cast<size_t>(options.count) * size_of(device.real_type());
     if (stepper_->wants_centre() || options.keeps_start) centre_ = memory.keep("samples", options.name + "/centre", bytes);
     if (stepper_->wants_norms()) norms_ = memory.transient(options.name + "/norms", a_value_each);
@@ -41,6 +41,12 @@ Array InputChain::noise() {
 void InputChain::begin(Centre centre) {
     if (centre_.valid() && centre == Centre::start) device_.copy(memory_.at(centre_), memory_.at(images_), memory_.bytes(centre_));
     if (hits_.valid()) device_.ops().fill_zero(hits());
+}
+
+void InputChain::look_at_start(const NetworkMemory& m, IterationState* state) {
+    if (!objective_->wants_start()) return;
+    network_.forward(pass_, m, tensor());
+    objective_->start({.network = network_, .pass = pass_, .labels = labels(), .state = state});
 }
 
 void InputChain::look(const NetworkMemory& m, IterationState* state) {

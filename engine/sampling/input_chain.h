@@ -25,6 +25,7 @@ public:
         int64_t first_step = 0;         // of the state, that it begins with: noise() begins there
         bool values = false;            // whether somebody asks for values()
         bool keeps_start = false;       // as centre(), whatever the stepper asks for
+        int64_t classes = 0;            // of the logits, for objectives that keep some
     };
 
     // Registers its pass; the network must not have been built.
@@ -43,6 +44,8 @@ public:
     // Queues what a step needs to know of the start. After images() were written, before the first step.
     enum class Centre { start, given };  // given: the caller wrote centre() as well
     void begin(Centre centre = Centre::start);
+    // The same of the objective, where it wants to see where the chain begins.
+    void look_at_start(const NetworkMemory& memory, IterationState* state);
     // Queues one step. memory.weights must be what the network was prepared with.
     void step(const NetworkMemory& memory, IterationState* state);
     // Queues forward and objective alone: what the network says of where the chain is.

@@ -90,4 +90,8 @@ std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits) { return std::
 
 std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits) { return std::make_unique<NormalisedStepper>(limits); }
 
+std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits) {
+    return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);
+}
+
 }  // namespace jem

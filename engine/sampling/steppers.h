@@ -7,6 +7,7 @@
 #include "engine/device/device.h"
 #include "engine/memory/memory.h"
 #include "engine/network/scalars.h"
+#include "engine/settings/enums.h"
 
 namespace jem {
 
@@ -63,5 +64,7 @@ struct AttackLimits {
 std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits);
 // x += alpha * g / |g| of each image, kept within radius of the centre in L2, and in [-1, 1].
 std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits);
+// One of the two.
+std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits);
 
 }  // namespace jem

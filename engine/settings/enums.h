@@ -19,7 +19,11 @@ enum class ChainObjective {
     lse,            // LSE(f(x)) = -E(x): sampling (SADA-JEM, Eq. 3)
     cross_entropy,  // -log p(y|x) of the labels: attacks
     class_logit,    // f(x)[y] of the labels, minus the energy of x and y: samples of a class (JEM, Eq. 6)
+    class_energy,   // the energy itself, -f(x)[y]: attacks of JEAT, EB-JDAT
+    apart,          // f(x)[y] + |z/|z| - z0/|z0||^2, z the logits and z0 those of where it started: the attack of EB-JDAT's scripts
 };
+enum class AttackObjective { energy, ce, authors };
+enum class AttackNorm { linf, l2 };
 enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
 
 // The linear head of a network.

@@ -77,6 +77,13 @@ struct Settings {
     EnergyL2 energy_l2_form = EnergyL2::mean;
     ClassConditional class_conditional = ClassConditional::off;
 
+    // Adversarial images
+    AttackObjective attack_objective = AttackObjective::energy;
+    AttackNorm attack_norm = AttackNorm::linf;
+    double attack_eps = 8, attack_step_size = 2;  // in 1/255 of the pixels' range
+    int64_t attack_steps = 10;
+    double attack_weight = 0.1, attack_ce_weight = 1;  // of eb-jdat's two terms on them
+
     // Run folder
     std::string start_from;           // a checkpoint whose weights the run begins with; empty: random ones
     int64_t checkpoint_interval = 0;  // iterations; 0: at the end of each epoch only
@@ -138,6 +145,8 @@ JEM_ENUM_NAMES(BestBy, {{"accuracy", BestBy::accuracy}, {"energy-gap", BestBy::e
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
 JEM_ENUM_NAMES(EnergyL2, {{"mean", EnergyL2::mean}, {"image", EnergyL2::image}, {"m-jem", EnergyL2::m_jem}});
 JEM_ENUM_NAMES(ClassConditional, {{"off", ClassConditional::off}, {"chain", ClassConditional::chain}, {"loss", ClassConditional::loss}});
+JEM_ENUM_NAMES(AttackObjective, {{"energy", AttackObjective::energy}, {"ce", AttackObjective::ce}, {"authors", AttackObjective::authors}});
+JEM_ENUM_NAMES(AttackNorm, {{"linf", AttackNorm::linf}, {"l2", AttackNorm::l2}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
 JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});

@@ -381,6 +381,17 @@ std::vector<Setting> make_table() {
         choice({"energy_l2_form", "Terms", "Squares of the mean energies, of each image's, or of each real image's and the samples' mean"},
                &Settings::energy_l2_form),
 
+        choice({"attack_objective", "Adversarial images",
+                "What they climb: -f(x)[y], the cross-entropy, or f(x)[y] and the distance of the logits' directions (EB-JDAT's scripts)"},
+               &Settings::attack_objective),
+        choice({"attack_norm", "Adversarial images", "Of the ball around the image that they stay in"}, &Settings::attack_norm),
+        number({"attack_eps", "Adversarial images", "Its radius, in 1/255 of the pixels' range"}, &Settings::attack_eps, {0, 1e6}),
+        integer({"attack_steps", "Adversarial images", "Steps of an attack"}, &Settings::attack_steps, {0, 100000}),
+        number({"attack_step_size", "Adversarial images", "In 1/255 of the pixels' range"}, &Settings::attack_step_size, {0, 1e6}),
+        number({"attack_weight", "Adversarial images", "eb-jdat: weight of log p of the adversarial image"}, &Settings::attack_weight,
+               {0, 1e6}),
+        number({"attack_ce_weight", "Adversarial images", "eb-jdat: weight of their cross-entropy"}, &Settings::attack_ce_weight, {0, 1e6}),
+
         text({"start_from",
               "Run",
               "Checkpoint whose weights, and replay buffer where there is one, the run begins with",

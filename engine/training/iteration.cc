@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "data/input_error.h"
+#include "engine/sampling/steppers.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/training/terms/terms.h"
 
@@ -28,7 +29,13 @@ int64_t share(const char* flag, int64_t batch, int64_t ranks) {
 }  // namespace
 
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data)
-    : device_(device), memory_(memory), network_(network), settings_(settings), data_(data), ranks_(device.communicator()) {
+    : device_(device),
+      memory_(memory),
+      network_(network),
+      settings_(settings),
+      method_(method_of(settings)),
+      data_(data),
+      ranks_(device.communicator()) {
     store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
     if (settings.init == StartForm::gaussian) store_->merge_classes();
     if (settings.samples()) {
@@ -51,13 +58,17 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
 }
 
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given)
-    : device_(device), memory_(memory), network_(network), settings_(settings), ranks_(device.communicator()) {
+    : device_(device),
+      memory_(memory),
+      network_(network),
+      settings_(settings),
+      method_(method_of(settings)),
+      ranks_(device.communicator()) {
     build(given);
 }
 
 void TrainingIteration::build(const GivenBatches& job) {
     const int64_t ranks = ranks_.size();
-    const Method method = method_of(settings_);
     parameters_ = std::make_unique<Parameters>(device_, memory_, network_,
                                                Parameters::Options{.gradient = true,
                                                                    .optimizer_arrays = settings_.optimizer == Optimizer::adam ? 2 : 1,
@@ -65,25 +76,25 @@ void TrainingIteration::build(const GivenBatches& job) {
                                                                    .average = settings_.ema > 0});
     state_ = memory_.keep("scalars", "iteration state", sizeof(IterationState));
     if (ranks > 1) states_ = memory_.keep("scalars", "states of all ranks", static_cast<size_t>(ranks) * sizeof(IterationState));
-    for (const auto& step : method.steps)
-        if (const auto* term = std::get_if<TermSpec>(&step)) {
-            if (term->batch == BatchOf::real && !real_) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
-            if (term->batch == BatchOf::labelled && !labelled_)
-                labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
-        }
-    for (const auto& step : method.steps)
+    if (has_term(BatchOf::real)) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
+    if (has_term(BatchOf::labelled) || has_chain(BatchOf::adversarial))
+        labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
+    for (const auto& step : method_.steps)
         if (const auto* chain = std::get_if<ChainSpec>(&step)) add_chain(*chain, job);
-    if (labelled_)
-        kept_logits_ = memory_.keep("scalars", "labelled logits",
-                                    static_cast<size_t>(labelled_->count() * settings_.num_classes) * size_of(device_.real_type()));
-    for (const auto& step : method.steps)
+    const auto logits = [&](const char* name) {
+        return memory_.keep("scalars", name,
+                            static_cast<size_t>(labelled_->count() * settings_.num_classes) * size_of(device_.real_type()));
+    };
+    if (has_term(BatchOf::labelled)) kept_logits_ = logits("labelled logits");
+    if (has_term(BatchOf::adversarial)) kept_adversarial_logits_ = logits("adversarial logits");
+    for (const auto& step : method_.steps)
         if (const auto* term = std::get_if<TermSpec>(&step)) add_term(*term);
     const bool classes = std::any_of(terms_.begin(), terms_.end(), [](const auto& t) { return t->spec.head == Head::classes; });
     if (!classes)
         idle_ = memory_.keep("scalars", "idle head",
                              static_cast<size_t>(network_.parameters_of(Head::classes).count) * size_of(device_.real_type()));
     network_.build(device_, memory_, settings_.conv_algorithm);
-    add_phases(method);
+    add_phases(method_);
 }
 
 std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t count) const {
@@ -93,7 +104,7 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
                            .height = settings_.image_size,
                            .width = settings_.image_size,
                            .channels = settings_.in_channels,
-                           .with_labels = labelled || settings_.loss_is_of_classes(),
+                           .with_labels = labelled || settings_.loss_is_of_classes() || method_.chains_take_labels,
                            .drawn = data_.has_value()};
     if (data_) {
         const Augment of_labelled = settings_.augment ? Augment::both : Augment::off, how = labelled ? of_labelled : settings_.gen_augment;
@@ -110,30 +121,67 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
     return std::make_unique<Batch>(device_, memory_, options);
 }
 
+NormMode TrainingIteration::mode_of(const ChainSpec& spec) const {
+    const bool running = spec.evaluation_mode || method_.running_statistics || settings_.sampling_norm == SamplingNorm::running;
+    return running ? NormMode::running : NormMode::batch_update;
+}
+
+// The chain's own scalars, and limits that its stepper goes by.
+std::unique_ptr<Stepper> TrainingIteration::stepper_of(Chain& c) {
+    constexpr double kAnywhere = 1e9;  // a radius that limits nothing
+    const double pixel = 2.0 / 255;
+    switch (c.spec.stepper) {
+        case ChainStepper::sgld: {
+            const std::string of = c.spec.makes == BatchOf::labelled_chain ? kOfLabelled : "";
+            c.scalars = {.norm = scalars_.number(kChainNorm + of),
+                         .way = scalars_.number(kChainWay + of),
+                         .clamped = scalars_.number(kClamped + of)};
+            return sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of);
+        }
+        case ChainStepper::attack:
+            c.limits = {.step_size = settings_.attack_step_size * pixel,
+                        .radius = settings_.attack_objective == AttackObjective::authors ? kAnywhere : settings_.attack_eps * pixel};
+            return attack_stepper(settings_.attack_norm, c.limits);
+        case ChainStepper::normalised:
+            c.scalars = {.norm = scalars_.number(kChainNorm), .way = scalars_.number(kChainWay), .clamped = scalars_.number(kClamped)};
+            c.limits = {.step_size = settings_.sgld_step_size, .radius = kAnywhere};
+            break;
+    }
+    return normalised_stepper(c.limits);
+}
+
 void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job) {
-    const bool of_labelled = spec.makes == BatchOf::labelled_chain;
+    const bool of_labelled = spec.makes != BatchOf::chain, attack = spec.makes == BatchOf::adversarial;
     const int64_t ranks = ranks_.size();
     auto c = std::make_unique<Chain>();
     c->spec = spec;
-    const std::string of = of_labelled ? kOfLabelled : "";
-    c->scalars = {
-        .norm = scalars_.number(kChainNorm + of), .way = scalars_.number(kChainWay + of), .clamped = scalars_.number(kClamped + of)};
-    if (buffer_ && !chains_.empty()) c->kind = buffer_->add_chains(labelled_->count(), true);
-    c->chain = std::make_unique<InputChain>(
-        device_, network_, memory_,
-        InputChain::Options{
-            .name = of_labelled ? "sampling of classes" : "sampling",
-            .count = of_labelled ? share("--batch-size", job.labelled, ranks) : share("--gen-batch-size", job.negative, ranks),
-            .height = settings_.image_size,
-            .width = settings_.image_size,
-            .channels = settings_.in_channels,
-            .objective = spec.climbs,
-            .norm = settings_.sampling_norm == SamplingNorm::running ? NormMode::running : NormMode::batch_update,
-            .head = spec.head,
-            .given_noise_steps = (of_labelled ? job.noise_lab : job.noise) ? settings_.sgld_steps : 0,
-            .first_step = std::ssize(chains_) * settings_.sgld_steps,
-            .keeps_start = data_.has_value()},
-        sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of));
+    c->steps = attack ? settings_.attack_steps : settings_.sgld_steps;
+    if (buffer_ && spec.makes == BatchOf::labelled_chain && has_chain(BatchOf::chain))
+        c->kind = buffer_->add_chains(labelled_->count(), true);
+    int64_t first_step = 0;
+    for (const auto& before : chains_) first_step += before->steps;
+    const std::string name = attack ? "attack" : of_labelled ? "sampling of classes" : "sampling";
+    const bool noise = attack ? false : of_labelled ? job.noise_lab : job.noise;
+    c->chain = std::make_unique<InputChain>(device_, network_, memory_,
+                                            InputChain::Options{.name = name,
+                                                                .count = of_labelled ? share("--batch-size", job.labelled, ranks)
+                                                                                     : share("--gen-batch-size", job.negative, ranks),
+                                                                .height = settings_.image_size,
+                                                                .width = settings_.image_size,
+                                                                .channels = settings_.in_channels,
+                                                                .objective = spec.climbs,
+                                                                .norm = mode_of(spec),
+                                                                .head = spec.head,
+                                                                .given_noise_steps = noise ? c->steps : 0,
+                                                                .first_step = first_step,
+                                                                .keeps_start = data_.has_value(),
+                                                                .classes = settings_.num_classes},
+                                            stepper_of(*c));
+    if (attack && job.attack_noise)
+        c->start =
+            memory_.keep("samples", "attack noise",
+                         static_cast<size_t>(c->chain->count() * settings_.in_channels * settings_.image_size * settings_.image_size) *
+                             size_of(device_.real_type()));
     chains_.push_back(std::move(c));
 }
 
@@ -143,7 +191,8 @@ void TrainingIteration::add_term(const TermSpec& spec) {
     const int64_t both = real_ && has_chain(BatchOf::chain) ? count_of(BatchOf::real) + count_of(BatchOf::chain) : 0;
     for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
         const std::string name = spec.name + (pass == 0 ? "" : " again");
-        const NormMode norm = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
+        const NormMode batch = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
+        const NormMode norm = method_.running_statistics ? NormMode::running : batch;
         const int number =
             network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights, .head = spec.head});
         term->passes.push_back({number, {}});
@@ -169,14 +218,16 @@ void TrainingIteration::add_phases(const Method& method) {
     for (const auto& step : method.steps) {
         if (const auto* spec = std::get_if<ChainSpec>(&step)) {
             Chain& c = chain_of(spec->makes);
+            if (spec->makes == BatchOf::adversarial) add(spec->name + " start", [this, &c] { queue_attack_start(c); });
             add(
-                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, settings_.sgld_steps);
-            if (settings_.sgld_steps > 0) phases_.back().chain = true;
+                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, c.steps);
+            if (c.steps > 0) phases_.back().chain = spec->makes != BatchOf::adversarial;
             continue;
         }
         const Term& term = *terms_[next];
         const bool first = next++ == 0;
-        Chain* const c = is_of_chain(term.spec.batch) ? &chain_of(term.spec.batch) : nullptr;
+        // of the buffer's
+        Chain* const c = is_of_chain(term.spec.batch) && term.spec.batch != BatchOf::adversarial ? &chain_of(term.spec.batch) : nullptr;
         add(term.spec.name, [this, &term, first, c] {
             if (first) device_.ops().fill_zero(parameters_->gradient());
             if (c != nullptr && data_)
@@ -283,12 +334,9 @@ size_t TrainingIteration::carried_bytes() const {
     return static_cast<size_t>(values) * size_of(device_.real_type()) + (buffer_ ? buffer_->bytes() : 0);
 }
 
-Array TrainingIteration::kept_logits() {
-    return {memory_.at(kept_logits_), device_.real_type(), labelled_->count() * settings_.num_classes};
-}
-
-bool TrainingIteration::has_chain(BatchOf which) const {
-    return std::any_of(chains_.begin(), chains_.end(), [&](const auto& c) { return c->spec.makes == which; });
+Array TrainingIteration::kept_logits(BatchOf which) {
+    return {memory_.at(which == BatchOf::labelled ? kept_logits_ : kept_adversarial_logits_), device_.real_type(),
+            labelled_->count() * settings_.num_classes};
 }
 
 TrainingIteration::Chain& TrainingIteration::chain_of(BatchOf which) {
@@ -326,20 +374,39 @@ void TrainingIteration::queue_draw() {
     if (real_) real_->draw(resident, state());
     for (const auto& c : chains_) {
         InputChain& chain = *c->chain;
+        if (c->spec.makes == BatchOf::adversarial) continue;
         buffer_->draw(chain.images(), resident, state(), c->kind, c->spec.makes == BatchOf::labelled_chain ? labelled_->labels() : Array{});
-        if (chain.labels().count > 0) device_.copy(chain.labels().data, buffer_->labels(c->kind).data, chain.labels().bytes());
+        const Array labels = method_.chains_take_labels ? real_->labels() : buffer_->labels(c->kind);
+        if (chain.labels().count > 0) device_.copy(chain.labels().data, labels.data, chain.labels().bytes());
         chain.begin();
     }
+}
+
+Array TrainingIteration::attack_noise() {
+    const Chain& c = chain_of(BatchOf::adversarial);
+    return c.start.valid() ? Array{memory_.at(c.start), device_.real_type(), c.chain->images().count} : Array{};
+}
+
+// From x_lab, and a random way off it; L2 balls have none where the method is DAT's.
+void TrainingIteration::queue_attack_start(Chain& c) {
+    InputChain& chain = *c.chain;
+    device_.copy(chain.images().data, labelled_->images().data, chain.images().bytes());
+    if (chain.labels().count > 0) device_.copy(chain.labels().data, labelled_->labels().data, chain.labels().bytes());
+    chain.begin();
+    chain.look_at_start(memory_of(SamPass::at_weights), state());
+    if (!method_.attacks_start_apart) return;
+    device_.ops().attack_start(chain.images(), labelled_->images(), attack_noise(), state(), settings_.attack_eps * 2 / 255, settings_.seed,
+                               ranks_.rank() * chain.images().count);
 }
 
 void TrainingIteration::queue_term(const Term& term, SamPass pass) {
     const Term::Pass& of = term.passes[static_cast<size_t>(pass)];
     const int number = of.pass;
-    const bool labelled = term.spec.batch == BatchOf::labelled;
+    const bool labelled = term.spec.batch == BatchOf::labelled || term.spec.batch == BatchOf::adversarial;
     const Tensor images = images_of(term.spec.batch);
     network_.forward(number, memory_of(pass), images);
     if (keep_logits_ && labelled && pass == SamPass::at_weights)
-        device_.copy(kept_logits().data, network_.logits(number).data, kept_logits().bytes());
+        device_.copy(kept_logits(term.spec.batch).data, network_.logits(number).data, kept_logits(term.spec.batch).bytes());
     for (const auto& objective : of.objectives)
         objective->queue({.network = network_,
                           .pass = number,
@@ -394,7 +461,7 @@ void TrainingIteration::queue_update() {
     if (settings_.optimizer == Optimizer::adam)
         ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(), settings_.weight_decay);
     else
-        ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay);
+        ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay, method_.nesterov);
     if (idle_.valid()) device_.copy(idle_weights().data, memory_.at(idle_), memory_.bytes(idle_));
     if (settings_.ema > 0) ops.ema_update(w.average(), w.weights(), state(), settings_.ema);
     // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same

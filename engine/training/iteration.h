@@ -27,6 +27,7 @@ public:
     struct GivenBatches {
         int64_t positive = 0, negative = 0, labelled = 0;
         bool noise = false, noise_lab = false;  // of the two kinds of chains
+        bool attack_noise = false;
     };
     struct DataSource {  // training: everything on the device
         ImageSetShape shape;
@@ -81,16 +82,20 @@ public:
     ReplayBuffer& buffer() { return *buffer_; }
     ImageStore& store() { return *store_; }
     InputChain& chain(BatchOf which = BatchOf::chain) { return *chain_of(which).chain; }
-    bool has_chain(BatchOf which) const;
+    // Of the method.
+    bool has_chain(BatchOf which) const { return jem::has_chain(method_, which); }
+    bool has_term(BatchOf which) const { return jem::has_term(method_, which); }
+    Array attack_noise();  // R [labelled images, H*W*C], where it is given
     IterationState* state();
     // All that an iteration leaves to the next one but its number: parameters, the optimizer's, statistics, the buffer.
     std::vector<Array> carried();
     size_t carried_bytes() const;             // of all of them; before memory is allocated as well
     Batch& real() { return *real_; }          // x+
     Batch& labelled() { return *labelled_; }  // x_lab
-    // Whether the labelled term leaves its logits in kept_logits(), R [N, classes]; to be set before plan().
+    // Whether the terms of the labelled and of the adversarial images leave their logits in kept_logits(), R [N, classes]; to be set
+    // before plan().
     void keep_logits(bool on) { keep_logits_ = on; }
-    Array kept_logits();
+    Array kept_logits(BatchOf which = BatchOf::labelled);
 
 private:
     struct Term {
@@ -107,6 +112,9 @@ private:
         int kind = 0;  // of the replay buffer's chains
         std::unique_ptr<InputChain> chain;
         bool stored = false;  // whether it has its phase
+        int64_t steps = 0;
+        AttackLimits limits;  // of a stepper that has some
+        Slot start;           // given: where the attack starts, as multiples of its radius
     };
 
     void build(const GivenBatches& job);
@@ -115,11 +123,13 @@ private:
     void add_phases(const Method& method);
     std::unique_ptr<Batch> make_batch(BatchOf which, int64_t count) const;
     Chain& chain_of(BatchOf which);
-    static bool is_of_chain(BatchOf which) { return which == BatchOf::chain || which == BatchOf::labelled_chain; }
     Tensor images_of(BatchOf which);
     Array labels_of(BatchOf which);
     int64_t count_of(BatchOf which);
     void queue_draw();
+    void queue_attack_start(Chain& chain);
+    std::unique_ptr<Stepper> stepper_of(Chain& chain);
+    NormMode mode_of(const ChainSpec& spec) const;
     void queue_agreement(Agreement when, const ChainScalars& chain = {});
     void queue_term(const Term& term, SamPass pass);
     void queue_perturb();
@@ -133,6 +143,7 @@ private:
     Memory& memory_;
     Network& network_;
     Settings settings_;
+    Method method_;
     std::optional<DataSource> data_;
     Communicator& ranks_;
     bool keep_logits_ = false;
@@ -144,7 +155,7 @@ private:
     std::vector<std::unique_ptr<Chain>> chains_;  // in the method's order
     std::unique_ptr<Batch> real_, labelled_;
     std::vector<std::unique_ptr<Term>> terms_;  // in the method's order
-    Slot state_, kept_logits_;
+    Slot state_, kept_logits_, kept_adversarial_logits_;
     Slot states_;  // of all ranks
     Slot idle_;    // idle_weights(), while the optimizer decays them
     std::vector<Phase> phases_;

@@ -6,6 +6,7 @@
 #include "data/input_error.h"
 #include "engine/network/file_tensors.h"
 #include "engine/run/checkpoint.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/iteration.h"
 
 namespace jem {
@@ -41,12 +42,19 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
                              " is not [K, N, C, H, W] with K = --sgld-steps. Correct it, or leave it out.");
         return true;
     };
+    const Method method = method_of(s);
+    const bool adversarial = has_chain(method, BatchOf::adversarial), labelled = has_term(method, BatchOf::labelled);
+    const bool takes_labelled = adversarial || labelled;
+    if (has_term(method, BatchOf::real)) given.positive = batch_of(input, "x_pos", s);
     if (s.generates()) {
-        given.positive = batch_of(input, "x_pos", s);
         given.negative = batch_of(input, "x_neg_start", s);
         given.noise = has_noise("noise", given.negative);
     }
-    if (s.takes_labelled()) given.labelled = batch_of(input, "x_lab", s);
+    if (takes_labelled) given.labelled = batch_of(input, "x_lab", s);
+    given.attack_noise = adversarial && method.attacks_start_apart && input.batch.has("attack_noise");
+    if (given.attack_noise && batch_of(input, "attack_noise", s) != given.labelled)
+        throw InputError("Tensor attack_noise of " + input.batch_path +
+                         " has other images than x_lab (it is where their attacks start). Give as many.");
     if (s.p_x_y_weight != 0) {
         if (batch_of(input, "x_neg_lab_start", s) != given.labelled)
             throw InputError("Tensor x_neg_lab_start of " + input.batch_path +
@@ -85,13 +93,16 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         const std::vector<int32_t> labels(y.begin(), y.end());
         device.upload(to.data, labels.data(), labels.size() * sizeof(int32_t));
     };
-    if (s.generates()) {
+    if (has_term(method, BatchOf::real)) {
         upload_images(iteration.real().images(), "x_pos");
+        if (iteration.real().labels().count > 0 && s.loss_is_of_classes()) upload_labels(iteration.real().labels(), "y_pos", "x_pos");
+    }
+    if (given.attack_noise) upload_images(iteration.attack_noise(), "attack_noise");
+    if (s.generates()) {
         if (given.noise) upload_images(iteration.chain().noise(), "noise");
-        if (iteration.real().labels().count > 0) upload_labels(iteration.real().labels(), "y_pos", "x_pos");
         if (iteration.chain().labels().count > 0) upload_labels(iteration.chain().labels(), "y_neg", "x_neg_start");
     }
-    if (s.takes_labelled()) {
+    if (takes_labelled) {
         upload_images(iteration.labelled().images(), "x_lab");
         upload_labels(iteration.labelled().labels(), "y", "x_lab");
     }
@@ -147,7 +158,14 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     }
     if (s.classifies()) {
         scalar("loss_clf", iteration.scalars().value(state, "loss_clf"));
-        results.tensors["logits_lab"] = tensor_on(device, iteration.kept_logits(), {given.labelled, s.num_classes});
+        if (labelled) results.tensors["logits_lab"] = tensor_on(device, iteration.kept_logits(), {given.labelled, s.num_classes});
+    }
+    if (adversarial) {
+        results.tensors["x_adv"] =
+            tensor_on(device, iteration.chain(BatchOf::adversarial).images(), {given.labelled, s.in_channels, s.image_size, s.image_size});
+        results.tensors["logits_adv"] = tensor_on(device, iteration.kept_logits(BatchOf::adversarial), {given.labelled, s.num_classes});
+        for (const char* name : {"f_adv", "loss_adv", "loss_adv_clf"})
+            if (iteration.scalars().has(name)) scalar(name, iteration.scalars().value(state, name));
     }
     scalar("grad_norm", state.grad_norm);
     parameters.save_array(parameters.weights(), results, "param.");

@@ -14,6 +14,7 @@
 #include "data/load.h"
 #include "engine/files/messages.h"
 #include "engine/run/checkpoint.h"
+#include "engine/settings/recipes/recipes.h"
 #include "kernels/random.h"
 #include "tools/jem_engine/job.h"
 #ifdef JEM_HAS_CUDA
@@ -205,6 +206,13 @@ void SettingsFlags::apply(Settings& settings) const {
         if (given(flag) && settings.inner_steps == 0)
             throw InputError(std::string(flag) +
                              " is of chains with inner steps (--inner-steps is 0). Give --inner-steps, or leave it out.");
+    for (const char* flag : {"--attack-objective", "--attack-norm", "--attack-eps", "--attack-steps", "--attack-step-size"})
+        if (given(flag) && !has_chain(method_of(settings), BatchOf::adversarial))
+            throw InputError(std::string(flag) + " is of adversarial images (recipe " + settings.recipe +
+                             " trains on none). Give --recipe jeat, dat or eb-jdat, or leave it out.");
+    for (const char* flag : {"--attack-weight", "--attack-ce-weight"})
+        if (given(flag) && settings.recipe != "eb-jdat")
+            throw InputError(std::string(flag) + " is of recipe eb-jdat (this is " + settings.recipe + "). Leave it out.");
     if (tell && given("--rho") && !given("--sam") && settings.rho >= kRhoOfAsam)
         std::fprintf(stderr, "--rho %g: the authors' script turns to ASAM from %g on; here --sam says which, now %s.\n", settings.rho,
                      kRhoOfAsam, name_of(settings.sam).c_str());

@@ -1,4 +1,7 @@
 // What several recipes are made of.
+#include <algorithm>
+
+#include "data/input_error.h"
 #include "engine/settings/recipes/recipes.h"
 
 namespace jem {
@@ -33,6 +36,38 @@ void add_labelled(Method& m, const Settings& s) {
     m.steps.emplace_back(ChainSpec{.name = "sample of classes", .makes = BatchOf::labelled_chain, .climbs = ChainObjective::class_logit});
     m.steps.emplace_back(TermSpec{
         .name = "negative of classes", .batch = BatchOf::labelled_chain, .objectives = {{"joint-energy-sampled", s.p_x_y_weight}}});
+}
+
+ChainSpec attack(const Settings& s) {
+    const ChainObjective climbs = s.attack_objective == AttackObjective::energy ? ChainObjective::class_energy
+                                  : s.attack_objective == AttackObjective::ce   ? ChainObjective::cross_entropy
+                                                                                : ChainObjective::apart;
+    return {.name = "attack", .makes = BatchOf::adversarial, .climbs = climbs, .stepper = ChainStepper::attack};
+}
+
+void refuse(const Settings& s, bool wrong, const char* flag, const char* why) {
+    if (wrong) throw InputError(std::string(flag) + " is not of recipe " + s.recipe + " (" + why + "). Leave it out.");
+}
+
+void refuse_other_energies(const Settings& s) {
+    refuse(s, s.energy_head != Head::classes, "--energy-head linear", "the images of its energy are classified in the same pass");
+    refuse(s, s.class_conditional != ClassConditional::off, "--class-conditional",
+           "its chains and energies are of no class, or of given ones");
+    refuse(s, s.p_x_y_weight != 0, "--p-x-y-weight", "no chains of its labelled images' classes are drawn");
+}
+
+bool has_term(const Method& method, BatchOf batch) {
+    return std::any_of(method.steps.begin(), method.steps.end(), [batch](const auto& step) {
+        const auto* term = std::get_if<TermSpec>(&step);
+        return term != nullptr && term->batch == batch;
+    });
+}
+
+bool has_chain(const Method& method, BatchOf batch) {
+    return std::any_of(method.steps.begin(), method.steps.end(), [batch](const auto& step) {
+        const auto* chain = std::get_if<ChainSpec>(&step);
+        return chain != nullptr && chain->makes == batch;
+    });
 }
 
 }  // namespace jem

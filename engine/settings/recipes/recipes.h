@@ -21,12 +21,20 @@ TermSpec positive_term(const Settings& settings);
 ChainSpec chain(const Settings& settings);
 TermSpec negative_term(const Settings& settings);
 void add_labelled(Method& method, const Settings& settings);
+// An attack on the labelled images.
+ChainSpec attack(const Settings& settings);
+// InputError for a flag that the settings' recipe cannot heed.
+void refuse(const Settings& settings, bool wrong, const char* flag, const char* why);
+void refuse_other_energies(const Settings& settings);
 
 // One a file.
 Recipe sada_jem_recipe();
 Recipe jem_recipe();
 Recipe jempp_recipe();
 Recipe m_jem_recipe();
+Recipe jeat_recipe();
+Recipe dat_recipe();
+Recipe eb_jdat_recipe();
 Recipe softmax_recipe();
 Recipe softmax_sam_recipe();
 

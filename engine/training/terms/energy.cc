@@ -10,6 +10,7 @@ struct EnergyNames {
     const char *real, *sampled, *loss, *loss_real;
 };
 constexpr EnergyNames kGenerative = {"f_pos", "f_neg", "loss_gen", "loss_real"};
+constexpr EnergyNames kAdversarial = {"f_pos", "f_adv", "loss_adv", "loss_real_adv"};
 constexpr EnergyNames kJoint = {"f_pos_lab", "f_neg_lab", "loss_joint", "loss_real_lab"};
 
 EnergyForm form_of(EnergyL2 form) {
@@ -85,6 +86,14 @@ std::unique_ptr<Objective> joint(const TermContext& c, EnergyTerm term) {
     return std::make_unique<EnergyOfBatch>(c, EnergyOfBatch::Options{.term = term, .names = kJoint, .labels = Labels::taken});
 }
 
+std::unique_ptr<Objective> adversarial(const TermContext& c, EnergyTerm term) {
+    return std::make_unique<EnergyOfBatch>(c, EnergyOfBatch::Options{.term = term, .names = kAdversarial});
+}
+
+std::unique_ptr<Objective> binary(const TermContext& c, EnergyTerm term) {
+    return std::make_unique<EnergyOfBatch>(c, EnergyOfBatch::Options{.term = term, .names = kGenerative, .form = EnergyForm::binary});
+}
+
 }  // namespace
 
 std::unique_ptr<Objective> energy_of_real_images(const TermContext& c) { return generative(c, EnergyTerm::positive, Labels::ignored); }
@@ -93,5 +102,9 @@ std::unique_ptr<Objective> class_energy_of_real_images(const TermContext& c) { r
 std::unique_ptr<Objective> class_energy_of_samples(const TermContext& c) { return generative(c, EnergyTerm::negative, Labels::taken); }
 std::unique_ptr<Objective> joint_energy_of_labelled_images(const TermContext& c) { return joint(c, EnergyTerm::positive); }
 std::unique_ptr<Objective> joint_energy_of_samples(const TermContext& c) { return joint(c, EnergyTerm::negative); }
+std::unique_ptr<Objective> adversarial_energy_of_real_images(const TermContext& c) { return adversarial(c, EnergyTerm::positive); }
+std::unique_ptr<Objective> adversarial_energy(const TermContext& c) { return adversarial(c, EnergyTerm::negative); }
+std::unique_ptr<Objective> binary_energy_of_real_images(const TermContext& c) { return binary(c, EnergyTerm::positive); }
+std::unique_ptr<Objective> binary_energy_of_samples(const TermContext& c) { return binary(c, EnergyTerm::negative); }
 
 }  // namespace jem

@@ -12,7 +12,12 @@ std::unique_ptr<Objective> make_objective(const std::string& name, const TermCon
         {"class-energy-sampled", class_energy_of_samples},
         {"joint-energy-labelled", joint_energy_of_labelled_images},
         {"joint-energy-sampled", joint_energy_of_samples},
+        {"adversarial-energy-real", adversarial_energy_of_real_images},
+        {"adversarial-energy", adversarial_energy},
+        {"binary-energy-real", binary_energy_of_real_images},
+        {"binary-energy-sampled", binary_energy_of_samples},
         {"cross-entropy", cross_entropy_of_labels},
+        {"adversarial-cross-entropy", adversarial_cross_entropy},
     };
     for (const NamedObjective& o : all)
         if (o.name == name) return o.make(context);

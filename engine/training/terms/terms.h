@@ -37,7 +37,14 @@ std::unique_ptr<Objective> class_energy_of_real_images(const TermContext& contex
 std::unique_ptr<Objective> class_energy_of_samples(const TermContext& context);
 std::unique_ptr<Objective> joint_energy_of_labelled_images(const TermContext& context);
 std::unique_ptr<Objective> joint_energy_of_samples(const TermContext& context);
+// Of real against adversarial images, with --attack-weight (EB-JDAT).
+std::unique_ptr<Objective> adversarial_energy_of_real_images(const TermContext& context);
+std::unique_ptr<Objective> adversarial_energy(const TermContext& context);
+// Real against made images by binary cross-entropy on their energies (DAT).
+std::unique_ptr<Objective> binary_energy_of_real_images(const TermContext& context);
+std::unique_ptr<Objective> binary_energy_of_samples(const TermContext& context);
 std::unique_ptr<Objective> cross_entropy_of_labels(const TermContext& context);
+std::unique_ptr<Objective> adversarial_cross_entropy(const TermContext& context);
 
 // Throws std::logic_error for a name that none has.
 std::unique_ptr<Objective> make_objective(const std::string& name, const TermContext& context);

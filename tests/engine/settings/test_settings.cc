@@ -82,6 +82,13 @@ Settings unusual() {
     s.sgld_steps = 4;
     s.sgld_step_size = 0.7;
     s.sgld_noise = 0.01;
+    s.attack_objective = AttackObjective::ce;
+    s.attack_norm = AttackNorm::l2;
+    s.attack_eps = 4;
+    s.attack_step_size = 1;
+    s.attack_steps = 3;
+    s.attack_weight = 0.2;
+    s.attack_ce_weight = 0.3;
     s.sgld_grad_clamp = 0;
     s.inner_steps = 3;
     s.inner_step_size = 0.3;
@@ -210,7 +217,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 75);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 82);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();

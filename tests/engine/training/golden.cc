@@ -201,7 +201,9 @@ void compare_golden(Device& device, const std::string& name, const GoldenToleran
 }
 
 void compare_all_golden_f32(Device& device) {
-    for (const std::string& name : golden_case_names()) {
+    std::vector<std::string> names = golden_case_names();
+    for (const std::string& name : family_case_names()) names.push_back(name);
+    for (const std::string& name : names) {
         const GoldenCase g = load_golden(name);
         if (g.config.at("iterations") > 1) continue;
         compare_golden(device, name, g.config.at("kink_free") ? kGoldenF32 : kGoldenF32NearKinks);

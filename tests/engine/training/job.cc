@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/iteration.h"
 #include "tests/engine/training/golden.h"
 
@@ -44,6 +45,23 @@ Settings small_job() {
     s.buffer_size = 10;
     s.reinit_freq = 0.3;
     s.norm_statistics = NormStatistics::job;
+    return s;
+}
+
+Settings small_job_of(const std::string& name) {
+    const Settings job = small_job();
+    Settings s = recipe(name);
+    s.depth = job.depth;
+    s.width = job.width;
+    s.in_channels = job.in_channels;
+    s.image_size = job.image_size;
+    s.num_classes = job.num_classes;
+    s.batch_size = job.batch_size;
+    s.gen_batch_size = job.gen_batch_size;
+    s.buffer_size = job.buffer_size;
+    s.sgld_steps = s.sgld_steps > 0 ? job.sgld_steps : 0;
+    s.attack_steps = 2;
+    s.norm_statistics = job.norm_statistics;
     return s;
 }
 

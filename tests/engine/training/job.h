@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "data/image_set.h"
@@ -14,6 +15,8 @@ namespace jem {
 
 // 9 x 9 x 1: an image of 81 values, so that the fours of a noise draw cross the borders of images and of ranks.
 Settings small_job();
+// A recipe at that size.
+Settings small_job_of(const std::string& recipe);
 ImageSet job_images();  // that it trains on
 
 enum class Execution { replayed, eager };

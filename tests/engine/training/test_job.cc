@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/settings/recipes/recipes.h"
 #include "tests/check.h"
 #include "tests/engine/training/job.h"
 #include "tests/thread_ranks.h"
@@ -66,6 +67,28 @@ TEST_CASE("several ranks with the whole job's statistics give one rank's result 
             for (const Outcome& o : several) check_close("scalars", o.scalars, one.scalars, {kRounding, kRounding});
         }
     }
+}
+
+TEST_CASE("two ranks give one rank's result to rounding by every recipe") {
+    const auto compare = [](const Settings& s) {
+        const JobOptions options{.iterations = 2};
+        const Outcome one = train(lone_rank(), s, options);
+        const std::vector<Outcome> two = train_on(2, s, options);
+        check_same_everywhere(two);
+        check_near("weights", two[0].weights, one.weights);
+        check_near("running statistics", two[0].statistics, one.statistics);
+        check_near("buffer", two[0].buffer, one.buffer);
+        for (const Outcome& o : two) check_close("scalars", o.scalars, one.scalars, {kRounding, kRounding});
+    };
+    for (const std::string& name : recipe_names()) {
+        INFO(name);
+        compare(small_job_of(name));
+    }
+    Settings joint = small_job_of("jem++");
+    joint.p_x_y_weight = 0.5;
+    joint.class_conditional = ClassConditional::loss;
+    INFO("jem++ of classes");
+    compare(joint);
 }
 
 TEST_CASE("a rank's own statistics differ from the whole job's, and all ranks still hold the same") {

@@ -234,7 +234,7 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
 }
 
 // Where the cases have their scalars in the state.
-constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2};
+constexpr EnergyScalars kEnergy = {.f_pos = 3, .f_neg = 5, .loss = 2, .loss_real = 9};
 constexpr ClassificationScalars kClassification = {.loss = 7, .accuracy = 1};
 constexpr ChainScalars kChain = {.norm = 4, .way = 6, .clamped = 8};
 
@@ -253,6 +253,8 @@ void add_state(Outputs& out, const std::string& how, const IterationState& s, co
         {"accuracy", {s.scalars[kClassification.accuracy][0]}},
         {"grad_norm", {s.grad_norm}},
         {"perturb_scale", {s.perturb_scale}},
+        {"clip_factor", {s.clip_factor}},
+        {"loss_real", {s.scalars[kEnergy.loss_real][0], s.scalars[kEnergy.loss_real][1]}},
         {"sgld_grad_norm", {s.scalars[kChain.norm][0]}},
         {"chain_way", {s.scalars[kChain.way][0]}},
         {"clamped", {s.scalars[kChain.clamped][0]}},
@@ -312,6 +314,20 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                                  s.ops().energy_backward(from, from, sums, s.state(begun), term, kEnergy, pass, 1, 0);
                                  out.push_back({"d_logits in place", s.read(from), {1e-5, 1e-6}});
                              }
+                         for (const EnergyForm form : {EnergyForm::each, EnergyForm::real, EnergyForm::binary})
+                             for (const EnergyTerm term : {EnergyTerm::positive, EnergyTerm::negative})
+                                 for (const Array& labels : {Array{}, s.integers(Integers(kRows, 5))}) {
+                                     const Tensor from = s.flat(logits_of, logits()), to = s.flat(logits_of, logits());
+                                     const Array sums = s.unwritten(kRows);
+                                     IterationState* state = s.state(begun);
+                                     s.ops().log_sum_exp(sums, from, labels);
+                                     s.ops().energy_summary(state, sums, term, kEnergy, SamPass::at_weights, 0.1, form, 2 * kRows);
+                                     s.ops().energy_backward(to, from, sums, state, term, kEnergy, SamPass::at_weights, 0.7, 0.1,
+                                                             {.form = form, .both = 2 * kRows, .labels = labels, .add = true});
+                                     out.push_back({"lse of a form", s.read(sums), {1e-6, 1e-9}});
+                                     add_state(out, "of a form", s.read(state), scalar);
+                                     out.push_back({"d_logits of a form, added", s.read(to), {1e-5, 1e-6}});
+                                 }
                          return out;
                      }});
     cases.push_back({"cross_entropy", [=](Side& s) -> Outputs {
@@ -320,7 +336,23 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          const Array loss = s.unwritten(kRows), hit = s.unwritten(kRows);
                          const Tensor to = s.flat(logits_of);
                          s.ops().cross_entropy(loss, hit, to, s.flat(logits_of, logits()), s.integers(labels), 0.7);
-                         return {{"loss", s.read(loss), element}, {"hit", s.read(hit), kExact}, {"d_logits", s.read(to), {1e-5, 1e-6}}};
+                         const Array smoothed = s.unwritten(kRows);
+                         const Tensor added = s.flat(logits_of, logits());
+                         s.ops().cross_entropy(smoothed, hit, added, s.flat(logits_of, logits()), s.integers(labels), 0.7, 0.1, true);
+                         return {{"loss", s.read(loss), element},
+                                 {"hit", s.read(hit), kExact},
+                                 {"d_logits", s.read(to), {1e-5, 1e-6}},
+                                 {"smoothed loss", s.read(smoothed), element},
+                                 {"d_logits of it, added", s.read(added), {1e-5, 1e-6}}};
+                     }});
+    cases.push_back({"logits_apart", [=](Side& s) -> Outputs {
+                         Integers labels;
+                         for (int64_t i = 0; i < kRows; ++i) labels.push_back(static_cast<int32_t>(i * 5 % kClasses));
+                         const Array value = s.unwritten(kRows);
+                         const Tensor to = s.flat(logits_of);
+                         s.ops().logits_apart(value, to, s.flat(logits_of, logits()), s.real(Numbers(13).many(kRows * kClasses, -6, 6)),
+                                              s.integers(labels));
+                         return {{"value", s.read(value), element}, {"d_logits", s.read(to), {1e-5, 1e-6}}};
                      }});
     cases.push_back({"class_logit", [=](Side& s) -> Outputs {
                          Integers labels;
@@ -328,7 +360,13 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          const Array value = s.unwritten(kRows);
                          const Tensor to = s.flat(logits_of);
                          s.ops().class_logit(value, to, s.flat(logits_of, logits()), s.integers(labels));
-                         return {{"value", s.read(value), kExact}, {"d_logits", s.read(to), kExact}};
+                         const Array energy = s.unwritten(kRows);
+                         const Tensor of_energy = s.flat(logits_of);
+                         s.ops().class_logit(energy, of_energy, s.flat(logits_of, logits()), s.integers(labels), -1);
+                         return {{"value", s.read(value), kExact},
+                                 {"d_logits", s.read(to), kExact},
+                                 {"energy", s.read(energy), kExact},
+                                 {"d_logits of the energy", s.read(of_energy), kExact}};
                      }});
     cases.push_back({"classification_summary", [=](Side& s) {
                          Outputs out;
@@ -460,6 +498,11 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                          s.ops().momentum_step(scaled, before, s.real(x), 0.75);
                          out.push_back({"x with momentum", s.read(scaled), between});
                          out.push_back({"x of before", s.read(before), between});
+                         const Array start = s.unwritten(std::ssize(x)), given = s.unwritten(std::ssize(x));
+                         s.ops().attack_start(start, s.real(x), {}, s.state(in_iteration(7)), 0.3, kSeed, 6);
+                         out.push_back({"x where an attack starts", s.read(start), between});
+                         s.ops().attack_start(given, s.real(x), s.real(centre), s.state(in_iteration(7)), 0.3, kSeed, 0);
+                         out.push_back({"x where a given one starts", s.read(given), between});
                          s.ops().copy_images(scaled, s.real(g), s.integers({1, 0, -7}));
                          out.push_back({"x of marked images", s.read(scaled), between});
                          return out;

@@ -1,0 +1,31 @@
+// JEAT (Zhu et al. 2021): JEM on adversarial images, in place of real ones. No code of the authors is known, and of the paper the abstract
+// alone was at hand: the objective is second-hand, and its sizes are this project's.
+#include "engine/settings/recipes/recipes.h"
+
+namespace jem {
+namespace {
+
+// SADA-JEM's without SAM.
+Settings values() {
+    Settings s;
+    s.sam = SamForm::none;
+    return s;
+}
+
+// x~ is made in the chain's mode, before it.
+Method method(const Settings& s) {
+    refuse_other_energies(s);
+    Method m;
+    TermSpec term{.name = "adversarial", .batch = BatchOf::adversarial, .objectives = {}};
+    if (s.generates()) term.objectives.push_back({"energy-real", s.p_x_weight});
+    if (s.classifies()) term.objectives.push_back({"cross-entropy", s.p_y_given_x_weight});
+    m.steps = {attack(s), term};
+    if (s.generates()) m.steps.insert(m.steps.end(), {chain(s), negative_term(s)});
+    return m;
+}
+
+}  // namespace
+
+Recipe jeat_recipe() { return {.name = "jeat", .values = values, .method = method}; }
+
+}  // namespace jem
