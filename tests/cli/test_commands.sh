@@ -79,7 +79,7 @@ refused 'unknown data set' train --recipe sada-jem --data imagenet --out never
 refused '--device cuda' "${base[@]}" --device cuda
 refused '--precision tf32' "${base[@]}" --precision tf32
 DNNL_MAX_CPU_ISA=AVX2 refused 'AVX512_BF16 or AMX' "${base[@]}" --precision bf16
-refused 'both 0' "${base[@]}" --p-x-weight 0 --p-y-given-x-weight 0
+refused 'all 0' "${base[@]}" --p-x-weight 0 --p-y-given-x-weight 0
 for wrong in 'depth 11' 'depth -2' 'depth 4' 'width 0' 'width 33' 'in-channels 2' 'image-size 7' 'image-size 65' 'num-classes 1' \
     'epochs -1' 'iterations -1' 'iterations -2' 'batch-size 0' 'batch-size -3' 'gen-batch-size 0' 'gen-batch-size 70000' 'lr -1' 'lr nan' 'lr inf' 'lr 1e99' \
     'momentum -0.1' 'momentum 1.5' 'momentum nan' 'weight-decay -1' 'lr-decay 2' 'lr-milestones 0' 'ema 1' 'ema -1' \

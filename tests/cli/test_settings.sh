@@ -126,6 +126,13 @@ begin own --p-x-weight 0.5 && silent 'authors'
 wrong '--gen-batch-size' --batch_size 64
 wrong '--decay_rate' --decay_rate 0.3 0.2
 wrong '--iterations' --iterations -1
-wrong '--in_steps' --in_steps 5
+wrong '--dropout_rate' --dropout_rate 0.3
+# what a recipe cannot heed
+wrong '--outer-step-size' --recipe jem++ --sgld_lr 0.1
+wrong 'inner steps' --outer-step-size 0.1
+wrong '--recipe jeat' --attack-eps 4
+wrong 'recipe eb-jdat' --recipe jeat --attack-weight 1
+wrong 'cross-entropy' --recipe dat --energy-l2 0.1
+wrong 'energy-head' --recipe jeat --energy-head linear
 
 ((failures == 0)) || { echo "$failures failures" && exit 1; }
