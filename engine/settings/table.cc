@@ -329,7 +329,7 @@ std::vector<Setting> make_table() {
         integer({"batch_size", "Training", "Labelled images an iteration"}, &Settings::batch_size, {1, 65536}),
         integer({"gen_batch_size", "Training", "Real images and samples an iteration"}, &Settings::gen_batch_size, {1, 65536}),
         choice({"optimizer", "Training", "Optimizer"}, &Settings::optimizer),
-        number({"lr", "Training", "Learning rate", {}, "0.01 with --data cifar100"}, &Settings::lr, {0, 1000}),
+        number({"lr", "Training", "Learning rate", {}, "0.01 with --data cifar100, but for jem"}, &Settings::lr, {0, 1000}),
         number({"momentum", "Training", "Momentum of SGD"}, &Settings::momentum, {0, 1}),
         number({"weight_decay", "Training", "Weight decay, on all parameters", {"--weight_decay"}}, &Settings::weight_decay, {0, 100}),
         warmup({"warmup_iterations", "Training", "Iterations of linear warm-up; 0 or less: none", {"--warmup_iters"}}),
@@ -433,6 +433,7 @@ std::string as_flag_value(const Json& value) {
     if (value.is_string()) return value.get<std::string>();
     if (value.is_number_float()) return number_text(value.get<double>());
     if (!value.is_array()) return value.dump();
+    if (value.empty()) return "none";
     std::string all;
     for (const Json& element : value) all += (all.empty() ? "" : ",") + element.dump();
     return all;

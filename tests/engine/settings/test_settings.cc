@@ -353,16 +353,24 @@ TEST_CASE("a_run_of_before_a_setting_was_there_means_what_it_did") {
     CHECK(settings_of_run(old).seed_of_split() == 9);
 }
 
-TEST_CASE("the_rate_for_cifar100_is_a_tenth") {
-    for (const std::string& name : recipe_names()) {
-        Settings s = recipe(name);
-        s.data = "cifar100";
-        fit_rate_to_data(s);
-        CHECK(s.lr == 0.01);
-        s = recipe(name);
+TEST_CASE("the_rate_for_cifar100_is_the_recipe_s_own") {
+    struct Rate {
+        std::string recipe;
+        double elsewhere, cifar100;
+    };
+    const std::vector<Rate> rates = {{"sada-jem", 0.1, 0.01}, {"jem", 1e-4, 1e-4},    {"jem++", 0.1, 0.01},
+                                     {"m-jem", 0.1, 0.01},    {"jeat", 0.1, 0.01},    {"eb-jdat", 0.01, 0.01},
+                                     {"dat", 1e-3, 0.01},     {"softmax", 0.1, 0.01}, {"softmax+sam", 0.1, 0.01}};
+    CHECK(rates.size() == recipe_names().size());
+    for (const Rate& rate : rates) {
+        CAPTURE(rate.recipe);
+        Settings s = recipe(rate.recipe);
         s.data = "cifar10";
         fit_rate_to_data(s);
-        CHECK(s.lr == 0.1);
+        CHECK(s.lr == rate.elsewhere);
+        s.data = "cifar100";
+        fit_rate_to_data(s);
+        CHECK(s.lr == rate.cifar100);
     }
 }
 
