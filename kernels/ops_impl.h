@@ -296,13 +296,13 @@ public:
     }
     void attack_start(Array x, Array start, Array u, const IterationState* state, double radius, uint64_t seed, int64_t first) override {
         const RandomWay<R> begin{.x = x.as<R>(),
-                                   .start = start.as<R>(),
-                                   .u = u.count > 0 ? u.as<R>() : nullptr,
-                                   .state = state,
-                                   .count = x.count,
-                                   .first = first,
-                                   .radius = radius,
-                                   .seed = seed};
+                                 .start = start.as<R>(),
+                                 .u = u.count > 0 ? u.as<R>() : nullptr,
+                                 .state = state,
+                                 .count = x.count,
+                                 .first = first,
+                                 .radius = radius,
+                                 .seed = seed};
         exec_.for_each("attack_start", begin.items(), begin);
     }
     void reflect(Array x) override { exec_.for_each("reflect", x.count, Reflect<R>{x.as<R>()}); }
