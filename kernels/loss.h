@@ -204,7 +204,7 @@ struct LogitsApart {
             along += u * d;
         }
         value[n] = of_label + squares;
-        for (int64_t c = 0; c < classes; ++c) {
+        for (int64_t c = 0; c < classes; ++c) {  // d_logits may be the same memory: each is read before it is written
             const R u = z[c] / norm, d = u - z0[c] / norm0;
             d_logits[n * classes + c] = R(2) * (d - along * u) / norm + (c == labels[n] ? R(1) : R(0));
         }

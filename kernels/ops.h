@@ -170,7 +170,7 @@ public:
                                double smoothing = 0, bool add = false) = 0;
     // value R [N]: factor * f(x)[label], and the gradient of its sum
     virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels, double factor = 1) = 0;
-    // The same of LogitsApart; start: R [N, classes], the logits where the chain began. d_logits is other memory than logits.
+    // The same of LogitsApart; start: R [N, classes], the logits where the chain began.
     virtual void logits_apart(Array value, const Tensor& d_logits, const Tensor& logits, Array start, Array labels) = 0;
     virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
 

@@ -19,6 +19,9 @@ enum class StartForm : int {
     uniform,      // U(-1, 1) (JEM)
 };
 
+// Fours of the job's batch that a rank's values touch, `count` from number `first` on; the outer ones may be its own in part.
+JEM_HD inline int64_t fours_touched(int64_t first, int64_t count) { return (first % 4 + count + 3) / 4; }
+
 // One item is four neighbouring values of the job's batch: x = clamp(x + alpha * clamp(g) + sigma * noise)    (SADA-JEM, Eq. 3, alpha as in
 // the scripts)
 template <class R>
@@ -35,8 +38,7 @@ struct SgldStep {
     bool pixel_clamp;
     uint64_t seed;
 
-    // Fours of the job's batch that x[0] .. x[count - 1] touch; the outer ones may belong to it in part.
-    JEM_HD int64_t items() const { return (first % 4 + count + 3) / 4; }
+    JEM_HD int64_t items() const { return fours_touched(first, count); }
 
     JEM_HD void operator()(int64_t item) const {
         const int64_t quad = first / 4 + item;
@@ -72,7 +74,7 @@ struct RandomWay {
     double radius;
     uint64_t seed;
 
-    JEM_HD int64_t items() const { return (first % 4 + count + 3) / 4; }
+    JEM_HD int64_t items() const { return fours_touched(first, count); }
 
     JEM_HD void operator()(int64_t item) const {
         const int64_t quad = first / 4 + item;

@@ -14,11 +14,15 @@ run() { # CODE ARGUMENTS...
     fail "exit code $code in place of $wanted: jem_engine $*" err
     return 1
 }
+# Whether sanitizers are in the program: they take memory of their own, and make everything slow.
+sanitized() { [[ $("$program" info --json 2>/dev/null | tail -n 1) == *-fsanitize* ]]; }
 # within_memory KIB COMMAND...: with so much address space. Sanitizers take terabytes of it: under them there is no limit.
 within_memory() {
-    (
-        [[ $("$program" info --json) == *-fsanitize* ]] || ulimit -S -v "$1"
-        shift
-        "$@"
-    )
+    local code=0 most
+    most=$(ulimit -S -v)
+    sanitized || ulimit -S -v "$1"
+    shift
+    "$@" || code=$?
+    ulimit -S -v "$most"
+    return "$code"
 }

@@ -11,6 +11,7 @@
 #include "engine/evaluation/classification.h"
 #include "engine/evaluation/intervals.h"
 #include "engine/evaluation/metric.h"
+#include "engine/sampling/steppers.h"
 
 namespace jem {
 namespace {
@@ -266,7 +267,7 @@ MetricResult measure(Evaluation& e) {
             if (!attacker) attacker.emplace(e.network(), norm, std::min(kLargestBatch, std::ssize(left)));
             const ApgdAttack of_batch = {
                 .loss = loss,
-                .radius = 2 * eps / 255,
+                .radius = in_units_of_x(eps),
                 .start = kFirstStart + static_cast<uint32_t>(rank + 100 * static_cast<int64_t>(loss) + 1000 * restart),
                 .seed = e.settings().seed};
             left = unbroken(e, left,

@@ -22,8 +22,6 @@ constexpr int64_t kStepsBetweenLooks = 5;  // only then is an attack of a broken
 constexpr double kRelativeL2Step = 2.5;    // of eps / steps: from any point of the ball each other one can be reached
 constexpr const char* kFile = "robustness.csv";
 
-double in_units_of_x(double eps) { return 2 * eps / 255; }
-
 // The paper's (Fig. 5).
 std::vector<NamedNumber> default_eps(AttackNorm norm) {
     std::vector<NamedNumber> all;

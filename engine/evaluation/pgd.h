@@ -18,8 +18,6 @@ struct PgdAttack {
     uint64_t seed = 0;
 };
 
-// limits must outlive it.
-
 // Climbs the cross-entropy of a network with running statistics, a batch of images at a time.
 class Attacker {
 public:

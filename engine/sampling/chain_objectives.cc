@@ -71,7 +71,6 @@ public:
     ClimbApart(Device& device, Memory& memory, const std::string& name, int64_t count, int64_t classes)
         : device_(device), memory_(memory), count_(count), classes_(classes) {
         value_ = memory.transient(name + "/value", static_cast<size_t>(count) * size_of(device.real_type()));
-        gradient_ = memory.transient(name + "/gradient at the logits", static_cast<size_t>(count * classes) * size_of(device.real_type()));
         start_ = memory.keep("samples", name + "/logits at the start", static_cast<size_t>(count * classes) * size_of(device.real_type()));
     }
 
@@ -81,19 +80,15 @@ public:
     }
     void queue(const ObjectiveCall& call) override {
         const auto of = [&](Slot slot, int64_t values) { return Array{memory_.at(slot), device_.real_type(), values}; };
-        const Tensor to = call.network.d_logits(call.pass);
-        Tensor gradient = to;  // which may lie where the logits do
-        gradient.data = memory_.at(gradient_);
-        device_.ops().logits_apart(call.values.count > 0 ? call.values : of(value_, count_), gradient, call.network.logits(call.pass),
-                                   of(start_, count_ * classes_), call.labels);
-        device_.copy(to.data, gradient.data, memory_.bytes(gradient_));
+        device_.ops().logits_apart(call.values.count > 0 ? call.values : of(value_, count_), call.network.d_logits(call.pass),
+                                   call.network.logits(call.pass), of(start_, count_ * classes_), call.labels);
     }
 
 private:
     Device& device_;
     Memory& memory_;
     int64_t count_, classes_;
-    Slot value_, gradient_, start_;
+    Slot value_, start_;
 };
 
 }  // namespace

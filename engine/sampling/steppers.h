@@ -59,6 +59,8 @@ private:
 struct AttackLimits {
     double step_size = 0, radius = 0;
 };
+// Of a length in 1/255 of the pixels' range, as papers give them.
+inline double in_units_of_x(double length) { return 2 * length / 255; }
 // x += alpha * sign(g), kept within radius of the centre, value by value, and in [-1, 1] (Madry et al. 2018; L-infinity). limits must
 // outlive the stepper.
 std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits);

@@ -6,6 +6,7 @@ namespace jem {
 enum class Optimizer { sgd, adam };
 enum class LrSchedule { step, cosine };
 enum class NormKind { none, batch };
+enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
 enum class SamplingNorm { batch, running };
 // How the energies' squares that --energy-l2 weighs are taken: of the mean, of each image, of each real one and of the samples' mean.
 enum class EnergyL2 { mean, image, m_jem };
@@ -24,7 +25,6 @@ enum class ChainObjective {
 };
 enum class AttackObjective { energy, ce, authors };
 enum class AttackNorm { linf, l2 };
-enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
 
 // The linear head of a network.
 enum class Head {

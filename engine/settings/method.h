@@ -55,5 +55,8 @@ inline bool is_of_chain(BatchOf batch) { return batch != BatchOf::labelled && ba
 // Whether a term takes that batch; whether a chain makes it.
 bool has_term(const Method& method, BatchOf batch);
 bool has_chain(const Method& method, BatchOf batch);
+// Whether it draws x_lab, for a term or for attacks; x+ or starts of x-.
+bool draws_labelled(const Method& method);
+bool draws_generative(const Method& method);
 
 }  // namespace jem

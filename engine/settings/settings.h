@@ -106,9 +106,8 @@ struct Settings {
     bool chains_are_of_classes() const { return class_conditional != ClassConditional::off && energy_head == Head::classes; }
     bool loss_is_of_classes() const { return chains_are_of_classes() && class_conditional == ClassConditional::loss; }
     bool classifies() const { return p_y_given_x_weight != 0; }
-    bool takes_labelled() const { return classifies() || p_x_y_weight != 0; }
     // What an epoch is counted by.
-    int64_t images_per_iteration() const { return takes_labelled() ? batch_size : gen_batch_size; }
+    int64_t images_per_iteration() const { return classifies() || p_x_y_weight != 0 ? batch_size : gen_batch_size; }
     uint64_t seed_of_split() const { return split_seed.value_or(seed); }
     SgldSettings sgld() const;
 };
@@ -143,11 +142,11 @@ JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both",
 JEM_ENUM_NAMES(OnDivergence, {{"rollback", OnDivergence::rollback}, {"stop", OnDivergence::stop}});
 JEM_ENUM_NAMES(BestBy, {{"accuracy", BestBy::accuracy}, {"energy-gap", BestBy::energy_gap}, {"frechet", BestBy::frechet}});
 JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
+JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(EnergyL2, {{"mean", EnergyL2::mean}, {"image", EnergyL2::image}, {"m-jem", EnergyL2::m_jem}});
 JEM_ENUM_NAMES(ClassConditional, {{"off", ClassConditional::off}, {"chain", ClassConditional::chain}, {"loss", ClassConditional::loss}});
 JEM_ENUM_NAMES(AttackObjective, {{"energy", AttackObjective::energy}, {"ce", AttackObjective::ce}, {"authors", AttackObjective::authors}});
 JEM_ENUM_NAMES(AttackNorm, {{"linf", AttackNorm::linf}, {"l2", AttackNorm::l2}});
-JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
 JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});

@@ -76,17 +76,16 @@ void TrainingIteration::build(const GivenBatches& job) {
                                                                    .average = settings_.ema > 0});
     state_ = memory_.keep("scalars", "iteration state", sizeof(IterationState));
     if (ranks > 1) states_ = memory_.keep("scalars", "states of all ranks", static_cast<size_t>(ranks) * sizeof(IterationState));
-    if (has_term(BatchOf::real)) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
-    if (has_term(BatchOf::labelled) || has_chain(BatchOf::adversarial))
-        labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
+    if (has_term(method_, BatchOf::real)) real_ = make_batch(BatchOf::real, share("--gen-batch-size", job.positive, ranks));
+    if (draws_labelled(method_)) labelled_ = make_batch(BatchOf::labelled, share("--batch-size", job.labelled, ranks));
     for (const auto& step : method_.steps)
         if (const auto* chain = std::get_if<ChainSpec>(&step)) add_chain(*chain, job);
     const auto logits = [&](const char* name) {
         return memory_.keep("scalars", name,
                             static_cast<size_t>(labelled_->count() * settings_.num_classes) * size_of(device_.real_type()));
     };
-    if (has_term(BatchOf::labelled)) kept_logits_ = logits("labelled logits");
-    if (has_term(BatchOf::adversarial)) kept_adversarial_logits_ = logits("adversarial logits");
+    if (has_term(method_, BatchOf::labelled)) kept_logits_ = logits("labelled logits");
+    if (has_term(method_, BatchOf::adversarial)) kept_adversarial_logits_ = logits("adversarial logits");
     for (const auto& step : method_.steps)
         if (const auto* term = std::get_if<TermSpec>(&step)) add_term(*term);
     const bool classes = std::any_of(terms_.begin(), terms_.end(), [](const auto& t) { return t->spec.head == Head::classes; });
@@ -94,7 +93,7 @@ void TrainingIteration::build(const GivenBatches& job) {
         idle_ = memory_.keep("scalars", "idle head",
                              static_cast<size_t>(network_.parameters_of(Head::classes).count) * size_of(device_.real_type()));
     network_.build(device_, memory_, settings_.conv_algorithm);
-    add_phases(method_);
+    add_phases();
 }
 
 std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t count) const {
@@ -129,24 +128,17 @@ NormMode TrainingIteration::mode_of(const ChainSpec& spec) const {
 // The chain's own scalars, and limits that its stepper goes by.
 std::unique_ptr<Stepper> TrainingIteration::stepper_of(Chain& c) {
     constexpr double kAnywhere = 1e9;  // a radius that limits nothing
-    const double pixel = 2.0 / 255;
-    switch (c.spec.stepper) {
-        case ChainStepper::sgld: {
-            const std::string of = c.spec.makes == BatchOf::labelled_chain ? kOfLabelled : "";
-            c.scalars = {.norm = scalars_.number(kChainNorm + of),
-                         .way = scalars_.number(kChainWay + of),
-                         .clamped = scalars_.number(kClamped + of)};
-            return sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of);
-        }
-        case ChainStepper::attack:
-            c.limits = {.step_size = settings_.attack_step_size * pixel,
-                        .radius = settings_.attack_objective == AttackObjective::authors ? kAnywhere : settings_.attack_eps * pixel};
-            return attack_stepper(settings_.attack_norm, c.limits);
-        case ChainStepper::normalised:
-            c.scalars = {.norm = scalars_.number(kChainNorm), .way = scalars_.number(kChainWay), .clamped = scalars_.number(kClamped)};
-            c.limits = {.step_size = settings_.sgld_step_size, .radius = kAnywhere};
-            break;
+    if (c.spec.stepper == ChainStepper::attack) {
+        const bool free = settings_.attack_objective == AttackObjective::authors;
+        c.limits = {.step_size = in_units_of_x(settings_.attack_step_size),
+                    .radius = free ? kAnywhere : in_units_of_x(settings_.attack_eps)};
+        return attack_stepper(settings_.attack_norm, c.limits);
     }
+    const std::string of = c.spec.makes == BatchOf::labelled_chain ? kOfLabelled : "";
+    c.scalars = {
+        .norm = scalars_.number(kChainNorm + of), .way = scalars_.number(kChainWay + of), .clamped = scalars_.number(kClamped + of)};
+    if (c.spec.stepper == ChainStepper::sgld) return sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of);
+    c.limits = {.step_size = settings_.sgld_step_size, .radius = kAnywhere};
     return normalised_stepper(c.limits);
 }
 
@@ -156,7 +148,7 @@ void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job
     auto c = std::make_unique<Chain>();
     c->spec = spec;
     c->steps = attack ? settings_.attack_steps : settings_.sgld_steps;
-    if (buffer_ && spec.makes == BatchOf::labelled_chain && has_chain(BatchOf::chain))
+    if (buffer_ && spec.makes == BatchOf::labelled_chain && has_chain(method_, BatchOf::chain))
         c->kind = buffer_->add_chains(labelled_->count(), true);
     int64_t first_step = 0;
     for (const auto& before : chains_) first_step += before->steps;
@@ -188,7 +180,7 @@ void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job
 void TrainingIteration::add_term(const TermSpec& spec) {
     auto term = std::make_unique<Term>(Term{.spec = spec, .passes = {}});
     const int64_t count = count_of(spec.batch);
-    const int64_t both = real_ && has_chain(BatchOf::chain) ? count_of(BatchOf::real) + count_of(BatchOf::chain) : 0;
+    const int64_t both = real_ && has_chain(method_, BatchOf::chain) ? count_of(BatchOf::real) + count_of(BatchOf::chain) : 0;
     for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
         const std::string name = spec.name + (pass == 0 ? "" : " again");
         const NormMode batch = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
@@ -209,19 +201,19 @@ void TrainingIteration::add_term(const TermSpec& spec) {
     terms_.push_back(std::move(term));
 }
 
-void TrainingIteration::add_phases(const Method& method) {
-    const auto add = [&](const std::string& name, std::function<void()> queue, int64_t repeats = 1) {
-        if (repeats > 0) phases_.push_back({.name = name, .repeats = repeats, .queue = std::move(queue)});
+void TrainingIteration::add_phases() {
+    const auto add = [&](const std::string& name, std::function<void()> queue, int64_t repeats = 1, bool sampling = false) {
+        if (repeats > 0) phases_.push_back({.name = name, .repeats = repeats, .sampling = sampling, .queue = std::move(queue)});
     };
     if (data_) add("draw", [this] { queue_draw(); });
     size_t next = 0;
-    for (const auto& step : method.steps) {
+    for (const auto& step : method_.steps) {
         if (const auto* spec = std::get_if<ChainSpec>(&step)) {
             Chain& c = chain_of(spec->makes);
-            if (spec->makes == BatchOf::adversarial) add(spec->name + " start", [this, &c] { queue_attack_start(c); });
+            const bool attack = spec->makes == BatchOf::adversarial;
+            if (attack) add(spec->name + " start", [this, &c] { queue_attack_start(c); });
             add(
-                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, c.steps);
-            if (c.steps > 0) phases_.back().chain = spec->makes != BatchOf::adversarial;
+                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, c.steps, !attack);
             continue;
         }
         const Term& term = *terms_[next];
@@ -269,7 +261,7 @@ void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_st
 
 void TrainingIteration::take_steps(int64_t steps) {
     for (Phase& phase : phases_)
-        if (phase.chain) phase.repeats = steps;
+        if (phase.sampling) phase.repeats = steps;
 }
 
 void TrainingIteration::lower_flag() {
@@ -387,7 +379,7 @@ Array TrainingIteration::attack_noise() {
     return c.start.valid() ? Array{memory_.at(c.start), device_.real_type(), c.chain->images().count} : Array{};
 }
 
-// From x_lab, and a random way off it; L2 balls have none where the method is DAT's.
+// At x_lab, or a random way off it where the method says so.
 void TrainingIteration::queue_attack_start(Chain& c) {
     InputChain& chain = *c.chain;
     device_.copy(chain.images().data, labelled_->images().data, chain.images().bytes());
@@ -395,8 +387,8 @@ void TrainingIteration::queue_attack_start(Chain& c) {
     chain.begin();
     chain.look_at_start(memory_of(SamPass::at_weights), state());
     if (!method_.attacks_start_apart) return;
-    device_.ops().attack_start(chain.images(), labelled_->images(), attack_noise(), state(), settings_.attack_eps * 2 / 255, settings_.seed,
-                               ranks_.rank() * chain.images().count);
+    device_.ops().attack_start(chain.images(), labelled_->images(), attack_noise(), state(), in_units_of_x(settings_.attack_eps),
+                               settings_.seed, ranks_.rank() * chain.images().count);
 }
 
 void TrainingIteration::queue_term(const Term& term, SamPass pass) {

@@ -44,7 +44,7 @@ public:
     struct Phase {
         std::string name;
         int64_t repeats = 1;          // in an iteration: K of a chain's
-        bool chain = false;           // whether it is a chain's step
+        bool sampling = false;        // whether take_steps() is of it
         std::function<void()> queue;  // once
     };
     // In the order in which they run.
@@ -82,9 +82,6 @@ public:
     ReplayBuffer& buffer() { return *buffer_; }
     ImageStore& store() { return *store_; }
     InputChain& chain(BatchOf which = BatchOf::chain) { return *chain_of(which).chain; }
-    // Of the method.
-    bool has_chain(BatchOf which) const { return jem::has_chain(method_, which); }
-    bool has_term(BatchOf which) const { return jem::has_term(method_, which); }
     Array attack_noise();  // R [labelled images, H*W*C], where it is given
     IterationState* state();
     // All that an iteration leaves to the next one but its number: parameters, the optimizer's, statistics, the buffer.
@@ -120,7 +117,7 @@ private:
     void build(const GivenBatches& job);
     void add_chain(const ChainSpec& spec, const GivenBatches& job);
     void add_term(const TermSpec& spec);
-    void add_phases(const Method& method);
+    void add_phases();
     std::unique_ptr<Batch> make_batch(BatchOf which, int64_t count) const;
     Chain& chain_of(BatchOf which);
     Tensor images_of(BatchOf which);

@@ -44,13 +44,12 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     };
     const Method method = method_of(s);
     const bool adversarial = has_chain(method, BatchOf::adversarial), labelled = has_term(method, BatchOf::labelled);
-    const bool takes_labelled = adversarial || labelled;
     if (has_term(method, BatchOf::real)) given.positive = batch_of(input, "x_pos", s);
     if (s.generates()) {
         given.negative = batch_of(input, "x_neg_start", s);
         given.noise = has_noise("noise", given.negative);
     }
-    if (takes_labelled) given.labelled = batch_of(input, "x_lab", s);
+    if (draws_labelled(method)) given.labelled = batch_of(input, "x_lab", s);
     given.attack_noise = adversarial && method.attacks_start_apart && input.batch.has("attack_noise");
     if (given.attack_noise && batch_of(input, "attack_noise", s) != given.labelled)
         throw InputError("Tensor attack_noise of " + input.batch_path +
@@ -102,7 +101,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         if (given.noise) upload_images(iteration.chain().noise(), "noise");
         if (iteration.chain().labels().count > 0) upload_labels(iteration.chain().labels(), "y_neg", "x_neg_start");
     }
-    if (takes_labelled) {
+    if (draws_labelled(method)) {
         upload_images(iteration.labelled().images(), "x_lab");
         upload_labels(iteration.labelled().labels(), "y", "x_lab");
     }

@@ -12,6 +12,7 @@
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
 #include "engine/run/kept_choices.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/settings/schedule.h"
 
 namespace jem {
@@ -66,10 +67,11 @@ std::string text_of_recovery(const Recovery& r) {
 }
 
 void check_sizes(const Settings& s, int64_t images) {
-    if (s.takes_labelled() && s.batch_size > images)
+    const Method method = method_of(s);
+    if (draws_labelled(method) && s.batch_size > images)
         throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(images) +
                          " training images). Give a smaller one.");
-    if (s.generates() && s.gen_batch_size > images)
+    if (draws_generative(method) && s.gen_batch_size > images)
         throw InputError("--gen-batch-size is " + std::to_string(s.gen_batch_size) + " (there are " + std::to_string(images) +
                          " training images). Give a smaller one.");
 }

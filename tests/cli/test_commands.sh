@@ -6,22 +6,7 @@ export LC_ALL=C
 
 program=${1:-${JEM_ENGINE:?}}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [[ ! -s ${2:-} ]] || sed 's/^/    /' "$2" | head -n 8
-}
-
-# run CODE ARGUMENTS...: stdout and stderr go to the files out and err
-run() {
-    local wanted=$1 code=0
-    shift
-    timeout 60 "$program" "$@" >out 2>err </dev/null || code=$?
-    [[ $code == "$wanted" ]] && return
-    fail "exit code $code in place of $wanted: jem_engine $*" err
-    return 1
-}
+. "$root/tests/checks.sh"
 
 # refused PATTERN ARGUMENTS...: exit code 2, nothing on stdout, an error of one to three lines that contains the pattern
 refused() {
@@ -198,14 +183,10 @@ touch file
 refused 'file/measured' evaluate --checkpoint $weights --out file/measured
 
 # --- too little memory --------------------------------------------------------------------------------------------------------------
-# sanitizers take more addresses than that
-if [[ $("$program" info --json) != *-fsanitize* ]]; then
-    most=$(ulimit -S -v)
-    ulimit -S -v 8000000
-    run 1 train --recipe sada-jem --data fashion-mnist --depth 10 --width 1 --batch-size 4 --gen-batch-size 2 --buffer-size 10000000 \
+if ! sanitized; then # who would take what is asked for
+    within_memory 8000000 run 1 train --recipe sada-jem --data fashion-mnist --depth 10 --width 1 --batch-size 4 --gen-batch-size 2 --buffer-size 10000000 \
         --device cpu --threads 1 --quiet --out too_large &&
         expect 'too little memory is said in one line' grep -qE '^error: Out of memory \([0-9.]+ GiB .* are needed.*\)\. Lower --batch-size' err
-    ulimit -S -v "$most"
 fi
 
 # --- bench --------------------------------------------------------------------------------------------------------------------------

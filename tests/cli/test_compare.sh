@@ -7,7 +7,8 @@ export LC_ALL=C
 
 program=${1:-${JEM_ENGINE:?}}
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../tools" && pwd)
-if [[ $("$program" info --json 2>/dev/null | tail -n 1) == *-fsanitize* ]]; then
+. "$tools/../tests/checks.sh"
+if sanitized; then
     echo 'sanitizers take memory of their own, and long to fill a buffer'
     exit 77
 fi

@@ -11,8 +11,8 @@ common+=(--on-divergence stop)
 small=("${common[@]}" --data fashion-mnist --buffer-size 4000 --n-valid 1000)
 full=("${common[@]}" --data cifar10 --data-dir "$PWD/cifar10" --init uniform)
 
-flags=$("$program" info --json 2>/dev/null | tail -n 1)
-if [[ $flags == *-fsanitize* ]]; then
+. "$(dirname "${BASH_SOURCE[0]}")/../checks.sh"
+if sanitized; then
     echo 'sanitizers take memory of their own'
     exit 77
 fi

@@ -4,7 +4,9 @@ set -uo pipefail
 export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-if [[ $("${1:-${JEM_ENGINE:-true}}" info --json 2>/dev/null | tail -n 1) == *-fsanitize* ]]; then
+program=${1:-${JEM_ENGINE:-true}}
+. "$root/tests/checks.sh"
+if sanitized; then
     echo 'nothing of it is compiled: another build runs it'
     exit 77
 fi

@@ -82,7 +82,6 @@ kCases = {
 def all_cases():
     cases = {name: {**kCommon, **kRecipes[case["recipe"]], **case} for name, case in kCases.items()}
     for config in cases.values():
-        config["has_noise"] = config["sgld_noise"] > 0
         if config["recipe"] == "dat":
             del config["class_conditional"]  # its negatives ascend y_neg's logits whatever it says
     return cases

@@ -493,10 +493,7 @@ def find_seed(simulate, config, first, tries):
 
 
 def all_cases():
-    cases = {name: {**kDefaults, **case} for name, case in kCases.items()}
-    for config in cases.values():
-        config["has_noise"] = config["sgld_noise"] > 0
-    return cases
+    return {name: {**kDefaults, **case} for name, case in kCases.items()}
 
 
 def main(doc, cases, simulate):
@@ -514,7 +511,7 @@ def main(doc, cases, simulate):
 
     comparisons = {}
     for case in args.case or cases:
-        config = dict(cases[case])
+        config = {**cases[case], "has_noise": cases[case]["sgld_noise"] > 0}
         if args.search and config["kink_free"]:
             config["seed"] = find_seed(simulate, config, 1, args.tries)
         try:

@@ -187,16 +187,7 @@ std::vector<SettingsFlags::Given> SettingsFlags::in_order() const {
     return ordered;
 }
 
-void SettingsFlags::apply(Settings& settings) const {
-    const bool tell = the_job().first();
-    for (const Given& given : in_order()) given.setting->parse(settings, given.flag, given.text);
-    std::set<const Setting*> told;
-    std::vector<Given> ordered = in_order();
-    std::reverse(ordered.begin(), ordered.end());
-    for (const Given& given : ordered) {
-        if (!told.insert(given.setting).second || !tell) continue;
-        if (const std::string line = difference(given.flag, settings); !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
-    }
+void SettingsFlags::refuse_unheeded(const Settings& settings) const {
     if (given("--sgld-step-size") && settings.sgld_step_size != settings.sgld().step_size)
         throw InputError("--sgld-step-size (theirs: --sgld_lr) moves no chain that has inner steps (--inner-steps is " +
                          std::to_string(settings.inner_steps) +
@@ -213,6 +204,19 @@ void SettingsFlags::apply(Settings& settings) const {
     for (const char* flag : {"--attack-weight", "--attack-ce-weight"})
         if (given(flag) && settings.recipe != "eb-jdat")
             throw InputError(std::string(flag) + " is of recipe eb-jdat (this is " + settings.recipe + "). Leave it out.");
+}
+
+void SettingsFlags::apply(Settings& settings) const {
+    const bool tell = the_job().first();
+    for (const Given& given : in_order()) given.setting->parse(settings, given.flag, given.text);
+    std::set<const Setting*> told;
+    std::vector<Given> ordered = in_order();
+    std::reverse(ordered.begin(), ordered.end());
+    for (const Given& given : ordered) {
+        if (!told.insert(given.setting).second || !tell) continue;
+        if (const std::string line = difference(given.flag, settings); !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
+    }
+    refuse_unheeded(settings);
     if (tell && given("--rho") && !given("--sam") && settings.rho >= kRhoOfAsam)
         std::fprintf(stderr, "--rho %g: the authors' script turns to ASAM from %g on; here --sam says which, now %s.\n", settings.rho,
                      kRhoOfAsam, name_of(settings.sam).c_str());

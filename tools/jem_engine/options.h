@@ -44,6 +44,8 @@ public:
     bool given(const std::string& flag) const;  // "--depth", or one of its aliases
 
 private:
+    // InputError for a flag that the recipe, or another setting, leaves without effect.
+    void refuse_unheeded(const Settings& settings) const;
     struct Given {
         const CLI::Option* option;
         const Setting* setting;

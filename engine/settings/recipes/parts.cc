@@ -70,4 +70,10 @@ bool has_chain(const Method& method, BatchOf batch) {
     });
 }
 
+bool draws_labelled(const Method& m) {
+    return has_term(m, BatchOf::labelled) || has_chain(m, BatchOf::adversarial) || has_chain(m, BatchOf::labelled_chain);
+}
+
+bool draws_generative(const Method& m) { return has_term(m, BatchOf::real) || has_chain(m, BatchOf::chain); }
+
 }  // namespace jem

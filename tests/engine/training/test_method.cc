@@ -9,23 +9,12 @@
 #include "engine/settings/recipes/recipes.h"
 #include "engine/training/iteration.h"
 #include "engine/training/terms/terms.h"
-#include "models/wide_resnet.h"
+#include "models/networks.h"
 #include "tests/check.h"
+#include "tests/engine/training/job.h"
 
 namespace jem {
 namespace {
-
-Settings small(const std::string& name) {
-    Settings s = recipe(name);
-    s.in_channels = 1;
-    s.image_size = 8;
-    s.num_classes = 3;
-    s.batch_size = 4;
-    s.gen_batch_size = 2;
-    s.buffer_size = 10;
-    if (s.sgld_steps > 0) s.sgld_steps = 2;
-    return s;
-}
 
 // What an iteration on drawn batches is made of.
 struct Made {
@@ -34,11 +23,11 @@ struct Made {
 Made made_of(const Settings& s) {
     const auto device = make_reference_device(DType::f64);
     Memory memory(*device);
-    WideResNet network({.depth = 10, .width = 1, .norm = s.norm, .in_channels = 1, .image_size = 8, .num_classes = 3});
+    WideResNet network(wide_resnet_settings(s));
     ImageSetShape shape = {};
-    shape.channels = 1;
-    shape.height = shape.width = 8;
-    shape.num_classes = 3;
+    shape.channels = static_cast<int>(s.in_channels);
+    shape.height = shape.width = static_cast<int>(s.image_size);
+    shape.num_classes = static_cast<int>(s.num_classes);
     TrainingIteration iteration(*device, memory, network, s,
                                 TrainingIteration::DataSource{.shape = shape, .count = 12, .largest_class = 4});
     Made made;
@@ -53,16 +42,16 @@ using Names = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("sada_jem_has_the_phases_of_algorithm_1") {
-    const Made made = made_of(small("sada-jem"));
+    const Made made = made_of(small_job_of("sada-jem"));
     CHECK(made.phases == Names{"draw", "positive", "sample x2", "negative", "store", "labelled", "perturb", "second", "update"});
     CHECK(made.scalars == Names{"sgld_grad_norm", "chain_way", "clamped", "f_pos", "f_neg", "loss_gen", "loss_clf", "accuracy"});
 }
 
 TEST_CASE("what_the_settings_leave_out_has_no_phase_and_no_scalar") {
-    CHECK(made_of(small("softmax")).phases == Names{"draw", "labelled", "perturb", "update"});
-    CHECK(made_of(small("softmax")).scalars == Names{"loss_clf", "accuracy"});
-    CHECK(made_of(small("softmax+sam")).phases == Names{"draw", "labelled", "perturb", "second", "update"});
-    Settings s = small("sada-jem");
+    CHECK(made_of(small_job_of("softmax")).phases == Names{"draw", "labelled", "perturb", "update"});
+    CHECK(made_of(small_job_of("softmax")).scalars == Names{"loss_clf", "accuracy"});
+    CHECK(made_of(small_job_of("softmax+sam")).phases == Names{"draw", "labelled", "perturb", "second", "update"});
+    Settings s = small_job_of("sada-jem");
     s.p_y_given_x_weight = 0;
     s.sgld_steps = 0;
     CHECK(made_of(s).phases == Names{"draw", "positive", "negative", "store", "perturb", "second", "update"});
@@ -74,7 +63,7 @@ TEST_CASE("every_recipe_names_objectives_that_exist") {
         INFO(name);
         Memory memory(*device);
         Scalars scalars;
-        const Settings s = small(name);
+        const Settings s = small_job_of(name);
         const Method method = method_of(s);
         CHECK_FALSE(method.steps.empty());
         for (const auto& step : method.steps)

@@ -352,7 +352,13 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                          const Tensor to = s.flat(logits_of);
                          s.ops().logits_apart(value, to, s.flat(logits_of, logits()), s.real(Numbers(13).many(kRows * kClasses, -6, 6)),
                                               s.integers(labels));
-                         return {{"value", s.read(value), element}, {"d_logits", s.read(to), {1e-5, 1e-6}}};
+                         const Array again = s.unwritten(kRows);
+                         const Tensor same = s.flat(logits_of, logits());
+                         s.ops().logits_apart(again, same, same, s.real(Numbers(13).many(kRows * kClasses, -6, 6)), s.integers(labels));
+                         return {{"value", s.read(value), element},
+                                 {"d_logits", s.read(to), {1e-5, 1e-6}},
+                                 {"value in place", s.read(again), element},
+                                 {"d_logits in place", s.read(same), {1e-5, 1e-6}}};
                      }});
     cases.push_back({"class_logit", [=](Side& s) -> Outputs {
                          Integers labels;
