@@ -173,7 +173,20 @@ struct BatchNormMoments {
     }
 };
 
-// One item is one channel: the moments of all ranks, joined in their order (Chan, Golub & LeVeque 1979).
+// A channel's mean and M2 over all ranks, joined in their order (Chan, Golub & LeVeque 1979). moments: [ranks, 2, C], of count values each.
+JEM_HD inline void joined_moments(const double* moments, int64_t ranks, int64_t channels, int64_t c, double count, double& mean,
+                                  double& m2) {
+    double sum = 0;
+    m2 = 0;
+    for (int64_t r = 0; r < ranks; ++r) sum += moments[2 * r * channels + c];
+    mean = sum / static_cast<double>(ranks);
+    for (int64_t r = 0; r < ranks; ++r) {
+        const double d = moments[2 * r * channels + c] - mean;
+        m2 += moments[(2 * r + 1) * channels + c] + count * d * d;
+    }
+}
+
+// One item is one channel.
 template <class R>
 struct JoinMoments {
     NormOfBatch<R> out;
@@ -182,13 +195,8 @@ struct JoinMoments {
     double count;  // of each rank
 
     JEM_HD void operator()(int64_t c) const {
-        double sum = 0, m2 = 0;
-        for (int64_t r = 0; r < ranks; ++r) sum += moments[2 * r * channels + c];
-        const double mean = sum / static_cast<double>(ranks);
-        for (int64_t r = 0; r < ranks; ++r) {
-            const double d = moments[2 * r * channels + c] - mean;
-            m2 += moments[(2 * r + 1) * channels + c] + count * d * d;
-        }
+        double mean, m2;
+        joined_moments(moments, ranks, channels, c, count, mean, m2);
         const double all = count * static_cast<double>(ranks);
         out.set(c, mean, m2 / all, all);
     }
@@ -279,6 +287,128 @@ struct JoinBackwardSums {
     }
 };
 
+// Norms of each image: as many coefficients as images times channels, n * C + c; the channels of a group share mean and variance. One
+// channel a group is instance norm (Ulyanov et al. 2016), all of them layer norm over C, H, W (Ba et al. 2016; PyTorch's GroupNorm(1, C)).
+// One item is one group of one image.
+template <class R>
+struct GroupNormCoefficients {
+    R *mean, *inv_std, *scale, *beta;  // [N, C], written
+    const R *gamma, *beta_of_channel;  // [C]
+    const double* moments;             // [2, N, C]: mean and M2 of each channel of an image
+    int64_t images, channels, group;
+    double rows, epsilon;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t first = item * group, all = images * channels;
+        double sum = 0, m2 = 0;
+        for (int64_t i = first; i < first + group; ++i) sum += moments[i];
+        const double centre = sum / static_cast<double>(group);
+        for (int64_t i = first; i < first + group; ++i) {
+            const double d = moments[i] - centre;
+            m2 += moments[all + i] + rows * d * d;
+        }
+        const double var = m2 / (rows * static_cast<double>(group)), inverse = 1.0 / std::sqrt((var < 0 ? 0 : var) + epsilon);
+        for (int64_t i = first; i < first + group; ++i) {
+            const int64_t c = i % channels;
+            mean[i] = static_cast<R>(centre);
+            inv_std[i] = static_cast<R>(inverse);
+            scale[i] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
+            beta[i] = beta_of_channel[c];
+        }
+    }
+};
+
+// a and b of the backward pass, as NormBackwardCoefficients, of a group: its channels' scales differ.
+template <class R>
+struct GroupNormBackward {
+    R *a, *b;  // [N, C], written
+    const R *inv_std, *scale;
+    const double* sums;  // [2, N, C]: of dz and of dz * xc of each channel of an image
+    int64_t images, channels, group;
+    double rows;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t first = item * group, all = images * channels;
+        double dz = 0, dz_xc = 0;
+        for (int64_t i = first; i < first + group; ++i) {
+            dz += static_cast<double>(scale[i]) * sums[i];
+            dz_xc += static_cast<double>(scale[i]) * sums[all + i];
+        }
+        const double count = rows * static_cast<double>(group), inverse = inv_std[first];
+        for (int64_t i = first; i < first + group; ++i) {
+            a[i] = static_cast<R>(-inverse * inverse * dz_xc / count);
+            b[i] = static_cast<R>(-dz / count);
+        }
+    }
+};
+
+// One item is one channel: the gradients of gamma and beta, accumulated.
+template <class R>
+struct GroupNormWeights {
+    R *d_gamma, *d_beta;  // [C]
+    const R* inv_std;     // [N, C]
+    const double* sums;   // [2, N, C]
+    int64_t images, channels;
+
+    JEM_HD void operator()(int64_t c) const {
+        double gamma = 0, beta = 0;
+        for (int64_t i = c; i < images * channels; i += channels) {
+            gamma += static_cast<double>(inv_std[i]) * sums[images * channels + i];
+            beta += sums[i];
+        }
+        d_gamma[c] += static_cast<R>(gamma);
+        d_beta[c] += static_cast<R>(beta);
+    }
+};
+
+// y = scale * (x + loc), no statistics (Glow's act norm, Kingma & Dhariwal 2018): the coefficients that make a norm of it. One item is one
+// channel.
+template <class R>
+struct AffineCoefficients {
+    R *mean, *inv_std, *scale, *beta, *a, *b;  // [C], written
+    const R *loc, *factor;                     // [C]; null: 0 and 1
+
+    JEM_HD void operator()(int64_t c) const {
+        mean[c] = loc != nullptr ? -loc[c] : R(0);
+        inv_std[c] = R(1);
+        scale[c] = factor != nullptr ? factor[c] : R(1);
+        beta[c] = R(0);
+        a[c] = R(0);
+        b[c] = R(0);
+    }
+};
+
+template <class R>
+struct AffineWeights {
+    R *d_loc, *d_factor;  // [C], accumulated into unless null
+    const R* scale;       // [C]
+    const double* sums;   // [2, C]: of dz and of dz * (x + loc)
+    int64_t channels;
+
+    JEM_HD void operator()(int64_t c) const {
+        if (d_loc != nullptr) d_loc[c] += static_cast<R>(static_cast<double>(scale[c]) * sums[c]);
+        if (d_factor != nullptr) d_factor[c] += static_cast<R>(sums[channels + c]);
+    }
+};
+
+// From the moments of all ranks: loc and scale that give the batch a mean of 0 and a deviation of 1 (unbiased; epsilon outside the root).
+template <class R>
+struct AffineOfMoments {
+    static constexpr double kEpsilon = 1e-6;
+    R *loc, *factor;        // [C], written
+    const double* moments;  // [ranks, 2, C]: mean, M2
+    int64_t ranks, channels;
+    double count;  // of each rank
+
+    JEM_HD void operator()(int64_t c) const {
+        double mean, m2;
+        joined_moments(moments, ranks, channels, c, count, mean, m2);
+        const double all = count * static_cast<double>(ranks);
+        loc[c] = static_cast<R>(-mean);
+        factor[c] = static_cast<R>(1 / (std::sqrt(m2 / (all > 1 ? all - 1 : 1)) + kEpsilon));
+    }
+};
+
 // Column reduction: d_bias[c] += sum over N, H, W of d_y.
 template <class R>
 struct BiasGradient {
@@ -289,25 +419,26 @@ struct BiasGradient {
     JEM_HD void finish(int64_t c, const double (&sums)[kSums]) const { d_bias[c] += static_cast<R>(sums[0]); }
 };
 
-// Element (n, c): mean over the spatial extent. [N, C/B, H*W, B] -> [N, C]
+// Element (n, c): mean over the spatial extent, or sum. [N, C/B, H*W, B] -> [N, C]
 template <class Out, class In>
 struct MeanPool {
     Out* y;
     const In* x;
     int64_t rows, block;
+    Out divisor;  // H*W, or 1
 
     JEM_HD void operator()(int64_t i) const {
         const In* first = x + i / block * rows * block + i % block;
         Out sum = Out(0);
         for (int64_t r = 0; r < rows; ++r) sum += static_cast<Out>(first[r * block]);
-        y[i] = sum / static_cast<Out>(rows);
+        y[i] = sum / divisor;
     }
 };
 
-// The other way: every position receives d_y / (H*W).
+// The other way: every position receives d_y / (H*W), or d_y.
 template <class R>
 struct MeanPoolBackward {
-    R share;  // 1 / (H*W)
+    R share;  // 1 / (H*W), or 1
 
     template <class Y>
     JEM_HD void operator()(Y&& d_x, R d_y) const {

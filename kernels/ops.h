@@ -16,6 +16,7 @@
 #include "kernels/optimizer.h"
 #include "kernels/pool.h"
 #include "kernels/sampling.h"
+#include "kernels/spectral.h"
 #include "kernels/state.h"
 #include "kernels/tensor.h"
 
@@ -34,14 +35,23 @@ struct BatchNormParameters {
     double epsilon = kNormEpsilon, momentum = kNormMomentum;
 };
 
+// One convolution's estimate of its weights' largest singular value.
+struct SpectralNorm {
+    Array u, v;     // R [O], R [K]: u' and v
+    Array scalars;  // f64 [kSpectralScalars]
+    SpectralForm form = SpectralForm::full;
+};
+
 enum class RunningStatistics { update, keep };
+enum class PoolOver { mean, sum };  // of all positions
 
 struct SgldSettings {
     double step_size = 1, noise = 0, grad_clamp = 1;
     bool pixel_clamp = true;
     uint64_t seed = 0;
-    int64_t first = 0;       // number of the first value in the job's batch: draws depend on it
-    int64_t noise_from = 0;  // the state's step that given noise begins with
+    int64_t first = 0;         // number of the first value in the job's batch: draws depend on it
+    int64_t noise_from = 0;    // the state's step that given noise begins with
+    bool noise_first = false;  // it moves x before the gradient is taken: for whoever queues steps
 };
 
 // Images of chains, and what their objective says of each.
@@ -129,6 +139,19 @@ public:
     virtual void norm_backward_own_sums(Array sums, const NormCoefficients& norm, Array d_gamma, Array d_beta, const Tensor& d_y,
                                         const Tensor& x) = 0;
     virtual void join_backward_sums(const NormCoefficients& norm, Array all, const Tensor& x) = 0;
+    // Norms of each image, of `group` channels at a time: norm's arrays are R [N, C], beta among them, and image n's channel c is the
+    // channel n * C + c of x seen as one image (of_images), so that the ops above and below serve them. moments, sums: f64 [2, N, C].
+    virtual void image_moments(Array moments, const Tensor& x) = 0;
+    virtual void group_norm(const NormCoefficients& out, Array moments, Array gamma, Array beta, const Tensor& x, int64_t group,
+                            double epsilon) = 0;
+    virtual void image_backward_sums(Array sums, const NormCoefficients& norm, const Tensor& d_y, const Tensor& x) = 0;
+    virtual void group_norm_backward(const NormCoefficients& norm, Array sums, const Tensor& x, int64_t group) = 0;
+    virtual void group_norm_weights(Array d_gamma, Array d_beta, const NormCoefficients& norm, Array sums, const Tensor& x) = 0;
+    // y = scale * (x + loc), either of them possibly empty: the norm of it, its gradients (accumulated) from norm_backward_own_sums, and
+    // the values that make of a batch, by the moments of all ranks, one of mean 0 and deviation 1.
+    virtual void affine_norm(const NormCoefficients& out, Array loc, Array scale) = 0;
+    virtual void affine_weights(Array d_loc, Array d_scale, const NormCoefficients& norm, Array sums) = 0;
+    virtual void affine_of_moments(Array loc, Array scale, Array all, const Tensor& x) = 0;
     // d_x = gradient through leaky and norm, + residual unless that is null.
     virtual void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                                      const Tensor* residual) = 0;
@@ -142,8 +165,8 @@ public:
     // y = x + bias[c] (R), + residual unless that is null
     virtual void add_bias(const Tensor& y, const Tensor& x, Array bias, const Tensor* residual) = 0;
     // [N, C, H, W] -> [N, C, 1, 1] of R, and back
-    virtual void mean_pool(const Tensor& y, const Tensor& x) = 0;
-    virtual void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) = 0;
+    virtual void mean_pool(const Tensor& y, const Tensor& x, PoolOver over = PoolOver::mean) = 0;
+    virtual void mean_pool_backward(const Tensor& d_x, const Tensor& d_y, PoolOver over = PoolOver::mean) = 0;
     // The maximum or average of each window, activations of any channel blocks; y has `outputs` of x's size. A window's maximum is the
     // first of equal ones, NaN where it holds one; d_x receives d_y there. d_x and y are other memory than x and d_y.
     virtual void pool(const Tensor& y, const Tensor& x, const Pooling& how) = 0;
@@ -205,6 +228,10 @@ public:
     virtual void chain_summary(IterationState* state, Array x, Array start, int64_t images, ChainScalars scalars) = 0;
     // births i32 [buffer size]: the iteration in which an image's chain last began afresh. index, fresh: as draw_chains left them.
     virtual void store_births(Array births, Array index, Array fresh, const IterationState* state) = 0;
+    // A buffer whose oldest images make place: where chains go, i32 [chains], and the births of what they are, i32 [chains]; then these
+    // into births.
+    virtual void places_of_oldest(Array places, Array born, Array births, Array index, Array fresh, const IterationState* state) = 0;
+    virtual void store_born(Array births, Array places, Array born, const IterationState* state) = 0;
     virtual void store_chains(Array buffer, Array x, Array index, const IterationState* state) = 0;
     // The same starts as start_images', many of one class. A block of its images, from the first-th on, a multiple of 4, as the factors
     // of a product (StartFactors): z R [block, rows], rows > starts, x R [block, columns], columns > pixels; block a multiple of 4.
@@ -235,8 +262,16 @@ public:
     virtual void sam_perturb(Array perturbed, Array weights, Array gradient, const IterationState* state, SamForm form) = 0;
     virtual void sgd_update(Array weights, Array velocity, Array gradient, const IterationState* state, double momentum,
                             double weight_decay, bool nesterov = false) = 0;
-    virtual void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) = 0;
+    virtual void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, const AdamSettings& how) = 0;
     virtual void ema_update(Array average, Array weights, const IterationState* state, double decay) = 0;
+
+    // Spectral normalisation; weights and gradients R [O, K] --------------------------------------------------------------
+    // The estimate of weights from u, R [O], which stays as it is; normalised = the weights by its factor.
+    virtual void spectral_norm(const SpectralNorm& out, Array normalised, Array weights, Array u) = 0;
+    // In place: the gradient of the normalised weights becomes that of the weights that the estimate was made of.
+    virtual void spectral_backward(const SpectralNorm& norm, Array gradient, Array weights) = 0;
+    // u = what the estimate has, unless the state has diverged.
+    virtual void keep_estimate(Array u, const SpectralNorm& norm, const IterationState* state) = 0;
 
     // State ---------------------------------------------------------------------------------------------------------------
     // iteration, attempt, learning rate and Adam's corrections; step = 0. Never recorded: it carries values.

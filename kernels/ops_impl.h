@@ -150,6 +150,100 @@ public:
                        JoinBackwardSums<R>{backward_coefficients(norm, values_of(l) * static_cast<double>(ranks)), all.as<double>(), ranks,
                                            l.channels()});
     }
+    void image_moments(Array moments, const Tensor& x) override {
+        double* const out = moments.as<double>();
+        by_images(x, [&](const Layout& l, int64_t first, int64_t offset) {
+            const A* from = x.as<A>() + offset;
+            exec_.column_reduce("image_moments", l,
+                                BatchNormMoments<R, A>{.mean = out + first,
+                                                       .m2 = out + x.n * x.c + first,
+                                                       .first = from,
+                                                       .rows = l.rows,
+                                                       .block = l.block,
+                                                       .count = values_of(l)},
+                                In<A>{from}, FirstOfChannel<A>{from, l.rows, l.block});
+        });
+    }
+    void group_norm(const NormCoefficients& out, Array moments, Array gamma, Array beta, const Tensor& x, int64_t group,
+                    double epsilon) override {
+        exec_.for_each("group_norm", x.n * (x.c / group),
+                       GroupNormCoefficients<R>{.mean = out.mean.as<R>(),
+                                                .inv_std = out.inv_std.as<R>(),
+                                                .scale = out.scale.as<R>(),
+                                                .beta = out.beta.as<R>(),
+                                                .gamma = gamma.as<R>(),
+                                                .beta_of_channel = beta.as<R>(),
+                                                .moments = moments.as<double>(),
+                                                .images = x.n,
+                                                .channels = x.c,
+                                                .group = group,
+                                                .rows = static_cast<double>(x.h * x.w),
+                                                .epsilon = epsilon});
+    }
+    void image_backward_sums(Array sums, const NormCoefficients& norm, const Tensor& d_y, const Tensor& x) override {
+        double* const out = sums.as<double>();
+        by_images(x, [&](const Layout& l, int64_t first, int64_t offset) {
+            exec_.column_reduce("image_backward_sums", l,
+                                NormBackwardSums<R>{.out = {},
+                                                    .own_sums = out + first,
+                                                    .d_gamma = nullptr,
+                                                    .d_beta = nullptr,
+                                                    .channels = x.n * x.c,
+                                                    .slope = static_cast<R>(norm.slope)},
+                                In<A>{d_y.as<A>() + offset}, In<A>{x.as<A>() + offset}, PerChannel<R>{norm.mean.as<R>() + first},
+                                PerChannel<R>{norm.scale.as<R>() + first}, PerChannel<R>{norm.beta.as<R>() + first});
+        });
+    }
+    void group_norm_backward(const NormCoefficients& norm, Array sums, const Tensor& x, int64_t group) override {
+        exec_.for_each("group_norm_backward", x.n * (x.c / group),
+                       GroupNormBackward<R>{.a = norm.a.as<R>(),
+                                            .b = norm.b.as<R>(),
+                                            .inv_std = norm.inv_std.as<R>(),
+                                            .scale = norm.scale.as<R>(),
+                                            .sums = sums.as<double>(),
+                                            .images = x.n,
+                                            .channels = x.c,
+                                            .group = group,
+                                            .rows = static_cast<double>(x.h * x.w)});
+    }
+    void group_norm_weights(Array d_gamma, Array d_beta, const NormCoefficients& norm, Array sums, const Tensor& x) override {
+        exec_.for_each("group_norm_weights", x.c,
+                       GroupNormWeights<R>{.d_gamma = d_gamma.as<R>(),
+                                           .d_beta = d_beta.as<R>(),
+                                           .inv_std = norm.inv_std.as<R>(),
+                                           .sums = sums.as<double>(),
+                                           .images = x.n,
+                                           .channels = x.c});
+    }
+    void affine_norm(const NormCoefficients& out, Array loc, Array scale) override {
+        exec_.for_each("affine_norm", out.mean.count,
+                       AffineCoefficients<R>{.mean = out.mean.as<R>(),
+                                             .inv_std = out.inv_std.as<R>(),
+                                             .scale = out.scale.as<R>(),
+                                             .beta = out.beta.as<R>(),
+                                             .a = out.a.as<R>(),
+                                             .b = out.b.as<R>(),
+                                             .loc = loc.count > 0 ? loc.as<R>() : nullptr,
+                                             .factor = scale.count > 0 ? scale.as<R>() : nullptr});
+    }
+    void affine_weights(Array d_loc, Array d_scale, const NormCoefficients& norm, Array sums) override {
+        exec_.for_each("affine_weights", norm.scale.count,
+                       AffineWeights<R>{.d_loc = d_loc.count > 0 ? d_loc.as<R>() : nullptr,
+                                        .d_factor = d_scale.count > 0 ? d_scale.as<R>() : nullptr,
+                                        .scale = norm.scale.as<R>(),
+                                        .sums = sums.as<double>(),
+                                        .channels = norm.scale.count});
+    }
+    void affine_of_moments(Array loc, Array scale, Array all, const Tensor& x) override {
+        const Layout l = x.layout();
+        exec_.for_each("affine_of_moments", l.channels(),
+                       AffineOfMoments<R>{.loc = loc.as<R>(),
+                                          .factor = scale.as<R>(),
+                                          .moments = all.as<double>(),
+                                          .ranks = all.count / (2 * l.channels()),
+                                          .channels = l.channels(),
+                                          .count = values_of(l)});
+    }
     void norm_leaky_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const NormCoefficients& norm,
                              const Tensor* residual) override {
         const auto run = [&](auto added) {
@@ -200,15 +294,15 @@ public:
         else
             run(Zero<A>{});
     }
-    void mean_pool(const Tensor& y, const Tensor& x) override {
+    void mean_pool(const Tensor& y, const Tensor& x, PoolOver over) override {
         const Layout l = x.layout();
-        exec_.for_each("mean_pool", y.count(), MeanPool<R, A>{y.as<R>(), x.as<A>(), l.rows, l.block});
+        exec_.for_each("mean_pool", y.count(), MeanPool<R, A>{y.as<R>(), x.as<A>(), l.rows, l.block, static_cast<R>(divisor_of(l, over))});
     }
-    void mean_pool_backward(const Tensor& d_x, const Tensor& d_y) override {
+    void mean_pool_backward(const Tensor& d_x, const Tensor& d_y, PoolOver over) override {
         // [N, C] is one value for each of N * C channels
         Layout l = d_x.layout();
         l.blocks = l.planes;
-        exec_.for_each("mean_pool_backward", l, MeanPoolBackward<R>{static_cast<R>(1.0 / static_cast<double>(l.rows))}, Out<A>{d_x.as<A>()},
+        exec_.for_each("mean_pool_backward", l, MeanPoolBackward<R>{static_cast<R>(1.0 / divisor_of(l, over))}, Out<A>{d_x.as<A>()},
                        PerChannel<R>{d_y.as<R>()});
     }
 
@@ -405,6 +499,21 @@ public:
         exec_.for_each("store_births", index.count,
                        StoreBirths{births.as<int32_t>(), index.as<int32_t>(), fresh.as<int32_t>(), state, index.count});
     }
+    void places_of_oldest(Array places, Array born, Array births, Array index, Array fresh, const IterationState* state) override {
+        exec_.for_each("places_of_oldest", places.count,
+                       PlacesOfOldest{.places = places.as<int32_t>(),
+                                      .born = born.as<int32_t>(),
+                                      .index = index.as<int32_t>(),
+                                      .fresh = fresh.as<int32_t>(),
+                                      .births = births.as<int32_t>(),
+                                      .state = state,
+                                      .chains = places.count,
+                                      .buffer_size = births.count});
+    }
+    void store_born(Array births, Array places, Array born, const IterationState* state) override {
+        exec_.for_each("store_born", places.count,
+                       StoreBorn{births.as<int32_t>(), places.as<int32_t>(), born.as<int32_t>(), state, places.count});
+    }
     void store_chains(Array buffer, Array x, Array index, const IterationState* state) override {
         exec_.for_each("store_chains", x.count,
                        StoreChains<R>{buffer.as<R>(), x.as<R>(), index.as<int32_t>(), state, index.count, x.count / index.count});
@@ -528,13 +637,38 @@ public:
                        SgdUpdate<R>{state, static_cast<R>(momentum), static_cast<R>(weight_decay), nesterov}, Out<R>{weights.as<R>()},
                        Out<R>{velocity.as<R>()}, In<R>{gradient.as<R>()});
     }
-    void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, double weight_decay) override {
-        exec_.for_each("adam_update", flat(weights.count), AdamUpdate<R>{state, static_cast<R>(weight_decay)}, Out<R>{weights.as<R>()},
-                       Out<R>{m.as<R>()}, Out<R>{v.as<R>()}, In<R>{gradient.as<R>()});
+    void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, const AdamSettings& how) override {
+        exec_.for_each("adam_update", flat(weights.count),
+                       AdamUpdate<R>{state, static_cast<R>(how.weight_decay), static_cast<R>(1 - how.beta1), static_cast<R>(how.clamp)},
+                       Out<R>{weights.as<R>()}, Out<R>{m.as<R>()}, Out<R>{v.as<R>()}, In<R>{gradient.as<R>()});
     }
     void ema_update(Array average, Array weights, const IterationState* state, double decay) override {
         exec_.for_each("ema_update", flat(weights.count), EmaUpdate<R>{state, static_cast<R>(decay)}, Out<R>{average.as<R>()},
                        In<R>{weights.as<R>()});
+    }
+
+    void spectral_norm(const SpectralNorm& out, Array normalised, Array weights, Array u) override {
+        const int64_t rows = u.count, columns = out.v.count;
+        double* const scalars = out.scalars.as<double>();
+        R *const v = out.v.as<R>(), *const next = out.u.as<R>();
+        exec_.for_each("spectral_columns", columns, SpectralColumns<R>{v, weights.as<R>(), u.as<R>(), rows, columns});
+        exec_.reduce("spectral_length", columns, Length<R>{scalars + kLengthOfV}, In<R>{v});
+        exec_.for_each("spectral_divide", flat(columns), DivideByLength<R>{scalars + kLengthOfV}, Out<R>{v});
+        exec_.for_each("spectral_rows", rows, SpectralRows<R>{next, weights.as<R>(), v, columns});
+        exec_.reduce("spectral_length", rows, Length<R>{scalars + kSigma}, In<R>{next});
+        exec_.for_each("spectral_divide", flat(rows), DivideByLength<R>{scalars + kSigma}, Out<R>{next});
+        exec_.for_each("spectral_weights", flat(weights.count), SpectralWeights<R>{{scalars, out.form}}, Out<R>{normalised.as<R>()},
+                       In<R>{weights.as<R>()});
+    }
+    void spectral_backward(const SpectralNorm& norm, Array gradient, Array weights) override {
+        double* const scalars = norm.scalars.as<double>();
+        exec_.reduce("spectral_along_weights", weights.count, AlongWeights<R>{scalars + kAlongWeights}, In<R>{gradient.as<R>()},
+                     In<R>{weights.as<R>()});
+        exec_.for_each("spectral_gradient", weights.count,
+                       SpectralGradient<R>{gradient.as<R>(), norm.u.as<R>(), norm.v.as<R>(), norm.v.count, {scalars, norm.form}});
+    }
+    void keep_estimate(Array u, const SpectralNorm& norm, const IterationState* state) override {
+        exec_.for_each("keep_estimate", flat(u.count), KeepUnlessDiverged<R>{state}, Out<R>{u.as<R>()}, In<R>{norm.u.as<R>()});
     }
 
     void begin_iteration(IterationState* state, uint32_t iteration, double learning_rate, double adam_correction1, double adam_correction2,
@@ -549,6 +683,7 @@ public:
 
 private:
     static const int32_t* labels_of(Array labels) { return labels.count > 0 ? labels.as<int32_t>() : nullptr; }
+    static double divisor_of(const Layout& l, PoolOver over) { return over == PoolOver::mean ? static_cast<double>(l.rows) : 1; }
     static double values_of(const Layout& l) { return static_cast<double>(l.images() * l.rows); }  // a channel's
     static NormOfBatch<R> norm_of_batch(const NormCoefficients& out, const BatchNormParameters& p, RunningStatistics running,
                                         const IterationState* state) {
@@ -591,6 +726,18 @@ private:
         if (!fits(how.rows, x.h, y.h) || !fits(how.columns, x.w, y.w) || x.n != y.n || x.c != y.c)
             throw std::invalid_argument("A pooling was given a window or an output that does not fit its input.");
         return {x.as<A>(), places_of(x), places_of(y), how};
+    }
+    // run(layout, first channel, first element) for some of x's images at a time, each seen as channels of its own: a reduction has room
+    // for the partial sums of so many.
+    template <class Run>
+    static void by_images(const Tensor& x, Run run) {
+        constexpr int64_t kMostChannels = 1 << 17;
+        const int64_t most = std::max<int64_t>(1, kMostChannels / x.c);
+        for (int64_t first = 0; first < x.n; first += most) {
+            Tensor some = x;
+            some.n = std::min(most, x.n - first);
+            run(of_images(some).layout(), first * x.c, first * x.c * x.h * x.w);
+        }
     }
     static const R* scales_of(Array scales) { return scales.count > 0 ? scales.as<R>() : nullptr; }
     // Values of x for each of `images`; all of them where there are none.

@@ -539,6 +539,35 @@ struct StoreBirths {
     }
 };
 
+// One item is one chain: where it goes in a buffer whose oldest images make place, and when it last began afresh.
+struct PlacesOfOldest {
+    int32_t *places, *born;        // [N]
+    const int32_t *index, *fresh;  // [N], as drawn
+    const int32_t* births;         // [buffer_size]
+    const IterationState* state;
+    int64_t chains, buffer_size;
+
+    JEM_HD void operator()(int64_t chain) const {
+        places[chain] = static_cast<int32_t>((static_cast<int64_t>(state->iteration) * chains + chain) % buffer_size);
+        born[chain] = fresh[chain] < 0 ? births[index[chain]] : static_cast<int32_t>(state->iteration);
+    }
+};
+
+// One item is one chain: births[places[chain]] = born[chain]; of equal places the last chain's.
+struct StoreBorn {
+    int32_t* births;
+    const int32_t *places, *born;
+    const IterationState* state;
+    int64_t chains;
+
+    JEM_HD void operator()(int64_t chain) const {
+        if (state->diverged != 0) return;
+        for (int64_t later = chain + 1; later < chains; ++later)
+            if (places[later] == places[chain]) return;
+        births[places[chain]] = born[chain];
+    }
+};
+
 // Item (chain, pixel): buffer[index[chain]] = x[chain]. Of equal indices the last chain wins, whatever the order of work.
 template <class R>
 struct StoreChains {

@@ -74,6 +74,14 @@ struct Tensor {
     }
 };
 
+// The same values as one image of N * C channels: what is done to a channel is done to a channel of an image.
+inline Tensor of_images(const Tensor& x) {
+    Tensor view = x;
+    view.n = x.n > 0 ? 1 : 0;
+    view.c = x.n * x.c;
+    return view;
+}
+
 // One-dimensional values: parameters, statistics, per-image numbers. Does not own its memory.
 struct Array {
     void* data = nullptr;

@@ -9,6 +9,7 @@ namespace jem {
 namespace {
 
 constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
+constexpr int64_t kOwnArrays = 6;   // and beta
 
 double slope_in_front(const Conv& conv) { return conv.settings.in_front != nullptr ? conv.settings.in_front->settings.slope : kLeakySlope; }
 
@@ -25,7 +26,13 @@ void add_calls(std::vector<ConvCall>& calls, const ConvSettings& s) {
 
 int64_t LayeredNetwork::add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial) {
     const int64_t offset = parameter_count();
-    parameters_.push_back({name, std::move(shape), offset, fan_in, initial});
+    parameters_.push_back({.name = name, .shape = std::move(shape), .offset = offset, .fan_in = fan_in, .initial = initial});
+    return offset;
+}
+
+int64_t LayeredNetwork::add_statistic(const std::string& name, int64_t channels, double initial) {
+    const int64_t offset = statistic_count();
+    statistics_.push_back({.name = name, .shape = {channels}, .offset = offset, .initial = initial});
     return offset;
 }
 
@@ -36,7 +43,10 @@ const Conv* LayeredNetwork::add_conv(const std::string& name, const ConvSettings
     conv.name = name;
     conv.settings = settings;
     conv.weight = add_parameter(name + ".weight", {s.out_channels, s.in_channels, s.kernel.height, s.kernel.width}, fan_in, 0);
+    parameters_.back().deviation = settings.deviation;
     if (settings.bias != ConvBias::none) conv.bias = add_parameter(name + ".bias", {s.out_channels}, fan_in, 0);
+    if (settings.spectral == SpectralForm::none) return &conv;
+    conv.estimate = add_statistic(name + ".weight_u", s.out_channels, 1);
     return &conv;
 }
 
@@ -44,13 +54,20 @@ const Norm* LayeredNetwork::add_norm(const std::string& name, int64_t channels, 
     Norm& norm = norms_.emplace_back();
     norm.settings = settings;
     norm.channels = channels;
-    if (!norm.takes_batch()) return &norm;
+    if (settings.kind == NormKind::none) return &norm;
+    if (norm.is_affine()) {
+        // One of the two alone is a layer of its own, whose name is the tensor's.
+        const bool both = settings.shifts && settings.scales;
+        const std::vector<int64_t> shape = both ? std::vector<int64_t>{1, channels, 1, 1} : std::vector<int64_t>{channels};
+        if (settings.shifts) norm.beta = add_parameter(both ? name + ".loc" : name, shape, 0, 0);
+        if (settings.scales) norm.gamma = add_parameter(both ? name + ".scale" : name, shape, 0, 1);
+        return &norm;
+    }
     norm.gamma = add_parameter(name + ".weight", {channels}, 0, 1);
     norm.beta = add_parameter(name + ".bias", {channels}, 0, 0);
-    norm.running_mean = statistic_count();
-    statistics_.push_back({name + ".running_mean", {channels}, norm.running_mean, 0, 0});
-    norm.running_var = statistic_count();
-    statistics_.push_back({name + ".running_var", {channels}, norm.running_var, 0, 1});
+    if (!norm.takes_batch()) return &norm;
+    norm.running_mean = add_statistic(name + ".running_mean", channels, 0);
+    norm.running_var = add_statistic(name + ".running_var", channels, 1);
     return &norm;
 }
 
@@ -109,6 +126,16 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
     for (Conv& conv : convs_) {
         conv.plan = plan_of(conv, options);
         conv.prepared = memory.keep("compute weights", conv.name, conv.plan->prepared_bytes());
+        if (conv.settings.spectral != SpectralForm::none) {
+            const int64_t rows = conv.shape().out_channels, weights = conv.shape().weight_count();
+            const auto keep = [&](const char* what, int64_t count, size_t each) {
+                return memory.keep("compute weights", conv.name + what, static_cast<size_t>(count) * each);
+            };
+            conv.normalised = keep("/normalised", weights, size_of(device.real_type()));
+            conv.u = keep("/u", rows, size_of(device.real_type()));
+            conv.v = keep("/v", weights / rows, size_of(device.real_type()));
+            conv.scalars = keep("/sigma", kSpectralScalars, sizeof(double));
+        }
         if (conv.settings.bias == ConvBias::none) without_bias = std::max(without_bias, conv.shape().out_channels);
     }
     for (const Head head : {Head::classes, Head::energy}) {
@@ -122,16 +149,26 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
         memory.need_workspace(linear.plan->workspace_bytes());
     }
     const size_t real = size_of(device.real_type());
-    int64_t widest = 0;
+    const int64_t most = all.empty() ? 0 : *all.rbegin();  // images of a pass
+    int64_t widest = 0, own_sums = 0, widest_affine = 0;
     for (Norm& norm : norms_) {
-        if (!norm.takes_batch()) continue;
-        norm.coefficients = memory.keep("statistics", "norm coefficients", static_cast<size_t>(kNormArrays * norm.channels) * real);
-        widest = std::max(widest, norm.channels);
+        const int64_t images = norm.takes_images() ? most : 1;
+        if (norm.takes_batch()) {
+            norm.coefficients = memory.keep("statistics", "norm coefficients", static_cast<size_t>(kNormArrays * norm.channels) * real);
+            widest = std::max(widest, norm.channels);
+        } else if (norm.settings.kind != NormKind::none) {
+            norm.of_images =
+                memory.keep("statistics", "norm coefficients", static_cast<size_t>(kOwnArrays * images * norm.channels) * real);
+            own_sums = std::max(own_sums, images * norm.channels);
+            if (norm.is_affine()) widest_affine = std::max(widest_affine, norm.channels);
+        }
     }
+    if (own_sums > 0) image_sums_ = memory.keep("statistics", "norm sums", static_cast<size_t>(2 * own_sums) * sizeof(double));
     if (widest > 0) norm_sums_ = memory.keep("statistics", "norm sums of a convolution", static_cast<size_t>(2 * widest) * real);
     const int64_t ranks = device.communicator().size();
-    if (widest > 0 && norm_batch_ == NormBatch::of_job && ranks > 1)
-        norm_shares_ = memory.keep("statistics", "norm sums of all ranks", static_cast<size_t>(ranks * 2 * widest) * sizeof(double));
+    const int64_t shared = std::max(norm_batch_ == NormBatch::of_job && ranks > 1 ? widest : 0, widest_affine);
+    if (shared > 0)
+        norm_shares_ = memory.keep("statistics", "norm sums of all ranks", static_cast<size_t>(ranks * 2 * shared) * sizeof(double));
     if (without_bias > 0) zeros_ = memory.keep("compute weights", "no bias", static_cast<size_t>(without_bias) * real);
     for (int pass = 0; pass < std::ssize(passes_); ++pass) {
         add_tensors(pass);
@@ -143,9 +180,36 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
     }
 }
 
-void LayeredNetwork::prepare(Array weights) {
-    for (Conv& conv : convs_)
-        conv.plan->prepare(memory_->at(conv.prepared), weights.slice(conv.weight, conv.shape().weight_count()), memory_->workspace());
+SpectralNorm LayeredNetwork::spectral_norm(const Conv& conv) {
+    const int64_t rows = conv.shape().out_channels, columns = conv.shape().weight_count() / rows;
+    return {.u = {memory_->at(conv.u), device_->real_type(), rows},
+            .v = {memory_->at(conv.v), device_->real_type(), columns},
+            .scalars = {memory_->at(conv.scalars), DType::f64, kSpectralScalars},
+            .form = conv.settings.spectral};
+}
+
+void LayeredNetwork::prepare(Array weights, Array statistics) {
+    for (Conv& conv : convs_) {
+        Array own = weights_of(conv, weights);
+        if (conv.settings.spectral != SpectralForm::none) {
+            const Array normalised{memory_->at(conv.normalised), device_->real_type(), own.count};
+            ops().spectral_norm(spectral_norm(conv), normalised, own, estimate_of(conv, statistics));
+            own = normalised;
+        }
+        conv.plan->prepare(memory_->at(conv.prepared), own, memory_->workspace());
+    }
+}
+
+void LayeredNetwork::finish_gradient(const NetworkMemory& m) {
+    for (const Conv& conv : convs_)
+        if (conv.settings.spectral != SpectralForm::none)
+            ops().spectral_backward(spectral_norm(conv), weights_of(conv, m.gradient), weights_of(conv, m.weights));
+}
+
+void LayeredNetwork::keep_estimates(const NetworkMemory& m) {
+    for (const Conv& conv : convs_)
+        if (conv.settings.spectral != SpectralForm::none)
+            ops().keep_estimate(estimate_of(conv, m.statistics), spectral_norm(conv), m.state);
 }
 
 PassTensor LayeredNetwork::hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w) {
@@ -234,6 +298,10 @@ Array LayeredNetwork::convolve_data(const Conv& conv, const NetworkMemory& m, No
     return sums;
 }
 
+void LayeredNetwork::add(const Tensor& sum, const Tensor& x, const Tensor& y) {
+    ops().add_bias(sum, x, {memory_->at(zeros_), device_->real_type(), x.c}, &y);
+}
+
 void LayeredNetwork::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {
     conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
 }
@@ -249,9 +317,7 @@ void LayeredNetwork::activate_and_convolve_weights(const Conv& conv, const Netwo
     convolve_weights(conv, m, mode, at(a), d_y);
 }
 
-Array LayeredNetwork::weights_gradient(const Conv& conv, const NetworkMemory& m) {
-    return m.gradient.slice(conv.weight, conv.shape().weight_count());
-}
+Array LayeredNetwork::weights_gradient(const Conv& conv, const NetworkMemory& m) { return weights_of(conv, m.gradient); }
 
 void LayeredNetwork::convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y) {
     conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
@@ -259,7 +325,7 @@ void LayeredNetwork::convolve_weights(const Conv& conv, const NetworkMemory& m, 
 }
 
 // With batch statistics a constant added to a channel changes nothing behind the next norm: the gradient of the bias is zero by
-// construction, and what arithmetic would give is rounding noise.
+// construction, and what arithmetic would give is rounding noise. Likewise with an instance norm.
 void LayeredNetwork::add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y) {
     const ConvBias bias = conv.settings.bias;
     if (bias == ConvBias::own || (bias == ConvBias::normalised && mode == NormMode::running))
@@ -283,11 +349,46 @@ NormCoefficients LayeredNetwork::coefficients(const Norm& norm, Array weights) {
             .slope = norm.settings.slope};
 }
 
+NormCoefficients LayeredNetwork::own_coefficients(const Norm& norm, int64_t images) {
+    const int64_t each = images * norm.channels;
+    const Array all{memory_->at(norm.of_images), device_->real_type(), kOwnArrays * each};
+    return {.mean = all.slice(0, each),
+            .inv_std = all.slice(each, each),
+            .scale = all.slice(2 * each, each),
+            .beta = all.slice(5 * each, each),
+            .a = all.slice(3 * each, each),
+            .b = all.slice(4 * each, each),
+            .slope = norm.settings.slope};
+}
+
+Array LayeredNetwork::image_sums(const Norm& norm, int64_t images) {
+    return {memory_->at(image_sums_), DType::f64, 2 * images * norm.channels};
+}
+
+// By the whole job's batch, so that all ranks set the same.
+void LayeredNetwork::initialise(const Norm& norm, const NetworkMemory& m, const Tensor& x) {
+    Communicator& ranks = device_->communicator();
+    ops().batch_norm_moments(ranks.own(shares(norm)), x);
+    ranks.all_gather(shares(norm));
+    ops().affine_of_moments(m.weights.slice(norm.beta, norm.channels), m.weights.slice(norm.gamma, norm.channels), shares(norm), x);
+}
+
 Array LayeredNetwork::shares(const Norm& norm) {
     return {memory_->at(norm_shares_), DType::f64, device_->communicator().size() * 2 * norm.channels};
 }
 
 void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums) {
+    if (norm.is_affine()) {
+        const NormSettings& s = norm.settings;
+        if (m.initialises && s.shifts && s.scales) initialise(norm, m, x);
+        return ops().affine_norm(own_coefficients(norm, 1), s.shifts ? m.weights.slice(norm.beta, norm.channels) : Array{},
+                                 s.scales ? m.weights.slice(norm.gamma, norm.channels) : Array{});
+    }
+    if (norm.takes_images()) {
+        ops().image_moments(image_sums(norm, x.n), x);
+        return ops().group_norm(own_coefficients(norm, x.n), image_sums(norm, x.n), m.weights.slice(norm.gamma, norm.channels),
+                                m.weights.slice(norm.beta, norm.channels), x, norm.group(), norm.settings.epsilon);
+    }
     if (!norm.takes_batch()) return;
     const BatchNormParameters parameters{.gamma = m.weights.slice(norm.gamma, norm.channels),
                                          .beta = m.weights.slice(norm.beta, norm.channels),
@@ -308,17 +409,34 @@ void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, Nor
 void LayeredNetwork::activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x) {
     if (norm.takes_batch())
         ops().norm_leaky(y, x, coefficients(norm, m.weights));
+    else if (norm.takes_images())
+        ops().norm_leaky(of_images(y), of_images(x), own_coefficients(norm, x.n));
+    else if (norm.is_affine())
+        ops().norm_leaky(y, x, own_coefficients(norm, 1));
     else
         ops().leaky(y, x, norm.settings.slope);
 }
 
 void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x,
                                        const Tensor& x, const Tensor* residual, Array sums) {
-    if (!norm.takes_batch()) return ops().leaky_backward(d_x, d_x, x, residual, norm.settings.slope);
-    const NormCoefficients norm_values = coefficients(norm, m.weights);
+    if (norm.settings.kind == NormKind::none) return ops().leaky_backward(d_x, d_x, x, residual, norm.settings.slope);
     const bool weights = pass.gradients == Gradients::weights;
     const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
     const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+    if (norm.is_affine()) {
+        const NormCoefficients own = own_coefficients(norm, 1);
+        if (weights) affine_weights(norm, m, d_x, x);
+        return ops().norm_leaky_backward(d_x, d_x, x, own, residual);
+    }
+    if (norm.takes_images()) {
+        const NormCoefficients own = own_coefficients(norm, x.n);
+        ops().image_backward_sums(image_sums(norm, x.n), own, d_x, x);
+        if (weights) ops().group_norm_weights(d_gamma, d_beta, own, image_sums(norm, x.n), x);
+        ops().group_norm_backward(own, image_sums(norm, x.n), x, norm.group());
+        const Tensor gradient = of_images(d_x), added = residual != nullptr ? of_images(*residual) : Tensor{};
+        return ops().norm_leaky_backward(gradient, gradient, of_images(x), own, residual != nullptr ? &added : nullptr);
+    }
+    const NormCoefficients norm_values = coefficients(norm, m.weights);
     if (pass.norm == NormMode::running) {
         // Nothing flows through running statistics: a and b stay 0, and what the sums make of them goes where nobody reads it.
         if (weights) {
@@ -339,6 +457,14 @@ void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m,
         ops().join_backward_sums(norm_values, shares(norm), x);
     }
     ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+}
+
+void LayeredNetwork::affine_weights(const Norm& norm, const NetworkMemory& m, const Tensor& d_y, const Tensor& x) {
+    const NormCoefficients own = own_coefficients(norm, 1);
+    const Array sums = image_sums(norm, 1);
+    ops().norm_backward_own_sums(sums, own, {}, {}, d_y, x);
+    ops().affine_weights(norm.settings.shifts ? m.gradient.slice(norm.beta, norm.channels) : Array{},
+                         norm.settings.scales ? m.gradient.slice(norm.gamma, norm.channels) : Array{}, own, sums);
 }
 
 Tensor LayeredNetwork::drop(const DropoutLayer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x) {

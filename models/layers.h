@@ -19,24 +19,30 @@ enum class NormBatch { of_rank, of_job };  // whose images a batch's statistics 
 
 // Normalisation and the LeakyReLU behind it.
 struct NormSettings {
-    NormKind kind = NormKind::batch;  // none: the activation alone
+    NormKind kind = NormKind::batch;    // none: the activation alone
+    bool shifts = true, scales = true;  // of act; not both of them false
     double epsilon = kNormEpsilon, momentum = kNormMomentum;
     double slope = kLeakySlope;  // 0: ReLU
 };
 struct Norm {
     NormSettings settings;
     int64_t channels = 0;
-    int64_t gamma = 0, beta = 0;                // offsets in the flat parameters
+    int64_t gamma = 0, beta = 0;                // offsets in the flat parameters; of act the scale and the shift in front of it
     int64_t running_mean = 0, running_var = 0;  // offsets in the flat statistics
     Slot coefficients;                          // R [5, channels]: mean, inv_std, scale, a, b
+    Slot of_images;                             // R [6, images of the largest pass, channels]: and beta; of act [6, channels]
 
     bool takes_batch() const { return settings.kind == NormKind::batch; }
+    bool takes_images() const { return settings.kind == NormKind::instance || settings.kind == NormKind::layer; }
+    bool is_affine() const { return settings.kind == NormKind::act; }
+    int64_t group() const { return settings.kind == NormKind::layer ? channels : 1; }  // of takes_images
 };
 
 enum class ConvBias {
     none,  // no parameter
     own,
     normalised,  // a batch norm behind it takes each channel's mean away: no gradient but with running statistics
+    centred,     // an instance norm does: none at all
 };
 struct ConvSettings {
     ConvShape shape;
@@ -45,13 +51,17 @@ struct ConvSettings {
     bool sums = false;               // a batch norm is right behind it, which sums may be taken for
     bool residual = false;           // something is added to its output
     ConvInput input = ConvInput::activations;
+    SpectralForm spectral = SpectralForm::none;
+    double deviation = 0;  // of its first weights, N(0, deviation^2); 0: U(-b, b), b = 1 / sqrt(fan_in)
 };
 struct Conv {
     std::string name;
     ConvSettings settings;
     int64_t weight = 0, bias = 0;  // offsets in the flat parameters
+    int64_t estimate = 0;          // offset in the flat statistics, of a spectral norm's u
     ConvPlan* plan = nullptr;
     Slot prepared;
+    Slot normalised, u, v, scalars;  // of a spectral norm: the weights by it, and SpectralNorm
 
     const ConvShape& shape() const { return settings.shape; }
 };
@@ -83,7 +93,9 @@ public:
     Range parameters_of(Head head) const override;
     int add_pass(const PassSettings& settings) override;
     void build(Device& device, Memory& memory, ConvAlgorithm algorithm) override;
-    void prepare(Array weights) override;
+    void prepare(Array weights, Array statistics) override;
+    void finish_gradient(const NetworkMemory& memory) override;
+    void keep_estimates(const NetworkMemory& memory) override;
     std::vector<std::pair<std::string, ConvPlan::Choice>> convolution_choices() const override;
     std::string head_engine() const override;
     Tensor output(int pass, Output output) override;
@@ -134,6 +146,8 @@ protected:
     // x is what the norm reads.
     Array convolve_data(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_x, const Tensor& d_y, const Tensor& x);
     void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
+    // sum = x + y; of channels that a convolution without bias has, too.
+    void add(const Tensor& sum, const Tensor& x, const Tensor& y);
     // Accumulates the gradients of weight and bias; a as above.
     void activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a, const Tensor& x,
                                        const Tensor& d_y);
@@ -145,6 +159,8 @@ protected:
     // With sums the activation has been passed already.
     void activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x, const Tensor& x,
                            const Tensor* residual, Array sums);
+    // Of act: accumulates the gradients of shift and scale, whose output's gradient is d_y.
+    void affine_weights(const Norm& norm, const NetworkMemory& m, const Tensor& d_y, const Tensor& x);
     // y, which receives x with some values dropped; x itself in a pass of running statistics, that is evaluation. Of gradients the same.
     Tensor drop(const DropoutLayer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x);
     // Between the ends of a pass.
@@ -160,14 +176,21 @@ private:
     };
 
     int64_t add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial);
+    int64_t add_statistic(const std::string& name, int64_t channels, double initial);
     ConvPlan* plan_of(const Conv& conv, const ConvOptions& options);
     Array coefficient(const Norm& norm, int64_t index);
     NormCoefficients coefficients(const Norm& norm, Array weights);
+    NormCoefficients own_coefficients(const Norm& norm, int64_t images);
+    Array image_sums(const Norm& norm, int64_t images);
+    void initialise(const Norm& norm, const NetworkMemory& m, const Tensor& x);
     Array shares(const Norm& norm);
     bool wants_sums(const Next& next) const;
     Array sums_for(const Norm& norm);
     Array bias_of(const Conv& conv, Array weights);
     Array bias_of(const Linear& head, Array weights);
+    Array weights_of(const Conv& conv, Array flat) const { return flat.slice(conv.weight, conv.shape().weight_count()); }
+    Array estimate_of(const Conv& conv, Array statistics) const { return statistics.slice(conv.estimate, conv.shape().out_channels); }
+    SpectralNorm spectral_norm(const Conv& conv);
     Array weights_gradient(const Conv& conv, const NetworkMemory& m);
     void add_bias_gradient(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_y);
 
@@ -183,7 +206,8 @@ private:
     Device* device_ = nullptr;
     Memory* memory_ = nullptr;
     std::vector<Planned> plans_;  // one for all convolutions that are alike
-    Slot norm_shares_;            // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; only with NormBatch::of_job
+    Slot norm_shares_;            // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; with NormBatch::of_job, and of act
+    Slot image_sums_;             // f64 [2, images, C]: of a norm that is not of the batch
     Slot norm_sums_;              // R [2, C]: what a convolution takes for the norm that follows
     Slot zeros_;                  // R [C]: the bias of layers that have none
 };

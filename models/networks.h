@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "engine/settings/settings.h"
+#include "models/igebm.h"
 #include "models/wide_resnet.h"
 
 namespace jem {

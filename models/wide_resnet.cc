@@ -9,14 +9,27 @@ namespace {
 constexpr const char* kEnergyHead = "energy_output";
 constexpr int64_t kStemChannels = 16;
 
+// What a norm's tensors tell of its kind. Instance and layer norms have the same ones, and a batch norm may lack some by mistake: of these
+// three it is the one that was asked for.
+NormKind norm_of(const SafetensorsFile& file, const std::string& name, NormKind otherwise) {
+    if (file.has(name + ".loc")) return NormKind::act;
+    if (!file.has(name + ".weight")) return NormKind::none;
+    const bool without_statistics = otherwise == NormKind::instance || otherwise == NormKind::layer;
+    return without_statistics && !file.has(name + ".running_mean") ? otherwise : NormKind::batch;
+}
+
 }  // namespace
 
 std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& s) {
     if (s.depth < 10 || (s.depth - 4) % 6 != 0) return {{"--depth", s.depth, "a Wide-ResNet has depth 6n + 4: 10, 16, 22, 28 ..."}};
-    if (s.width < 1 || s.width > 32) return {{"--width", s.width, "1 to 32 is supported"}};
-    if (s.in_channels != 1 && s.in_channels != 3) return {{"--in-channels", s.in_channels, "images have 1 or 3"}};
-    if (s.image_size < 8 || s.image_size > 64) return {{"--image-size", s.image_size, "8 to 64 is supported"}};
-    if (s.num_classes < 2 || s.num_classes > 10000) return {{"--num-classes", s.num_classes, "2 to 10000 is supported"}};
+    return unsupported_image(s.width, s.in_channels, s.image_size, s.num_classes);
+}
+
+std::optional<UnsupportedSize> unsupported_image(int64_t width, int64_t in_channels, int64_t image_size, int64_t num_classes) {
+    if (width < 1 || width > 32) return {{"--width", width, "1 to 32 is supported"}};
+    if (in_channels != 1 && in_channels != 3) return {{"--in-channels", in_channels, "images have 1 or 3"}};
+    if (image_size < 8 || image_size > 64) return {{"--image-size", image_size, "8 to 64 is supported"}};
+    if (num_classes < 2 || num_classes > 10000) return {{"--num-classes", num_classes, "2 to 10000 is supported"}};
     return std::nullopt;
 }
 
@@ -34,7 +47,7 @@ WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideR
     while (file.has("f.layer1." + std::to_string(blocks) + ".conv1.weight")) ++blocks;
     if (blocks > 0) {
         s.depth = 6 * blocks + 4;
-        s.norm = file.has("f.bn1.weight") || file.has("f.layer1.0.bn1.weight") ? NormKind::batch : NormKind::none;
+        s.norm = norm_of(file, file.has("f.bn1.weight") || file.has("f.bn1.loc") ? "f.bn1" : "f.layer1.0.bn1", otherwise.norm);
     }
     take(s.width, dimension("f.layer1.0.conv1.weight", 4, 0) / kStemChannels);
     take(s.in_channels, dimension("f.conv1.weight", 4, 1));
@@ -50,12 +63,14 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(sett
     int64_t size = settings_.image_size, channels = kStemChannels;
     // With batch norms one is behind every convolution, behind a shortcut once the block's output has been added.
     const bool normed = settings_.norm == NormKind::batch;
+    const ConvBias bias = normed ? ConvBias::normalised : settings_.norm == NormKind::instance ? ConvBias::centred : ConvBias::own;
     const NormSettings norm{.kind = settings_.norm};
     const auto conv = [&](int64_t in, int64_t out, int64_t kernel, int64_t stride) {
         return ConvSettings{
             .shape = {.in_channels = in, .out_channels = out, .height = size, .width = size, .kernel = kernel, .stride = stride},
-            .bias = normed ? ConvBias::normalised : ConvBias::own,
-            .sums = normed && kernel == 3};
+            .bias = bias,
+            .sums = normed && kernel == 3,
+            .spectral = settings_.spectral_norm ? SpectralForm::full : SpectralForm::none};
     };
     ConvSettings stem = conv(settings_.in_channels, channels, 3, 1);
     stem.input = ConvInput::images;
@@ -66,9 +81,12 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(sett
             const int64_t out = (kStemChannels << g) * settings_.width, stride = i == 0 && g > 0 ? 2 : 1;
             ConvSettings conv1 = conv(channels, out, 3, 1), conv2 = conv(out, out, 3, stride);
             Block b;
+            // What is dropped in part is no constant any more.
+            if (settings_.dropout > 0) conv1.bias = ConvBias::own;
             conv1.in_front = b.norm1 = add_norm(name + ".bn1", channels, norm);
             b.conv1 = add_conv(name + ".conv1", conv1);
             conv2.in_front = b.norm2 = add_norm(name + ".bn2", out, norm);
+            if (settings_.dropout > 0) b.dropout = add_dropout(settings_.dropout, settings_.seed);
             conv2.residual = true;
             b.conv2 = add_conv(name + ".conv2", conv2);
             if (stride != 1 || channels != out) b.shortcut = add_conv(name + ".shortcut.0", conv(channels, out, 1, stride));
@@ -113,6 +131,9 @@ void WideResNet::add_tensors(int pass) {
     tensors_.push_back(std::move(t));
 }
 
+// Sums of what is dropped in part afterwards are nobody's.
+LayeredNetwork::Next WideResNet::behind_first(const Block& b, NormMode mode) { return b.dropout.rate > 0 ? Next{} : Next{b.norm2, mode}; }
+
 // The network, forward and backward, side by side --------------------------------------------------------------------------
 
 void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images) {
@@ -125,7 +146,8 @@ void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images)
         const BlockTensors& t = p.blocks[i];
         const Norm* behind = i + 1 < blocks_.size() ? blocks_[i + 1].norm1 : tail_;
         statistics_of(*b.norm1, m, mode, at(*x), sums);
-        sums = activate_and_convolve(*b.conv1, m, at(t.h), &t.a1, at(*x), nullptr, {b.norm2, mode});
+        sums = activate_and_convolve(*b.conv1, m, at(t.h), &t.a1, at(*x), nullptr, behind_first(b, mode));
+        drop(b.dropout, pass, m, t.h, at(t.h));
         statistics_of(*b.norm2, m, mode, at(t.h), sums);
         if (b.shortcut != nullptr) convolve(*b.shortcut, m, at(t.y), at(*x));
         const Tensor residual = b.shortcut != nullptr ? at(t.y) : at(*x);
@@ -155,10 +177,14 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         const PassTensor& x = i > 0 ? p.blocks[i - 1].y : p.stem;
         const PassTensor& h = recompute ? t.again_h : t.h;
         // With the sums that forward asked for, though nobody reads them: the same form gives the same bits.
-        if (recompute) activate_and_convolve(*b.conv1, m, at(h), &t.again_a1, at(x), nullptr, {b.norm2, mode});
+        if (recompute) {
+            activate_and_convolve(*b.conv1, m, at(h), &t.again_a1, at(x), nullptr, behind_first(b, mode));
+            drop(b.dropout, pass, m, h, at(h));
+        }
         if (weights) activate_and_convolve_weights(*b.conv2, m, mode, t.again2, at(h), at(*d_y));
         Array sums = convolve_data(*b.conv2, m, mode, at(t.d_h), at(*d_y), at(h));
         activate_backward(*b.norm2, m, settings, at(t.d_h), at(h), nullptr, sums);
+        drop(b.dropout, pass, m, t.d_h, at(t.d_h));
         if (weights) activate_and_convolve_weights(*b.conv1, m, mode, t.again1, at(x), at(t.d_h));
         sums = convolve_data(*b.conv1, m, mode, at(t.d_x), at(t.d_h), at(x));
         if (b.shortcut != nullptr) {

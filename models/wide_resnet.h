@@ -17,7 +17,10 @@ struct WideResNetSettings {
     NormBatch norm_batch = NormBatch::of_rank;
     bool recompute = false;                                      // keep a block's input alone; its first convolution runs again
     int64_t in_channels = 3, image_size = 32, num_classes = 10;  // 64 pixels and more: a fourth group
-    bool energy_head = false;                                    // besides the classes' a head of one unit: Head::energy
+    bool spectral_norm = false;
+    double dropout = 0;        // share of the values between a block's convolutions
+    uint64_t seed = 0;         // of dropout
+    bool energy_head = false;  // besides the classes' a head of one unit: Head::energy
 };
 
 // The first size that no such network has, by its flag.
@@ -27,6 +30,8 @@ struct UnsupportedSize {
     std::string why;
 };
 std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& settings);
+// The same of what every network is asked for.
+std::optional<UnsupportedSize> unsupported_image(int64_t width, int64_t in_channels, int64_t image_size, int64_t num_classes);
 
 // The depth, width, norm, channels and classes that the shapes of a file's tensors tell; what they don't is as in `otherwise`.
 WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideResNetSettings& otherwise);
@@ -45,6 +50,7 @@ private:
     struct Block {
         const Norm *norm1 = nullptr, *norm2 = nullptr;
         const Conv *conv1 = nullptr, *conv2 = nullptr, *shortcut = nullptr;  // shortcut: null where the block's input is added as it is
+        DropoutLayer dropout = {};                                           // behind conv1
     };
     struct BlockTensors {
         PassTensor a1, h, a2, y;          // forward; the block's input is the y before it. h and y are kept for the backward pass
@@ -57,6 +63,7 @@ private:
         std::vector<BlockTensors> blocks;
     };
 
+    static Next behind_first(const Block& block, NormMode mode);
     void add_tensors(int pass) override;
     PassTensor first_convolution(int pass) const override { return tensors_[static_cast<size_t>(pass)].stem; }
     Tensors& of(int pass) { return tensors_[static_cast<size_t>(pass)]; }

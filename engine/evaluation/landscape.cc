@@ -39,7 +39,7 @@ public:
     double mean_energy(const std::vector<double>& weights, const std::vector<double>& statistics) {
         upload_values(in_use_.device(), in_use_.parameters().weights(), weights);
         upload_values(in_use_.device(), in_use_.parameters().statistics(), statistics);
-        in_use_.network().prepare(in_use_.parameters().weights());
+        in_use_.network().prepare(in_use_.parameters().weights(), in_use_.parameters().statistics());
         const Predictions p = predictor_.predict(images(), chosen_images(predictor_, e_.training(), numbers_), in_use_.passes());
         return -std::accumulate(p.lse.begin(), p.lse.end(), 0.0) / static_cast<double>(images());
     }
@@ -133,7 +133,7 @@ std::vector<double> filter_normalised_direction(const Network& network, const st
                                                 uint32_t number) {
     std::vector<double> d(weights.size(), 0.0);
     for (const TensorInfo& tensor : network.parameters()) {
-        if (tensor.shape.size() < 2) continue;
+        if (tensor.shape.size() < 2 || tensor.fan_in == 0) continue;  // biases; what norms multiply and add
         const int64_t filters = tensor.shape[0], size = tensor.count() / filters;
         for (int64_t f = 0; f < filters; ++f) {
             const int64_t begin = tensor.offset + f * size;

@@ -18,6 +18,7 @@ struct TensorInfo {
     int64_t offset = 0;          // in elements; four-dimensional weights lie there as [out, kh, kw, in]
     int64_t fan_in = 0;          // of a convolution's or linear layer's weight and bias, 0 for norms
     double initial = 0;          // where fan_in is 0
+    double deviation = 0;        // where it begins as N(0, deviation^2), whatever fan_in is; 0: it does not
 
     int64_t count() const {
         int64_t n = 1;
@@ -27,7 +28,7 @@ struct TensorInfo {
 };
 
 enum class NormMode {
-    batch_update,  // the batch's statistics, running ones updated
+    batch_update,  // the batch's statistics, running ones updated; dropout drops
     batch_keep,    // the batch's statistics, running ones left alone
     running,       // the running statistics (evaluation)
 };
@@ -55,6 +56,7 @@ struct NetworkMemory {
     Array gradient;    // [P], accumulated into; empty unless Gradients::weights
     Array statistics;  // [S], running means and variances
     const IterationState* state = nullptr;
+    bool initialises = false;  // forward: norms that a batch sets take it from this one (NormKind::act), writing to weights
 };
 
 class Network {
@@ -87,7 +89,11 @@ public:
 
     // Brings the weights into the form that convolutions read. To be queued after every change of the weights, and before
     // a pass that reads other ones. They lie there, unchanged, until the next call.
-    virtual void prepare(Array weights) = 0;
+    virtual void prepare(Array weights, Array statistics) = 0;
+    // What passes have added up is the gradient of those that prepare() was given last. To be queued once after the last of them.
+    virtual void finish_gradient(const NetworkMemory&) {}
+    // Before the prepare() of an update: what the last one found out on the way becomes the statistics.
+    virtual void keep_estimates(const NetworkMemory&) {}
 
     // images R [N, H, W, C] with block = C -> logits(pass)
     virtual void forward(int pass, const NetworkMemory& memory, const Tensor& images) = 0;

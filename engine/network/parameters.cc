@@ -13,6 +13,7 @@ namespace {
 Array part(Array flat, const TensorInfo& info) { return flat.slice(info.offset, info.count()); }
 
 constexpr const char* kIgnoredCounter = "num_batches_tracked";
+constexpr const char* kInitialized = ".initialized";
 constexpr size_t kMostOfAKind = 4;  // differences that are listed
 
 }  // namespace
@@ -70,6 +71,7 @@ void Parameters::initialise(uint64_t seed) {
     const auto value_of = [&](const TensorInfo& info) {
         if (info.fan_in == 0) return static_cast<float>(info.initial);
         const Random4 r = random4(seed, RandomStream::parameters, 0, 0, element / 4);
+        if (info.deviation > 0) return static_cast<float>(info.deviation * static_cast<double>(normals_of(r).v[element % 4]));
         return static_cast<float>((2.0 * uniform_of(r.v[element % 4]) - 1.0) / std::sqrt(static_cast<double>(info.fan_in)));
     };
     for (const TensorInfo& info : network_.parameters()) {
@@ -111,8 +113,9 @@ void check_tensors(const Network& network, const SafetensorsFile& file, const st
     std::sort(known.begin(), known.end());
     for (const auto& entry : file.tensors) {
         const std::string& name = entry.first;
-        const bool allowed = name.ends_with(kIgnoredCounter) || starts_with_any(name, network.idle_prefixes()) ||
-                             starts_with_any(name, network.unread_prefixes()) || starts_with_any(name, allowed_prefixes);
+        const bool allowed = name.ends_with(kIgnoredCounter) || name.ends_with(kInitialized) ||
+                             starts_with_any(name, network.idle_prefixes()) || starts_with_any(name, network.unread_prefixes()) ||
+                             starts_with_any(name, allowed_prefixes);
         if (!allowed && !std::binary_search(known.begin(), known.end(), name)) superfluous.push_back("superfluous: " + name);
     }
     if (shapes.empty() && missing.empty() && superfluous.empty()) return;
@@ -131,6 +134,13 @@ void check_tensors(const Network& network, const SafetensorsFile& file, const st
                                                : "that are superfluous");
     }
     throw InputError("Checkpoint " + path + " does not fit the network:" + text + "\n" + network.weights_advice());
+}
+
+bool holds_unset_norms(const SafetensorsFile& file) {
+    return std::any_of(file.tensors.begin(), file.tensors.end(), [](const auto& entry) {
+        const auto bytes = entry.second.bytes();
+        return entry.first.ends_with(kInitialized) && std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{}; });
+    });
 }
 
 void Parameters::load(const SafetensorsFile& file, const std::string& path, const std::vector<std::string>& allowed_prefixes) {

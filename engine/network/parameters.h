@@ -23,6 +23,9 @@ std::string skipped_tensors(const SafetensorsFile& file, const Network& network)
 void check_tensors(const Network& network, const SafetensorsFile& file, const std::string& path,
                    const std::vector<std::string>& allowed_prefixes);
 
+// Whether a checkpoint says of an act norm that no batch has set it yet ("<norm>.initialized", u8; what lacks it has been set).
+bool holds_unset_norms(const SafetensorsFile& file);
+
 class Parameters {
 public:
     struct Options {
@@ -44,8 +47,8 @@ public:
     const Options& options() const { return options_; }
     const Network& network() const { return network_; }
 
-    // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included; 1 and 0 for norms. The
-    // optimizer remembers nothing, and the average begins at the weights.
+    // U(-b, b) with b = 1/sqrt(fan_in) for convolutions and linear layers, their biases included, or what a tensor says; 1 and 0 for norms.
+    // The optimizer remembers nothing, and the average begins at the weights.
     void initialise(uint64_t seed);
 
     // Weights (named as in the network) and running statistics of a checkpoint, after check_tensors.

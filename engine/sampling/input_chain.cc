@@ -55,19 +55,23 @@ void InputChain::look(const NetworkMemory& m, IterationState* state) {
 }
 
 void InputChain::step(const NetworkMemory& m, IterationState* state) {
+    StepCall call{.x = images(),
+                  .gradient = {},
+                  .centre = array(centre_),
+                  .norms = {},
+                  .values = values(),
+                  .noise = noise(),
+                  .first_step = options_.first_step,
+                  .images = options_.count,
+                  .state = state};
+    stepper_->queue_before(device_, call);
     look(m, state);
     Tensor d_x = tensor();
     d_x.data = memory_.at(gradient_);
     network_.backward(pass_, m, tensor(), &d_x);
-    stepper_->queue(device_, {.x = images(),
-                              .gradient = array(gradient_),
-                              .centre = array(centre_),
-                              .norms = a_value_each(norms_),
-                              .values = values(),
-                              .noise = noise(),
-                              .first_step = options_.first_step,
-                              .images = options_.count,
-                              .state = state});
+    call.gradient = array(gradient_);
+    call.norms = a_value_each(norms_);
+    stepper_->queue(device_, call);
     device_.ops().advance_step(state);
 }
 

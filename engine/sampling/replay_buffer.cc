@@ -36,11 +36,24 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
     const size_t real = size_of(device_.real_type());
     const int64_t job_chains = chains * device_.communicator().size();
     const std::string of = kinds_.empty() ? "" : " " + std::to_string(kinds_.size() + 1);
-    Kind k{.chains = chains, .job_chains = job_chains, .first = 0, .index = {}, .fresh = {}, .weights = {}, .labels = {}, .all = {}};
+    Kind k{.chains = chains,
+           .job_chains = job_chains,
+           .first = 0,
+           .index = {},
+           .fresh = {},
+           .weights = {},
+           .labels = {},
+           .places = {},
+           .born = {},
+           .all = {}};
     if (!kinds_.empty()) k.first = kinds_.back().first + kinds_.back().job_chains;
     k.index = memory_.keep("samples", "buffer index" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     k.fresh = memory_.keep("samples", "fresh chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     if (by_class) k.labels = memory_.keep("samples", "classes of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+    if (options_.order == BufferOrder::fifo) {
+        k.places = memory_.keep("samples", "places of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+        k.born = memory_.keep("samples", "births of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
+    }
     if (job_chains > chains) k.all = memory_.transient("all ranks' chains" + of, static_cast<size_t>(job_chains * options_.pixels) * real);
     if (options_.form != StartForm::uniform)
         k.weights = memory_.transient("start weights" + of, static_cast<size_t>(chains * options_.largest_class) * real);
@@ -105,6 +118,12 @@ void ReplayBuffer::store(Array chains, const IterationState* state, int kind) {
         device_.copy(ranks.own(all()).data, chains.data, chains.bytes());
         ranks.all_gather(all());
         chains = all();
+    }
+    if (k.places.valid()) {
+        const auto of_chains = [&](Slot slot) { return Array{memory_.at(slot), DType::i32, k.job_chains}; };
+        device_.ops().places_of_oldest(of_chains(k.places), of_chains(k.born), births(), index(kind), fresh(kind), state);
+        device_.ops().store_chains(images(), chains, of_chains(k.places), state);
+        return device_.ops().store_born(births(), of_chains(k.places), of_chains(k.born), state);
     }
     device_.ops().store_chains(images(), chains, index(kind), state);
     device_.ops().store_births(births(), index(kind), fresh(kind), state);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/memory/memory.h"
+#include "engine/settings/enums.h"
 
 namespace jem {
 
@@ -17,6 +18,7 @@ public:
         int64_t size = 0, chains = 0, pixels = 0, classes = 0;  // chains: this rank's; classes: that chains start from
         bool by_class = false;                                  // whether the chains go on in the places of their classes
         int64_t num_classes = 0;                                // of those labels
+        BufferOrder order = BufferOrder::in_place;              // fifo: by no class
         double reinit_freq = 0;
         StartForm form = StartForm::informative;
         int64_t largest_class = 0;  // images of it; 0 with the uniform start
@@ -35,7 +37,7 @@ public:
     Array labels(int kind);  // i32 [chains of this rank]: what draw() went by; empty where they are of no class
     Array births();          // i32 [size]: the iteration in which each image's chain last began afresh
     void all_born_in(int64_t iteration);
-    // Writes them back where they were drawn.
+    // Writes them back where they were drawn, or where the oldest images are.
     void store(Array chains, const IterationState* state, int kind = 0);
     // Fills the buffer, all of it born in iteration `now`, class by class, size / classes each, the first classes one more where it does
     // not divide: a product a class, but for uniform starts. Queues and waits, piece by piece; progress is told the number of images done.
@@ -52,8 +54,9 @@ private:
     struct Kind {
         int64_t chains, job_chains, first;  // first: number of the first chain among all kinds'
         Slot index, fresh, weights;
-        Slot labels;  // i32 [chains of the job], where they have some
-        Slot all;     // with several ranks: R [chains of the job, pixels]
+        Slot labels;        // i32 [chains of the job], where they have some
+        Slot places, born;  // likewise, of a buffer whose oldest images make place
+        Slot all;           // with several ranks: R [chains of the job, pixels]
     };
 
     Array weights(int kind, int64_t chains);

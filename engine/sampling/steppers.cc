@@ -11,8 +11,17 @@ public:
         SgldSettings settings = settings_;
         settings.first = device.communicator().rank() * c.x.count;
         settings.noise_from = c.first_step;
+        if (settings.noise_first) settings.noise = 0;
         device.ops().sgld_gradient_norm(c.state, c.gradient, c.images, scalar_);
         device.ops().sgld_step(c.x, c.gradient, c.noise, c.state, settings);
+    }
+    void queue_before(Device& device, const StepCall& c) override {
+        if (!settings_.noise_first || settings_.noise == 0) return;
+        // A step of length 0, whatever it goes along.
+        SgldSettings alone{.step_size = 0, .noise = settings_.noise, .grad_clamp = 0, .pixel_clamp = false, .seed = settings_.seed};
+        alone.first = device.communicator().rank() * c.x.count;
+        alone.noise_from = c.first_step;
+        device.ops().sgld_step(c.x, c.x, c.noise, c.state, alone);
     }
 
 private:

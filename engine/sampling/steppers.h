@@ -27,11 +27,14 @@ class Stepper {
 public:
     virtual ~Stepper() = default;
     virtual void queue(Device& device, const StepCall& call) = 0;
+    // What it does to x before the gradient is taken.
+    virtual void queue_before(Device&, const StepCall&) {}
     virtual bool wants_centre() const { return false; }
     virtual bool wants_norms() const { return false; }
 };
 
 // x += alpha * clamp(g) + sigma * noise, kept in [-1, 1] (SADA-JEM, Eq. 3; the scripts' alpha). Tells the gradient's norm in the scalar.
+// With noise_first x += sigma * noise, and g is that of the moved x.
 std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& scalars, const std::string& scalar);
 // The same step as a proposal, judged by Metropolis and Hastings (MALA): what is left invariant is exp(v / T), v being the objective and
 // T = noise^2 / (2 step size), with the pixel clamp in [-1, 1] alone, where proposals are reflected instead of clamped; that needs a noise

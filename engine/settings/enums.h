@@ -5,8 +5,18 @@ namespace jem {
 
 enum class Optimizer { sgd, adam };
 enum class LrSchedule { step, cosine };
-enum class NormKind { none, batch };
+enum class NetworkKind { wide_resnet, igebm };
+enum class NormKind {
+    none,
+    batch,     // of a channel over the batch
+    instance,  // of a channel of an image
+    layer,     // of an image
+    act,       // none: a scale and a shift of each channel, which the first batch sets
+};
+enum class ActInit { first, data };       // by which batch: the one that an iteration begins with, or real images whatever it is
 enum class NormStatistics { rank, job };  // with several ranks: of each rank's share of a batch, or of all of it
+// Where chains that end go in the replay buffer: where they were drawn, or in place of the oldest images.
+enum class BufferOrder { in_place, fifo };
 enum class SamplingNorm { batch, running };
 // How the energies' squares that --energy-l2 weighs are taken: of the mean, of each image, of each real one and of the samples' mean.
 enum class EnergyL2 { mean, image, m_jem };

@@ -9,7 +9,7 @@ namespace jem {
 // The direction, clamped, is the same in all inner steps, and what keeps x in [-1, 1] between them cuts nothing off that comes back.
 SgldSettings Settings::sgld() const {
     const double proximal = outer_step_size + static_cast<double>(inner_steps) * inner_step_size;
-    return {inner_steps > 0 ? proximal : sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed};
+    return {inner_steps > 0 ? proximal : sgld_step_size, sgld_noise, sgld_grad_clamp, sgld_pixel_clamp, seed, 0, 0, sgld_noise_first};
 }
 
 nlohmann::ordered_json to_json(const Settings& settings) {

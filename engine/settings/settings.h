@@ -23,9 +23,13 @@ struct Settings {
     uint64_t seed = 1;
 
     // Network. Sizes of 0: as the data set has them.
+    NetworkKind network = NetworkKind::wide_resnet;
     int64_t depth = 28, width = 10;
     NormKind norm = NormKind::batch;
     NormStatistics norm_statistics = NormStatistics::rank;
+    ActInit act_init = ActInit::first;
+    bool spectral_norm = false;
+    double dropout = 0;  // share of the values between a block's two convolutions
     int64_t in_channels = 0, image_size = 0, num_classes = 0;
     std::string precision = "f32";
     Head energy_head = Head::classes;  // whose LSE is minus the energy
@@ -49,6 +53,8 @@ struct Settings {
     int64_t batch_size = 128, gen_batch_size = 64;
     Optimizer optimizer = Optimizer::sgd;
     double lr = 0.1, momentum = 0.9, weight_decay = 5e-4;
+    double adam_beta1 = 0.9;
+    double adam_clamp = 0;  // of a gradient's values, in deviations; 0: none
     int64_t warmup_iterations = 1000;
     LrSchedule lr_schedule = LrSchedule::step;
     std::vector<int64_t> lr_milestones = {60, 120, 180};  // epochs
@@ -61,11 +67,13 @@ struct Settings {
     int64_t sgld_steps = 10;
     double sgld_step_size = 1, sgld_noise = 0, sgld_grad_clamp = 1;
     bool sgld_pixel_clamp = true;
+    bool sgld_noise_first = false;  // it moves x before the gradient is taken
     // JEM++'s proximal step: through the first convolution alone, which is linear, so that all of them go the same way. 0: a plain step.
     int64_t inner_steps = 0;
     double inner_step_size = 0.2, outer_step_size = 0;
     SamplingNorm sampling_norm = SamplingNorm::batch;
     int64_t buffer_size = 10000;
+    BufferOrder buffer_order = BufferOrder::in_place;
     double reinit_freq = 0.05;
     StartForm init = StartForm::informative;
 
@@ -141,7 +149,14 @@ JEM_ENUM_NAMES(Flip, {{"auto", Flip::automatic}, {"on", Flip::on}, {"off", Flip:
 JEM_ENUM_NAMES(InputNoiseOn, {{"generative", InputNoiseOn::generative}, {"both", InputNoiseOn::both}});
 JEM_ENUM_NAMES(OnDivergence, {{"rollback", OnDivergence::rollback}, {"stop", OnDivergence::stop}});
 JEM_ENUM_NAMES(BestBy, {{"accuracy", BestBy::accuracy}, {"energy-gap", BestBy::energy_gap}, {"frechet", BestBy::frechet}});
-JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none}, {"batch", NormKind::batch}});
+JEM_ENUM_NAMES(NetworkKind, {{"wide-resnet", NetworkKind::wide_resnet}, {"igebm", NetworkKind::igebm}});
+JEM_ENUM_NAMES(BufferOrder, {{"in-place", BufferOrder::in_place}, {"fifo", BufferOrder::fifo}});
+JEM_ENUM_NAMES(NormKind, {{"none", NormKind::none},
+                          {"batch", NormKind::batch},
+                          {"instance", NormKind::instance},
+                          {"layer", NormKind::layer},
+                          {"act", NormKind::act}});
+JEM_ENUM_NAMES(ActInit, {{"first", ActInit::first}, {"data", ActInit::data}});
 JEM_ENUM_NAMES(NormStatistics, {{"rank", NormStatistics::rank}, {"job", NormStatistics::job}});
 JEM_ENUM_NAMES(EnergyL2, {{"mean", EnergyL2::mean}, {"image", EnergyL2::image}, {"m-jem", EnergyL2::m_jem}});
 JEM_ENUM_NAMES(ClassConditional, {{"off", ClassConditional::off}, {"chain", ClassConditional::chain}, {"loss", ClassConditional::loss}});

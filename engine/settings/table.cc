@@ -277,9 +277,21 @@ std::vector<Setting> make_table() {
         text({"recipe", "Run", "Preset of all hyper-parameters", {}, "", Use::command}, &Settings::recipe, "a recipe's name"),
         seed({"seed", "Common", "Seed of every random number", {}, "", Use::command}),
 
-        integer({"depth", "Network", "Depth of the network; a Wide-ResNet has 6n + 4", {}, "", Use::network}, &Settings::depth, {1, 1000}),
-        integer({"width", "Network", "Width of the network", {}, "", Use::network}, &Settings::width, {1, 32}),
-        choice({"norm", "Network", "Normalisation", {}, "", Use::network}, &Settings::norm),
+        choice({"network", "Network", "JEM's Wide-ResNet, or IGEBM's residual network of convolutions and LeakyReLU", {}, "", Use::network},
+               &Settings::network),
+        integer({"depth", "Network", "Depth of the network; a Wide-ResNet has 6n + 4, IGEBM's 14 or 20", {}, "", Use::network},
+                &Settings::depth, {1, 1000}),
+        integer({"width", "Network", "Width of the network, in 16 channels of its first part", {}, "", Use::network}, &Settings::width,
+                {1, 32}),
+        choice(
+            {"norm",
+             "Network",
+             "Normalisation: of a channel over the batch, of each image's channels, of each image, or a scale and a shift that the first "
+             "batch sets (act)",
+             {},
+             "",
+             Use::network},
+            &Settings::norm),
         choice({"norm_statistics",
                 "Network",
                 "With several ranks: batch statistics of each rank's images, or of the whole job's",
@@ -287,6 +299,18 @@ std::vector<Setting> make_table() {
                 "",
                 Use::network},
                &Settings::norm_statistics),
+        choice({"act_init", "Network",
+                "Which batch sets the scales of --norm act: the first that the recipe's iteration takes, or real images whatever that is"},
+               &Settings::act_init),
+        on_off({"spectral_norm",
+                "Network",
+                "Divide each convolution's weights by an estimate of their largest singular value",
+                {},
+                "",
+                Use::network},
+               &Settings::spectral_norm),
+        number({"dropout", "Network", "Share of the values that are dropped between a block's two convolutions", {"--dropout_rate"}},
+               &Settings::dropout, {0, 0.99}),
         choice({"energy_head",
                 "Network",
                 "The energy: minus the LSE of the classes' logits, or of a head of its own that knows no labels",
@@ -331,6 +355,10 @@ std::vector<Setting> make_table() {
         choice({"optimizer", "Training", "Optimizer"}, &Settings::optimizer),
         number({"lr", "Training", "Learning rate", {}, "0.01 with --data cifar100, but for jem"}, &Settings::lr, {0, 1000}),
         number({"momentum", "Training", "Momentum of SGD"}, &Settings::momentum, {0, 1}),
+        number({"adam_beta1", "Training", "Adam's decay of the gradient's mean"}, &Settings::adam_beta1, {0, 0.9999}),
+        number({"adam_clamp", "Training",
+                "Clamp of each value of Adam's gradient, in deviations by its second moment, and 0.1 more (IGEBM); 0: none"},
+               &Settings::adam_clamp, {0, 1e6}),
         number({"weight_decay", "Training", "Weight decay, on all parameters", {"--weight_decay"}}, &Settings::weight_decay, {0, 100}),
         warmup({"warmup_iterations", "Training", "Iterations of linear warm-up; 0 or less: none", {"--warmup_iters"}}),
         choice({"lr_schedule", "Training", "Learning rate over time"}, &Settings::lr_schedule),
@@ -349,6 +377,13 @@ std::vector<Setting> make_table() {
         number({"sgld_grad_clamp", "Sampling", "Limit of each gradient component; 0: none", {}, "", Use::sampling},
                &Settings::sgld_grad_clamp, {0, 1e6}),
         on_off({"sgld_pixel_clamp", "Sampling", "Keep x in [-1, 1]", {}, "", Use::sampling}, &Settings::sgld_pixel_clamp),
+        on_off({"sgld_noise_first",
+                "Sampling",
+                "Add the noise before the gradient is taken, in place of after the step (IGEBM)",
+                {},
+                "",
+                Use::sampling},
+               &Settings::sgld_noise_first),
         integer({"inner_steps",
                  "Sampling",
                  "Steps through the first convolution alone, after each pass (JEM++'s N); 0: a plain step",
@@ -362,6 +397,9 @@ std::vector<Setting> make_table() {
                {0, 1e6}),
         choice({"sampling_norm", "Sampling", "Statistics while sampling", {}, "", Use::sampling}, &Settings::sampling_norm),
         integer({"buffer_size", "Sampling", "Images in the replay buffer", {"--buffer_size"}}, &Settings::buffer_size, {1, 1e7}),
+        choice({"buffer_order", "Sampling",
+                "Where chains go that have ended: back where they were drawn, or in place of the oldest images (IGEBM)"},
+               &Settings::buffer_order),
         number({"reinit_freq", "Sampling", "Probability of a fresh start, gamma", {"--reinit_freq"}}, &Settings::reinit_freq, {0, 1}),
         choice({"init", "Sampling", "Where fresh chains start (gm and u: the authors' informative and uniform)", {}, "", Use::sampling},
                &Settings::init, {{"gm", StartForm::informative}, {"u", StartForm::uniform}}),
@@ -496,6 +534,16 @@ void validate(const Settings& s) {
         throw InputError("--p-x-weight, --p-y-given-x-weight and --p-x-y-weight are all 0 (there is nothing to train). Make one positive.");
     if (s.class_conditional != ClassConditional::off && !s.generates())
         throw InputError("--class-conditional is of x- (--p-x-weight is 0: there are none). Give --p-x-weight, or leave it out.");
+    if (s.network != NetworkKind::wide_resnet && s.norm != NormKind::none)
+        throw InputError("--norm " + name_of(s.norm) + " is of a Wide-ResNet (--network " + name_of(s.network) +
+                         " has no norms). Give --norm none.");
+    if (s.network != NetworkKind::wide_resnet && s.recompute)
+        throw InputError("--recompute is of a Wide-ResNet (this is --network " + name_of(s.network) + "). Leave it out.");
+    const bool places = s.p_x_y_weight != 0 || (s.generates() && s.chains_are_of_classes() && !method_of(s).chains_take_labels);
+    if (s.buffer_order == BufferOrder::fifo && places)
+        throw InputError("--buffer-order fifo has no places of classes (--class-conditional and --p-x-y-weight want them). Give in-place.");
+    if (s.label_smoothing > 0 && !s.classifies())
+        throw InputError("--label-smoothing is of the cross-entropy (--p-y-given-x-weight is 0: there is none). Leave it out.");
     if (s.label_smoothing == 1)
         throw InputError("--label-smoothing is 1 (no label would be left of it). Give a value below 1, such as 0.1.");
 }

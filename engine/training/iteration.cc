@@ -47,8 +47,9 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
                                                                  : share("--batch-size", settings.batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
                                   .classes = gaussian ? 1 : data.shape.num_classes,
-                                  .by_class = !settings.generates() || settings.chains_are_of_classes(),
+                                  .by_class = !settings.generates() || (settings.chains_are_of_classes() && !method_.chains_take_labels),
                                   .num_classes = data.shape.num_classes,
+                                  .order = settings.buffer_order,
                                   .reinit_freq = settings.reinit_freq,
                                   .form = settings.init,
                                   .largest_class = settings.init == StartForm::uniform ? 0 : store_->largest_class(),
@@ -245,6 +246,7 @@ int64_t TrainingIteration::repeats(const std::string& phase) const {
 std::vector<std::pair<std::string, WorkReport>> TrainingIteration::plan() {
     std::vector<std::pair<std::string, WorkReport>> out;
     for (const Phase& phase : phases_) out.emplace_back(phase.name, memory_.plan(phase.queue));
+    if (settings_.norm == NormKind::act) memory_.plan([&] { queue_initialisation(); });
     if (buffer_) memory_.plan([&] { buffer_->plan_fill(store_->view(), state()); });
     return out;
 }
@@ -255,13 +257,35 @@ void TrainingIteration::record() {
 
 void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt) {
     const double t = static_cast<double>(optimizer_step + 1);
-    device_.ops().begin_iteration(state(), static_cast<uint32_t>(iteration), lr, 1 - std::pow(AdamUpdate<double>::kBeta1, t),
+    device_.ops().begin_iteration(state(), static_cast<uint32_t>(iteration), lr, 1 - std::pow(settings_.adam_beta1, t),
                                   1 - std::pow(AdamUpdate<double>::kBeta2, t), attempt);
 }
 
 void TrainingIteration::take_steps(int64_t steps) {
     for (Phase& phase : phases_)
         if (phase.sampling) phase.repeats = steps;
+}
+
+void TrainingIteration::initialise_norms() {
+    if (settings_.norm != NormKind::act) return;
+    queue_initialisation();
+    if (settings_.ema > 0) device_.copy(parameters_->average().data, parameters_->weights().data, parameters_->weights().bytes());
+}
+
+// A forward pass that changes nothing else; the iteration repeats it with what it left.
+void TrainingIteration::queue_initialisation() {
+    NetworkMemory m = memory_of(SamPass::at_weights);
+    m.initialises = true;
+    const auto forward = [&](const Term& term) { network_.forward(term.passes.front().pass, m, images_of(term.spec.batch)); };
+    if (settings_.act_init == ActInit::data)
+        for (const auto& term : terms_)
+            if (!is_of_chain(term->spec.batch)) return forward(*term);
+    if (const auto* chain = std::get_if<ChainSpec>(&method_.steps.front())) {
+        Chain& first = chain_of(chain->makes);
+        if (chain->makes == BatchOf::adversarial) queue_attack_start(first);
+        return first.chain->look(m, state());
+    }
+    forward(*terms_.front());
 }
 
 void TrainingIteration::lower_flag() {
@@ -290,7 +314,7 @@ void TrainingIteration::run_all() {
         for (int64_t i = 0; i < phase.repeats; ++i) run(phase);
 }
 
-void TrainingIteration::prepare_weights() { network_.prepare(parameters_->weights()); }
+void TrainingIteration::prepare_weights() { network_.prepare(parameters_->weights(), parameters_->statistics()); }
 
 int64_t TrainingIteration::queue_state() { return device_.read_back(state(), sizeof(IterationState)); }
 
@@ -422,12 +446,13 @@ void TrainingIteration::queue_perturb() {
     Ops& ops = device_.ops();
     Parameters& w = *parameters_;
     const bool own = settings_.sam_local && settings_.sam != SamForm::none;
+    network_.finish_gradient(memory_of(SamPass::at_weights));
     if (!own) ranks_.all_reduce_sum(w.gradient());
     ops.gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_weights, settings_.gradient_clip);
     if (own) queue_agreement(Agreement::after_own_norms);
     if (settings_.sam == SamForm::none) return;
     ops.sam_perturb(w.perturbed(), w.weights(), w.gradient(), state(), settings_.sam);
-    network_.prepare(w.perturbed());
+    network_.prepare(w.perturbed(), w.statistics());
 }
 
 // The terms once more at w + e, running statistics left alone.
@@ -435,6 +460,7 @@ void TrainingIteration::queue_second() {
     Parameters& w = *parameters_;
     device_.ops().fill_zero(w.gradient());
     for (const auto& term : terms_) queue_term(*term, SamPass::at_perturbed);
+    network_.finish_gradient(memory_of(SamPass::at_perturbed));
     ranks_.all_reduce_sum(w.gradient());
     device_.ops().gradient_norm(state(), w.gradient(), w.weights(), settings_.sam, settings_.rho, SamPass::at_perturbed,
                                 settings_.gradient_clip);
@@ -451,7 +477,8 @@ void TrainingIteration::queue_update() {
     Parameters& w = *parameters_;
     if (idle_.valid()) device_.copy(memory_.at(idle_), idle_weights().data, memory_.bytes(idle_));
     if (settings_.optimizer == Optimizer::adam)
-        ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(), settings_.weight_decay);
+        ops.adam_update(w.weights(), w.velocity(), w.second(), w.gradient(), state(),
+                        {.weight_decay = settings_.weight_decay, .beta1 = settings_.adam_beta1, .clamp = settings_.adam_clamp});
     else
         ops.sgd_update(w.weights(), w.velocity(), w.gradient(), state(), settings_.momentum, settings_.weight_decay, method_.nesterov);
     if (idle_.valid()) device_.copy(idle_weights().data, memory_.at(idle_), memory_.bytes(idle_));
@@ -459,7 +486,8 @@ void TrainingIteration::queue_update() {
     // Each rank has seen a share of the images: rank 0's running statistics are everyone's, so that the ranks stay the same
     // whatever reads them, and a checkpoint says it all. Of the whole job they are the same already.
     if (settings_.norm == NormKind::batch && settings_.norm_statistics == NormStatistics::rank) ranks_.broadcast(w.statistics());
-    network_.prepare(w.weights());
+    network_.keep_estimates(memory_of(SamPass::at_weights));
+    network_.prepare(w.weights(), w.statistics());
 }
 
 }  // namespace jem

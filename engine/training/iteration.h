@@ -61,6 +61,9 @@ public:
     void begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt = 0);
     // From now on chains take so many steps, at least 1, where they take any.
     void take_steps(int64_t steps);
+    // Norms that a batch sets (NormKind::act) take their values from the batch that an iteration begins with, as drawn or given: before the
+    // first one, on every rank. Nothing elsewhere.
+    void initialise_norms();
     // After divergence, once parameters and buffer are those of before it.
     void lower_flag();
     void run(const Phase& phase);  // once: replays, or queues where record() has not been called
@@ -125,6 +128,7 @@ private:
     int64_t count_of(BatchOf which);
     void queue_draw();
     void queue_attack_start(Chain& chain);
+    void queue_initialisation();
     std::unique_ptr<Stepper> stepper_of(Chain& chain);
     NormMode mode_of(const ChainSpec& spec) const;
     void queue_agreement(Agreement when, const ChainScalars& chain = {});

@@ -133,6 +133,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         if (s.generates()) upload_images(iteration.chain().images(), "x_neg_start");
         if (s.p_x_y_weight != 0) upload_images(iteration.chain(BatchOf::labelled_chain).images(), "x_neg_lab_start");
         iteration.begin(i, s.lr, input.optimizer_step + i);
+        if (i == 0 && holds_unset_norms(input.checkpoint)) iteration.initialise_norms();
         for (const TrainingIteration::Phase& phase : iteration.phases()) {
             for (int64_t k = 0; k < phase.repeats; ++k) iteration.run(phase);
             if (phase.name == "perturb") dump_gradient("grad1.");

@@ -132,6 +132,15 @@ void Trainer::start_or_resume(bool resume) {
         if (ranks_.first()) start_or_resume_alone(resume);
     });
     if (ranks_.size() > 1) share_start();
+    initialise_norms();
+}
+
+// Of a run's beginning, unless its weights were given.
+void Trainer::initialise_norms() {
+    if (progress_.iteration > 0 || !settings_.start_from.empty()) return;
+    iteration_.begin(0, 0, 0, progress_.recovery.attempt);
+    iteration_.run("draw");
+    iteration_.initialise_norms();
 }
 
 void Trainer::share_start() {
@@ -433,6 +442,7 @@ bool Trainer::recover() {
     });
     if (ranks_.size() > 1) share_start();
     if (ends) return false;
+    initialise_norms();
     iteration_.lower_flag();
     iteration_.take_steps(settings_.sgld_steps * r.step_factor);
     trouble_.reset();

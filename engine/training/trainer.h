@@ -105,6 +105,7 @@ private:
     void begin_afresh(const StartPoint& start);
     void fill_buffer(int64_t iteration, uint64_t attempt);
     RunProgress load(const SafetensorsFile& state, const std::filesystem::path& path);
+    void initialise_norms();
     // What rank 0 starts with, to all ranks.
     void share_start();
     // The scalars of an iteration that is done: divergence, progress, the log line where one is due.

@@ -9,10 +9,14 @@ files are make_golden.py's. A file's config names the recipe, and every setting 
 
 Where an attack steps along the signs of its gradient, a seed is one whose signs rounding cannot turn either. What JEM++ does in its inner
 steps is done here step by step through the first convolution, with the pixel clamp after each.
+
+Cases of the network igebm: every other block has second convolutions large enough for the cap of their spectral norm, and none is near
+it. Their Adam goes on from adam_v.<name>, by formula like the rest, and adam_m.<name> = 0, after optimizer_step steps.
 """
 
 import contextlib
 import functools
+import math
 import sys
 
 import torch
@@ -23,6 +27,13 @@ import make_golden as golden
 kUnitEps = 1e-10  # of g / (|g| + eps)
 kActInitEps = 1e-6
 kPixelRange = 2.0 / 255.0  # what attacks are measured in
+kUnitVectorEps = 1e-12  # of a / (|a| + eps) in the spectral norm
+kCapEps = 1e-6  # of s = sigma + eps
+kCapMargin = 0.1  # how far s has to be from 1, where the cap has no derivative
+kCapGain = 4.0  # of the second convolutions that are to be capped
+kAdamBeta2 = 0.999
+kClampFloor = 0.1  # of Adam's clamp
+kSecondMoment = 1e-5
 
 kCommon = dict(
     depth=10, width=1, norm="batch", in_channels=3, image_size=8, num_classes=10, energy_head="lse", n_pos=2, n_neg=3, n_lab=4,
@@ -44,10 +55,17 @@ kRecipes = {
     "eb-jdat": dict(**kAttack, lr=0.01, attack_weight=0.1, attack_ce_weight=1.0),
     "dat": dict(lr=0.001, sampling_norm="running", sgld_step_size=0.2, sgld_grad_clamp=0.0, attack_objective="ce", attack_norm="l2",
                 attack_eps=127.5, attack_steps=6, attack_step_size=25.5),
+    "igebm": dict(network="igebm", spectral_norm=True, depth=14, norm="none", sgld_steps=2, sgld_noise=0.01, sgld_noise_first=True,
+                  sgld_step_size=40.0, sgld_grad_clamp=0.005, energy_l2=1.0, energy_l2_form="image", p_y_given_x_weight=0.0, n_lab=2,
+                  weight_decay=0.0),
 }
+
+kIgebmAdam = dict(optimizer="adam", lr=1e-3, adam_beta1=0.0, optimizer_step=10)
 
 # name -> recipe, seed, what differs from kCommon and the recipe's. A seed belongs to the settings beside it; change one and search anew.
 # joint_only: its gradient of class_output.bias is exactly 0, of sums that a power of two as the number of images keeps exact.
+# igebm: its weight lifts one in fifty of the gradient's values over adam_clamp. igebm_unconditional: its last maps are 2x2, so that a sum
+# over space is not its mean; the others' are 1x1.
 kCases = {
     "jem": dict(recipe="jem", seed=28089, norm="none", sgld_steps=2, sgld_step_size=50.0, optimizer="adam", lr=1e-4, weight_decay=0.0,
                 n_neg=2, n_lab=2),
@@ -76,6 +94,9 @@ kCases = {
     "dat": dict(recipe="dat", seed=6, n_lab=2),
     "eb_jdat": dict(recipe="eb-jdat", seed=6, n_lab=2),
     "eb_jdat_authors": dict(recipe="eb-jdat", seed=10, sam="sam", attack_objective="authors", n_lab=2),
+    "igebm": dict(recipe="igebm", seed=2, **kIgebmAdam, adam_clamp=3.0, class_conditional="loss", p_x_weight=10.0),
+    "igebm_unconditional": dict(recipe="igebm", seed=10, **kIgebmAdam, adam_clamp=0.0, depth=20, image_size=16, energy_head="linear"),
+    "igebm_sam": dict(recipe="igebm", seed=3, sam="sam", lr=0.01, p_y_given_x_weight=1.0),
 }
 
 
@@ -87,9 +108,58 @@ def all_cases():
     return cases
 
 
+def is_igebm(config):
+    return config.get("network") == "igebm"
+
+
+def igebm_blocks(config):
+    """(name, channels in, channels out, whether it halves) of each block."""
+    per_width = (config["depth"] - 2) // 6
+    widths = [16 * config["width"] * factor for factor in ((1, 2, 2) if per_width == 2 else (1, 2, 4)) for _ in range(per_width)]
+    return [(f"f.block{i}", widths[max(i - 1, 0)], width, i % per_width == 0) for i, width in enumerate(widths)]
+
+
+def igebm_parameters(config, seed):
+    """As golden.make_inputs: parameters, and the spectral norm's vectors as running statistics."""
+    params, running = {}, {}
+
+    def weight(name, *shape, gain=1.0):
+        name += ".weight"
+        params[name] = golden.rounded(gain * golden.signed(seed, name, math.prod(shape)) / math.sqrt(math.prod(shape[1:])), shape)
+        if len(shape) == 4:
+            running[name + "_u"] = golden.rounded(math.sqrt(3.0) * golden.signed(seed, name + "_u", shape[0]), shape[0])
+
+    def shift(name, n):
+        params[name] = golden.rounded(0.3 * golden.signed(seed, name, n), n)
+
+    blocks = igebm_blocks(config)
+    weight("f.conv1", blocks[0][1], config["in_channels"], 3, 3)
+    for i, (name, width_in, width_out, _) in enumerate(blocks):
+        shift(name + ".shift1", width_in)
+        weight(name + ".conv1", width_out, width_in, 3, 3)
+        shift(name + ".shift2", width_out)
+        weight(name + ".conv2", width_out, width_out, 3, 3, gain=kCapGain if i % 2 == 1 else 1.0)
+        params[name + ".gain"] = golden.rounded(0.5 + golden.uniforms(seed, name + ".gain", width_out), width_out)
+        if width_in != width_out:
+            weight(name + ".shortcut", width_out, width_in, 3, 3)
+    heads = [("class_output", config["num_classes"])] + [("energy_output", 1)] * golden.has_energy_head(config)
+    for name, units in heads:
+        weight(name, units, width_out, gain=golden.kHeadGain)
+        params[name + ".bias"] = golden.rounded(golden.kHeadGain * golden.signed(seed, name + ".bias", units) / math.sqrt(width_out), units)
+    return params, running
+
+
 def make_inputs(config, seed):
     """make_golden.py's, with the classes of x+ and x-, the starts of the chain that has labels, and the attack's random start."""
-    params, running, batch = golden.make_inputs(config, seed)
+    if is_igebm(config):
+        params, running = igebm_parameters(config, seed)
+        batch = golden.make_batch(config, seed)
+    else:
+        params, running, batch = golden.make_inputs(config, seed)
+    if config.get("optimizer_step", 0) > 0:
+        for name, value in params.items():
+            adam_v = "adam_v." + name
+            batch[adam_v] = golden.rounded(kSecondMoment * (0.5 + golden.uniforms(seed, adam_v, value.size)), value.shape)
     batch["y_pos"] = golden.make_labels(config, seed, "y_pos", config["n_pos"])
     batch["y_neg"] = golden.make_labels(config, seed, "y_neg", config["n_neg"])
     n_lab = config["n_lab"]
@@ -115,6 +185,9 @@ class Net(golden.Net):
         self.uninitialized = set()
         if not config.get("initialized", True):
             self.uninitialized = {name[: -len(".loc")] for name in params if name.endswith(".loc")}
+
+    def begin_pass(self, diagnostics):
+        """Before the forwards whose loss is differentiated; with SAM also before those at the perturbed weights."""
 
     @contextlib.contextmanager
     def evaluating(self, evaluates):
@@ -168,6 +241,83 @@ class Net(golden.Net):
         return centred and name.endswith(".bias") and self.params[name[:-4] + "weight"].dim() == 4
 
 
+def unit_vector(a):
+    return a / (a.norm() + kUnitVectorEps)
+
+
+class IgebmNet(Net):
+    """Residual blocks with shifts and gains in place of norms and biases, under spectral norm."""
+
+    def begin_pass(self, diagnostics):
+        """One step of power iteration, from the iteration's u whatever the pass. Its weights serve all forwards of the pass."""
+        if self.update_running:
+            self.u_at_start = dict(self.running)
+        self.weights = {}
+        diagnostics["capped"] = 0
+        for name, u in self.u_at_start.items():
+            conv = name[: -len(".weight_u")]
+            weight = self.params[conv + ".weight"]
+            m = weight.flatten(1)
+            with torch.no_grad():
+                v = unit_vector(m.T @ u)
+                self.running[name] = u = unit_vector(m @ v)
+            sigma = u @ m @ v
+            if not conv.endswith(".conv2"):
+                self.weights[conv] = weight / sigma
+                continue
+            s = sigma + kCapEps
+            if abs(s.item() - 1) < kCapMargin:
+                raise golden.Kink(f"s of {conv} at {s.item():.3f}")
+            diagnostics["capped"] += int(s > 1)
+            self.weights[conv] = weight / s if s > 1 else weight
+
+    def conv(self, name, x):
+        return F.conv2d(x, self.weights[name], padding=1)
+
+    def leaky(self, z):
+        self.watch.look(z)
+        return F.leaky_relu(z, golden.kSlope)
+
+    def channels(self, name):
+        return self.params[name][:, None, None]
+
+    def features_of_stem(self, x):
+        x = self.leaky(x)
+        for name, width_in, width_out, halves in igebm_blocks(self.config):
+            h = self.conv(name + ".conv1", x + self.channels(name + ".shift1"))
+            z = self.channels(name + ".gain") * self.conv(name + ".conv2", self.leaky(h) + self.channels(name + ".shift2"))
+            y = z + (self.conv(name + ".shortcut", x) if width_in != width_out else x)
+            x = self.leaky(F.avg_pool2d(y, 2) if halves else y)
+        return F.relu(x).sum(dim=(2, 3))
+
+
+def net_of(config, *rest):
+    return (IgebmNet if is_igebm(config) else Net)(config, *rest)
+
+
+class IgebmAdam(torch.optim.Adam):
+    """Goes on from adam_v.<name>. adam_clamp bounds each gradient value by the moment before the step."""
+
+    def __init__(self, config, net, inputs):
+        super().__init__(list(net.params.values()), lr=config["lr"], betas=(config["adam_beta1"], kAdamBeta2),
+                         weight_decay=config["weight_decay"])
+        self.clamp = config.get("adam_clamp", 0.0)
+        for name, p in net.params.items():
+            self.state[p] = dict(step=torch.tensor(float(config["optimizer_step"])), exp_avg=torch.zeros_like(p),
+                                 exp_avg_sq=inputs["adam_v." + name].clone())
+
+    def step(self):
+        for p, state in self.state.items():
+            if p.grad is not None and self.clamp > 0:
+                bound = self.clamp * (state["exp_avg_sq"] / (1 - kAdamBeta2 ** float(state["step"]))).sqrt() + kClampFloor
+                p.grad = p.grad.clamp(-bound, bound)
+        super().step()
+
+
+def make_optimizer(config, net, inputs):
+    return (IgebmAdam if config.get("optimizer_step", 0) > 0 else golden.make_optimizer)(config, net, inputs)
+
+
 def unit(g):
     """Along each image's gradient."""
     return g / (g.flatten(1).norm(dim=1)[:, None, None, None] + kUnitEps)
@@ -194,7 +344,10 @@ def chain(net, start, y, noise, diagnostics):
     """From `start` up the log density, of class y where it is given."""
     config = net.config
     x = start.clone()
+    noise_first = config.get("sgld_noise_first", False)
     for step in range(config["sgld_steps"]):
+        if noise_first:
+            x = x + config["sgld_noise"] * noise[step]
         x.requires_grad_(True)
         stem = net.conv("f.conv1", x)
         g, p = torch.autograd.grad(net.log_density_of_stem(stem, y).sum(), (x, stem))
@@ -204,7 +357,7 @@ def chain(net, start, y, noise, diagnostics):
             diagnostics["clamped_pixels"] = float((x.abs() == 1).double().mean())
             continue
         x = x + config["sgld_step_size"] * (unit(g) if config["recipe"] == "dat" else clamped(g, config["sgld_grad_clamp"]))
-        if noise is not None:
+        if noise is not None and not noise_first:
             x = x + config["sgld_noise"] * noise[step]
         if config["sgld_pixel_clamp"]:
             x = x.clamp(-1, 1)
@@ -366,6 +519,7 @@ kLosses = {"jeat": jeat_losses, "eb-jdat": eb_jdat_losses, "dat": dat_losses}
 
 def losses(net, batch, values):
     """The weighted loss; its terms go to `values`. Forwards run in the method's order."""
+    net.begin_pass(values.setdefault("diagnostics", {}))
     total = kLosses.get(net.config["recipe"], joint_losses)(net, batch, values)
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
@@ -374,4 +528,5 @@ def losses(net, batch, values):
 
 
 if __name__ == "__main__":
-    sys.exit(golden.main(__doc__, all_cases(), functools.partial(golden.simulate, make_inputs=make_inputs, net_of=Net, losses=losses)))
+    simulate = functools.partial(golden.simulate, make_inputs=make_inputs, net_of=net_of, losses=losses, make_optimizer=make_optimizer)
+    sys.exit(golden.main(__doc__, all_cases(), simulate))

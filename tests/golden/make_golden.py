@@ -163,14 +163,17 @@ def make_inputs(config, seed):
         gain = kHeadGain if kind == "linear" else 1.0
         params[name + ".weight"] = rounded(gain * signed(seed, name + ".weight", math.prod(full)) / math.sqrt(fan_in), full)
         params[name + ".bias"] = rounded(gain * signed(seed, name + ".bias", full[0]) / math.sqrt(fan_in), full[0])
+    return params, running, make_batch(config, seed)
 
+
+def make_batch(config, seed):
     batch = {}
     for name, count in (("x_pos", config["n_pos"]), ("x_neg_start", config["n_neg"]), ("x_lab", config["n_lab"])):
         batch[name] = make_images(config, seed, name, count)
     batch["y"] = make_labels(config, seed, "y", config["n_lab"])
     if config["sgld_noise"] > 0:
         batch["noise"] = make_noise(config, seed, "noise", config["n_neg"])
-    return params, running, batch
+    return batch
 
 
 class Kink(Exception):
@@ -321,6 +324,11 @@ def check_signs(grads, what):
             raise Kink(f"{what} of {name} near 0")
 
 
+def steps_by_sign(config):
+    """Adam's first step does, where moments of earlier ones are not given."""
+    return config["optimizer"] == "adam" and config.get("optimizer_step", 0) == 0
+
+
 def norm_of(grads):
     return torch.sqrt(sum(g.square().sum() for g in grads.values()))
 
@@ -348,7 +356,7 @@ def iterate(net, optimizer, batch, careful, losses):
         with torch.no_grad():
             for name, p in net.params.items():
                 p.copy_(kept[name])
-    if careful and config["optimizer"] == "adam":
+    if careful and steps_by_sign(config):
         check_signs({name: g + config["weight_decay"] * net.params[name].detach() for name, g in grad.items() if g.abs().max() > 0},
                     "decayed gradient")
     factor = 1.0
@@ -361,18 +369,21 @@ def iterate(net, optimizer, batch, careful, losses):
     return values
 
 
-def simulate(config, seed, dtype, careful, make_inputs=make_inputs, net_of=Net, losses=losses):
+def make_optimizer(config, net, inputs):
+    tensors = list(net.params.values())
+    if config["optimizer"] == "adam":
+        return torch.optim.Adam(tensors, lr=config["lr"], weight_decay=config["weight_decay"])
+    return torch.optim.SGD(tensors, lr=config["lr"], momentum=config["momentum"], weight_decay=config["weight_decay"],
+                           nesterov=config.get("recipe") == "dat")
+
+
+def simulate(config, seed, dtype, careful, make_inputs=make_inputs, net_of=Net, losses=losses, make_optimizer=make_optimizer):
     """All iterations of a case. `careful`: raises Kink where rounding could decide something."""
     params, running, arrays = make_inputs(config, seed)
     watch = Watch(config["kink_margin"] if careful else 0.0)
     net = net_of(config, params, running, dtype, watch)
     batch = {name: torch.tensor(value, dtype=dtype if value.dtype == np.float64 else None) for name, value in arrays.items()}
-    tensors = list(net.params.values())
-    if config["optimizer"] == "adam":
-        optimizer = torch.optim.Adam(tensors, lr=config["lr"], weight_decay=config["weight_decay"])
-    else:
-        optimizer = torch.optim.SGD(tensors, lr=config["lr"], momentum=config["momentum"], weight_decay=config["weight_decay"],
-                                    nesterov=config.get("recipe") == "dat")
+    optimizer = make_optimizer(config, net, batch)
     history = [iterate(net, optimizer, batch, careful, losses) for _ in range(config["iterations"])]
     return net, watch, history
 
@@ -469,7 +480,7 @@ def same_signs(config, single, double):
     deciding = []
     if config["sam"] == "asam-sign":
         deciding.append("grad1")
-    if config["optimizer"] == "adam":
+    if steps_by_sign(config):
         deciding.append("grad2" if config["sam"] != "none" else "grad1")
     return all(torch.equal(g.sign(), single[2][0][kind][name].sign().double())
                for kind in deciding for name, g in double[2][0][kind].items())

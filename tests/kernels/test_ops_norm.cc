@@ -590,6 +590,207 @@ TEST_CASE("epsilon_and_momentum_of_a_norm_are_what_its_layer_says") {
     });
 }
 
+// Norms of each image ---------------------------------------------------------------------------------------------------------
+
+// Of value i (NCHW): its channel among all images' channels, and its group among all images' groups of so many channels.
+size_t image_channel_of(const Extent& e, size_t i) { return i / static_cast<size_t>(e.rows()); }
+size_t group_of(const Extent& e, int64_t group, size_t i) { return image_channel_of(e, i) / static_cast<size_t>(group); }
+
+Array doubles(OnDevice& m, int64_t count) {
+    const Values nan(static_cast<size_t>(count), std::nan(""));
+    return {m.raw(nan.data(), nan.size() * sizeof(double)), DType::f64, count};
+}
+
+NormCoefficients unwritten_coefficients(OnDevice& m, int64_t count) {
+    return {.mean = m.unwritten(count),
+            .inv_std = m.unwritten(count),
+            .scale = m.unwritten(count),
+            .beta = m.unwritten(count),
+            .a = m.unwritten(count),
+            .b = m.unwritten(count)};
+}
+
+TEST_CASE("group_norm_has_the_mean_and_deviation_of_a_group_of_an_image_s_channels_and_the_gamma_and_beta_of_the_channel") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents)
+            for (const int64_t group : {int64_t{1}, e.c}) {
+                INFO(e.text() << ", groups of " << group);
+                TestData data(21);
+                const Values x = data.normals(e.count(), 0.3, 1.5), gamma = data.uniforms(e.c, -2, 2), beta = data.uniforms(e.c, -1, 1);
+                const Tensor in = m.tensor(e, x), y = m.unwritten(e);
+                const Array sums = doubles(m, 2 * e.n * e.c);
+                const NormCoefficients norm = unwritten_coefficients(m, e.n * e.c);
+                m.ops().image_moments(sums, in);
+                m.ops().group_norm(norm, sums, m.real(gamma), m.real(beta), in, group, kEpsilon);
+                const size_t groups = static_cast<size_t>(e.n * e.c / group);
+                const double count = static_cast<double>(group * e.rows());
+                Values means(groups), variances(groups), mean, inv_std, scale, betas, out;
+                for (size_t i = 0; i < x.size(); ++i) means[group_of(e, group, i)] += x[i] / count;
+                for (size_t i = 0; i < x.size(); ++i)
+                    variances[group_of(e, group, i)] += std::pow(x[i] - means[group_of(e, group, i)], 2) / count;
+                for (size_t nc = 0; nc < static_cast<size_t>(e.n * e.c); ++nc) {
+                    const size_t g = nc / static_cast<size_t>(group), c = nc % static_cast<size_t>(e.c);
+                    mean.push_back(means[g]);
+                    inv_std.push_back(1 / std::sqrt(variances[g] + kEpsilon));
+                    scale.push_back(gamma[c] * inv_std.back());
+                    betas.push_back(beta[c]);
+                }
+                check_close("mean", m.read(norm.mean), mean, m.roundings(kSum));
+                check_close("inv_std", m.read(norm.inv_std), inv_std, {.relative = kStatistics * m.rounding()});
+                check_close("scale", m.read(norm.scale), scale, {.relative = kStatistics * m.rounding()});
+                check_close("beta", m.read(norm.beta), betas, m.roundings(1));
+                if (e.rows() * group == 1) continue;  // a deviation of 0: rounding alone, much enlarged
+                m.ops().norm_leaky(of_images(y), of_images(in), norm);
+                for (size_t i = 0; i < x.size(); ++i) {
+                    const size_t nc = image_channel_of(e, i);
+                    out.push_back(leaky(scale[nc] * (x[i] - mean[nc]) + betas[nc]));
+                }
+                check_close("y", m.read(y), out, m.roundings(kStatistics, kMagnitude));
+            }
+    });
+}
+
+TEST_CASE("group_norm_backward_takes_away_what_flows_through_mean_and_deviation_of_the_group") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents)
+            for (const int64_t group : {int64_t{1}, e.c}) {
+                INFO(e.text() << ", groups of " << group);
+                TestData data(22);
+                const size_t all = static_cast<size_t>(e.n * e.c);
+                Coefficients k = random_coefficients(data, e.n * e.c);
+                for (size_t nc = 0; nc < all; ++nc) {  // a group has one mean and deviation
+                    k.mean[nc] = k.mean[nc - nc % static_cast<size_t>(group)];
+                    k.inv_std[nc] = k.inv_std[nc - nc % static_cast<size_t>(group)];
+                }
+                const Extent one{.n = 1, .c = e.n * e.c, .h = e.h, .w = e.w};
+                const Values x = away_from_the_kink(data, one, k), d_y = data.normals(e.count(), 0.1);
+                Values dz(all), dz_xc(all), magnitude(2 * all), d_gamma = data.normals(e.c), d_beta = data.normals(e.c);
+                for (size_t i = 0; i < x.size(); ++i) {
+                    const size_t nc = image_channel_of(e, i);
+                    const double z = leaky_slope(normalised(k, nc, x[i])) * d_y[i];
+                    dz[nc] += z;
+                    dz_xc[nc] += z * (x[i] - k.mean[nc]);
+                    magnitude[nc] += std::abs(z);
+                    magnitude[all + nc] += std::abs(z) * (std::abs(x[i]) + std::abs(k.mean[nc]));
+                }
+                const NormCoefficients norm = upload(m, k);
+                const Tensor in = m.tensor(e, x), gradient = m.tensor(e, d_y);
+                const Array sums = doubles(m, 2 * e.n * e.c), gamma = m.real(d_gamma), beta = m.real(d_beta);
+                m.ops().image_backward_sums(sums, norm, gradient, in);
+                Values want = dz, limits;
+                want.insert(want.end(), dz_xc.begin(), dz_xc.end());
+                for (const double v : magnitude) limits.push_back(kSum * m.rounding() * v);
+                check_within("sums", m.read(sums), want, limits);
+                m.ops().group_norm_weights(gamma, beta, norm, sums, in);
+                Values of_gamma, of_beta;
+                for (size_t c = 0; c < d_gamma.size(); ++c) {
+                    of_gamma.push_back(std::abs(d_gamma[c]));
+                    of_beta.push_back(std::abs(d_beta[c]));
+                }
+                for (size_t nc = 0; nc < all; ++nc) {
+                    const size_t c = nc % static_cast<size_t>(e.c);
+                    d_gamma[c] += k.inv_std[nc] * dz_xc[nc];
+                    d_beta[c] += dz[nc];
+                    of_gamma[c] += k.inv_std[nc] * magnitude[all + nc];
+                    of_beta[c] += magnitude[nc];
+                }
+                for (double& v : of_gamma) v *= kSum * m.rounding();
+                for (double& v : of_beta) v *= kSum * m.rounding();
+                check_within("d_gamma", m.read(gamma), d_gamma, of_gamma);
+                check_within("d_beta", m.read(beta), d_beta, of_beta);
+                m.ops().group_norm_backward(norm, sums, in, group);
+                const double count = static_cast<double>(group * e.rows());
+                Values a, b, of_a, of_b;
+                for (size_t nc = 0; nc < all; ++nc) {
+                    double sum_a = 0, sum_b = 0, limit_a = 0, limit_b = 0;
+                    const size_t first = nc - nc % static_cast<size_t>(group);
+                    for (size_t j = first; j < first + static_cast<size_t>(group); ++j) {
+                        sum_a += k.scale[j] * dz_xc[j];
+                        sum_b += k.scale[j] * dz[j];
+                        limit_a += std::abs(k.scale[j]) * magnitude[all + j];
+                        limit_b += std::abs(k.scale[j]) * magnitude[j];
+                    }
+                    const double square = k.inv_std[nc] * k.inv_std[nc];
+                    a.push_back(-square * sum_a / count);
+                    b.push_back(-sum_b / count);
+                    of_a.push_back(kSum * m.rounding() * square * limit_a / count);
+                    of_b.push_back(kSum * m.rounding() * limit_b / count);
+                }
+                check_within("a", m.read(norm.a), a, of_a);
+                check_within("b", m.read(norm.b), b, of_b);
+            }
+    });
+}
+
+TEST_CASE("affine_norm_is_scale_times_x_plus_loc_and_either_may_be_missing") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents)
+            for (const bool has_loc : {true, false})
+                for (const bool has_scale : {true, false}) {
+                    INFO(e.text() << (has_loc ? ", loc" : "") << (has_scale ? ", scale" : ""));
+                    TestData data(23);
+                    Coefficients k = random_coefficients(data, e.c);
+                    for (size_t c = 0; c < k.mean.size(); ++c) {
+                        k.beta[c] = 0;
+                        if (!has_loc) k.mean[c] = 0;
+                        if (!has_scale) k.scale[c] = 1;
+                    }
+                    Values loc, want, d_loc(k.mean.size()), d_scale(k.mean.size());
+                    for (const double mean : k.mean) loc.push_back(-mean);
+                    const Values x = away_from_the_kink(data, e, k), d_y = data.normals(e.count(), 0.1);
+                    const NormCoefficients norm = unwritten_coefficients(m, e.c);
+                    const Tensor in = m.tensor(e, x), y = m.unwritten(e);
+                    m.ops().affine_norm(norm, has_loc ? m.real(loc) : Array{}, has_scale ? m.real(k.scale) : Array{});
+                    m.ops().norm_leaky(y, in, norm);
+                    Values of_loc(k.mean.size()), of_scale(k.mean.size());
+                    for (size_t i = 0; i < x.size(); ++i) {
+                        const size_t c = channel_of(e, i);
+                        const double z = k.scale[c] * (x[i] + loc[c]), dz = leaky_slope(z) * d_y[i];
+                        want.push_back(leaky(z));
+                        d_loc[c] += k.scale[c] * dz;
+                        d_scale[c] += dz * (x[i] + loc[c]);
+                        of_loc[c] += kSum * m.rounding() * std::abs(k.scale[c] * dz);
+                        of_scale[c] += kSum * m.rounding() * std::abs(dz) * (std::abs(x[i]) + std::abs(loc[c]));
+                    }
+                    check_close("y", m.read(y), want, m.roundings(kElementwise, kMagnitude));
+                    for (const Array& zero : {norm.a, norm.b, norm.beta}) check_equal("0", m.read(zero), Values(k.mean.size()));
+                    const Array sums = doubles(m, 2 * e.c), to_loc = m.real(Values(loc.size())), to_scale = m.real(Values(loc.size()));
+                    m.ops().norm_backward_own_sums(sums, norm, {}, {}, m.tensor(e, d_y), in);
+                    m.ops().affine_weights(has_loc ? to_loc : Array{}, has_scale ? to_scale : Array{}, norm, sums);
+                    check_within("d_loc", m.read(to_loc), has_loc ? d_loc : Values(loc.size()), of_loc);
+                    check_within("d_scale", m.read(to_scale), has_scale ? d_scale : Values(loc.size()), of_scale);
+                }
+    });
+}
+
+TEST_CASE("affine_of_moments_gives_the_batch_of_all_ranks_a_mean_of_0_and_an_unbiased_deviation_of_1") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            const double count = static_cast<double>(e.n * e.rows());
+            if (count < 2) continue;  // no deviation
+            INFO(e.text());
+            TestData data(24);
+            const Values x = data.normals(e.count(), 0.3, 1.5), of_other = data.normals(e.count(), 2, 0.5);
+            const Tensor in = m.tensor(e, x), other = m.tensor(e, of_other);
+            const Array all = doubles(m, 4 * e.c), loc = m.unwritten(e.c), scale = m.unwritten(e.c);
+            m.ops().batch_norm_moments(all.slice(0, 2 * e.c), in);
+            m.ops().batch_norm_moments(all.slice(2 * e.c, 2 * e.c), other);
+            m.ops().affine_of_moments(loc, scale, all, in);
+            Values mean(static_cast<size_t>(e.c)), square(static_cast<size_t>(e.c)), want_loc, want_scale;
+            for (const Values* values : {&x, &of_other})
+                for (size_t i = 0; i < x.size(); ++i) mean[channel_of(e, i)] += (*values)[i] / (2 * count);
+            for (const Values* values : {&x, &of_other})
+                for (size_t i = 0; i < x.size(); ++i) square[channel_of(e, i)] += std::pow((*values)[i] - mean[channel_of(e, i)], 2);
+            for (size_t c = 0; c < mean.size(); ++c) {
+                want_loc.push_back(-mean[c]);
+                want_scale.push_back(1 / (std::sqrt(square[c] / (2 * count - 1)) + 1e-6));
+            }
+            check_close("loc", m.read(loc), want_loc, m.roundings(kStatistics));
+            check_close("scale", m.read(scale), want_scale, {.relative = kStatistics * m.rounding()});
+        }
+    });
+}
+
 TEST_CASE("bias_gradient_adds_the_sum_of_each_channel") {
     on_every_device([](OnDevice& m) {
         for (const Extent& e : kExtents) {
@@ -654,6 +855,14 @@ TEST_CASE("mean_pool_is_the_mean_over_the_positions_and_its_backward_spreads_it"
             check_close("y", m.read(out), y, m.roundings(kSum));
             m.ops().mean_pool_backward(back, m.tensor(pooled, d_y));
             check_close("d_x", m.read(back), d_x, m.roundings(2));
+            const Tensor sum = m.unwritten(pooled);
+            m.ops().mean_pool(sum, in, PoolOver::sum);
+            Values total = y, each = d_x;
+            for (double& v : total) v *= rows;
+            for (double& v : each) v *= rows;
+            check_close("sum", m.read(sum), total, m.roundings(kSum, rows));
+            m.ops().mean_pool_backward(back, m.tensor(pooled, d_y), PoolOver::sum);
+            check_close("d_x of the sum", m.read(back), each, m.roundings(2));
             if (e.rows() > 1) continue;
             m.ops().mean_pool(in, in);
             check_equal("y == x", m.read(in), m.read(out));

@@ -146,7 +146,7 @@ TEST_CASE("adam_update_is_the_textbook_s_over_several_steps") {
                         g.push_back(static_cast<float>(data.normal() * std::pow(10.0, data.uniform(decay > 0 ? -1 : -9, 0))));
                     const double c1 = 1 - std::pow(kBeta1, t), c2 = 1 - std::pow(kBeta2, t);
                     m.ops().begin_iteration(state, t - 1, kLr, c1, c2);
-                    m.ops().adam_update(weights, m1, m2, m.real(g), state, decay);
+                    m.ops().adam_update(weights, m1, m2, m.real(g), state, {.weight_decay = decay});
                     for (size_t i = 0; i < w.size(); ++i) {
                         const double d = g[i] + decay * w[i];
                         first[i] = kBeta1 * first[i] + (1 - kBeta1) * d;
@@ -159,6 +159,38 @@ TEST_CASE("adam_update_is_the_textbook_s_over_several_steps") {
                 check_close("m", m.read(m1), first, m.roundings(5 * kUpdate));
                 check_close("v", m.read(m2), second, m.roundings(5 * kUpdate, 1e-3));
             }
+    });
+}
+
+TEST_CASE("adam_update_with_a_clamp_limits_each_value_by_the_moment_before_it_and_the_first_one_by_the_floor") {
+    on_every_device([](OnDevice& m) {
+        constexpr double kLr = 0.05, kBeta2 = 0.999, kEps = 1e-8, kClamp = 3, kFloor = 0.1;
+        for (const double beta1 : {0.0, 0.5}) {
+            INFO("beta1 " << beta1);
+            TestData data(14);
+            Values w = data.normals(300), first(w.size()), second(w.size());
+            const Array weights = m.real(w), m1 = m.real(first), m2 = m.real(second);
+            IterationState* state = m.state();
+            size_t clamped = 0;
+            for (uint32_t t = 1; t <= 5; ++t) {
+                const Values g = data.normals(300, 0, t == 5 ? 2 : 0.2);
+                const double c1 = 1 - std::pow(beta1, t), c2 = 1 - std::pow(kBeta2, t), before = 1 - std::pow(kBeta2, t - 1);
+                m.ops().begin_iteration(state, t - 1, kLr, c1, c2);
+                m.ops().adam_update(weights, m1, m2, m.real(g), state, {.beta1 = beta1, .clamp = kClamp});
+                for (size_t i = 0; i < w.size(); ++i) {
+                    const double limit = kClamp * (t > 1 ? std::sqrt(second[i] / before) : 0) + kFloor;
+                    const double d = std::clamp(g[i], -limit, limit);
+                    clamped += d != g[i] ? 1 : 0;
+                    first[i] = beta1 * first[i] + (1 - beta1) * d;
+                    second[i] = kBeta2 * second[i] + (1 - kBeta2) * d * d;
+                    w[i] -= kLr * (first[i] / c1) / (std::sqrt(second[i] / c2) + kEps);
+                }
+            }
+            CHECK(clamped > 300);
+            CHECK(clamped < 1000);
+            check_close("weights", m.read(weights), w, m.roundings(20 * kUpdate, kMagnitude));
+            check_close("v", m.read(m2), second, m.roundings(20 * kUpdate, 1e-2));
+        }
     });
 }
 
@@ -189,7 +221,7 @@ TEST_CASE("nothing_is_updated_once_the_state_has_diverged") {
         const Values a = data.normals(100), b = data.normals(100), c = data.uniforms(100, 0, 1);
         const Array weights = m.real(a), first = m.real(b), second = m.real(c), gradient = m.real(data.normals(100));
         m.ops().sgd_update(weights, first, gradient, state, 0.9, 0.1);
-        m.ops().adam_update(weights, first, second, gradient, state, 0.1);
+        m.ops().adam_update(weights, first, second, gradient, state, {.weight_decay = 0.1});
         check_equal("weights", m.read(weights), a);
         check_equal("velocity, m", m.read(first), b);
         check_equal("v", m.read(second), c);

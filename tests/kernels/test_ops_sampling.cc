@@ -531,6 +531,29 @@ TEST_CASE("a_place_in_the_buffer_is_born_when_the_chain_it_keeps_began_afresh") 
     });
 }
 
+TEST_CASE("chains_take_the_places_of_the_oldest_one_behind_the_other_and_keep_when_they_began") {
+    on_every_device([](OnDevice& m) {
+        const Array births = m.integers({1, 2, 3, 4, 5});
+        const Array index = m.integers({4, 0, 2}), fresh = m.integers({-1, 3, -1});
+        const Array places = m.integers({-1, -1, -1}), born = m.integers({-1, -1, -1});
+        IterationState state;
+        state.iteration = 4;  // 12 chains before: behind them place 2
+        m.ops().places_of_oldest(places, born, births, index, fresh, m.state(state));
+        CHECK(m.read(places) == Values{2, 3, 4});
+        CHECK(m.read(born) == Values{5, 4, 3});
+        state.diverged = 1;
+        m.ops().store_born(births, places, born, m.state(state));
+        CHECK(m.read(births) == Values{1, 2, 3, 4, 5});
+        state.diverged = 0;
+        m.ops().store_born(births, places, born, m.state(state));
+        CHECK(m.read(births) == Values{1, 2, 5, 4, 3});
+        // More chains than places: the last ones stay.
+        const Array few = m.integers({0, 0});
+        m.ops().places_of_oldest(places, born, few, m.integers({0, 1, 1}), m.integers({0, 0, 0}), m.state(state));
+        CHECK(m.read(places) == Values{0, 1, 0});
+    });
+}
+
 TEST_CASE("the_summary_of_chains_says_how_far_they_got_and_what_lies_at_the_ends") {
     on_every_device([](OnDevice& m) {
         for (const int64_t pixels : {1, 5, 3072}) {

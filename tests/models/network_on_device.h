@@ -29,7 +29,7 @@ public:
         state_ = memory_.keep("scalars", "state", sizeof(IterationState));
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
-            network_.prepare(parameters_->weights());
+            network_.prepare(parameters_->weights(), parameters_->statistics());
             for (const int pass : {weights_pass_, input_pass_}) {
                 network_.forward(pass, view(), tensor(images_));
                 for (const Output output : {Output::logits, Output::features, Output::first_convolution}) network_.output(pass, output);
@@ -53,7 +53,7 @@ public:
     Values logits(const Values& weights, const Values& images, bool input = true) {
         upload_values(*device_, parameters_->weights(), weights);
         upload_values(*device_, array(images_), images);
-        network_.prepare(parameters_->weights());
+        network_.prepare(parameters_->weights(), parameters_->statistics());
         const int pass = input ? input_pass_ : weights_pass_;
         network_.forward(pass, view(), tensor(images_));
         return read(network_.logits(pass));
@@ -140,10 +140,14 @@ inline void check_gradients(NetworkOnDevice& on, const std::function<bool(const 
             statistics[static_cast<size_t>(info.offset + i)] = info.initial == 1 ? data.uniform(0.5, 1.5) : data.uniform(-0.2, 0.2);
     on.set_statistics(statistics);
     const Values d_w = on.weight_gradient(w, x, d_logits), d_x = on.input_gradient(w, x, d_logits);
-    const auto loss = [&](const Values& weights, const Values& images) { return dot(d_logits, on.logits(weights, images)); };
+    // By the pass whose gradient it is: dropout draws masks for each.
+    const auto loss = [&](const Values& weights, const Values& images, bool input) {
+        return dot(d_logits, on.logits(weights, images, input));
+    };
     const auto along = [&](const std::string& what, const Values& gradient, const Values& direction, bool of_weights) {
-        const double want = of_weights ? (loss(moved(w, direction, kStep), x) - loss(moved(w, direction, -kStep), x)) / (2 * kStep)
-                                       : (loss(w, moved(x, direction, kStep)) - loss(w, moved(x, direction, -kStep))) / (2 * kStep);
+        const double want = of_weights
+                                ? (loss(moved(w, direction, kStep), x, false) - loss(moved(w, direction, -kStep), x, false)) / (2 * kStep)
+                                : (loss(w, moved(x, direction, kStep), true) - loss(w, moved(x, direction, -kStep), true)) / (2 * kStep);
         const double got = dot(gradient, direction), scale = 1 + std::fabs(want);
         CHECK_MESSAGE(std::fabs(got - want) <= kGradientError * scale, what, ": got ", got, ", want ", want, ", tolerance ",
                       kGradientError * scale);

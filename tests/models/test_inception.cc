@@ -79,7 +79,7 @@ public:
           slot_(memory_.keep("images", "images", images_.bytes())) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
-            network_.prepare(parameters_.weights());
+            network_.prepare(parameters_.weights(), parameters_.statistics());
             forward();
             for (const std::string& name : network_.blocks()) network_.block(pass_, name);
             network_.output(pass_, Output::features), network_.logits(pass_);
@@ -87,7 +87,7 @@ public:
         memory_.allocate();
         images_.data = memory_.at(slot_);
         parameters_.load(weights_by_formula(), "formula", {});
-        network_.prepare(parameters_.weights());
+        network_.prepare(parameters_.weights(), parameters_.statistics());
     }
 
     void run(const Values& images) {
@@ -219,12 +219,12 @@ TEST_CASE("a_predictor_hands_out_inception_s_features_of_sets_larger_than_a_batc
         return NetworkMemory{.weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics(), .state = nullptr};
     };
     memory.plan([&] {
-        network.prepare(parameters.weights());
+        network.prepare(parameters.weights(), parameters.statistics());
         predictor.plan(view());
     });
     memory.allocate();
     parameters.load(weights_by_formula(), "formula", {});
-    network.prepare(parameters.weights());
+    network.prepare(parameters.weights(), parameters.statistics());
 
     Values images = golden_images(), features;
     const size_t image = images.size() / kImages;

@@ -44,8 +44,14 @@ Expected expected_tensors(const WideResNetSettings& s) {
     };
     const auto norm = [&](const std::string& name, int64_t channels) {
         if (s.norm == NormKind::none) return;
+        if (s.norm == NormKind::act) {
+            e.parameters.push_back({name + ".loc", {1, channels, 1, 1}});
+            e.parameters.push_back({name + ".scale", {1, channels, 1, 1}});
+            return;
+        }
         e.parameters.push_back({name + ".weight", {channels}});
         e.parameters.push_back({name + ".bias", {channels}});
+        if (s.norm != NormKind::batch) return;
         e.statistics.push_back({name + ".running_mean", {channels}});
         e.statistics.push_back({name + ".running_var", {channels}});
     };
@@ -95,14 +101,16 @@ void check_gradients(const WideResNetSettings& settings, NormMode mode, Head hea
     check_gradients(on, [&](const TensorInfo& info) {
         const bool other_head = info.name.starts_with(head == Head::energy ? "class_output." : "energy_output.");
         const bool conv_bias = info.shape.size() == 1 && info.fan_in > 0 && !info.name.ends_with("_output.bias");
-        return other_head || (settings.norm == NormKind::batch && mode != NormMode::running && conv_bias);
+        const bool centred = settings.norm == NormKind::instance || (settings.norm == NormKind::batch && mode != NormMode::running);
+        const bool dropped = settings.dropout > 0 && info.name.starts_with("f.layer") && info.name.ends_with(".conv1.bias");
+        return other_head || (centred && conv_bias && !dropped);
     });
 }
 
 }  // namespace
 
 TEST_CASE("parameters_have_the_published_names_shapes_and_order") {
-    for (const NormKind norm : {NormKind::batch, NormKind::none})
+    for (const NormKind norm : {NormKind::batch, NormKind::none, NormKind::instance, NormKind::layer, NormKind::act})
         for (const auto& [depth, width] : {std::pair<int64_t, int64_t>{10, 1}, {10, 2}, {16, 1}, {28, 10}, {40, 2}})
             for (const auto& [channels, size] : {std::pair<int64_t, int64_t>{1, 28}, {3, 32}, {3, 64}}) {
                 WideResNetSettings s = {
@@ -334,6 +342,30 @@ TEST_CASE("gradients_are_those_of_differences_with_running_statistics") {
                     NormMode::running);
 }
 
+TEST_CASE("gradients_are_those_of_differences_with_norms_of_images_and_with_act_norms") {
+    for (const NormKind norm : {NormKind::instance, NormKind::layer, NormKind::act})
+        for (const NormMode mode : {NormMode::batch_keep, NormMode::running}) {
+            CAPTURE(static_cast<int>(norm));
+            check_gradients({.depth = 10, .width = 2, .norm = norm, .in_channels = 3, .image_size = 16, .num_classes = 4}, mode);
+        }
+}
+
+TEST_CASE("gradients_are_those_of_differences_through_dropout_and_evaluation_drops_nothing") {
+    WideResNetSettings s = {
+        .depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4, .dropout = 0.4, .seed = 3};
+    for (const bool recompute : {false, true}) {
+        s.recompute = recompute;
+        check_gradients(s, NormMode::batch_keep);
+    }
+    WideResNetSettings plain = s;
+    plain.dropout = 0;
+    for (const NormMode mode : {NormMode::batch_keep, NormMode::running}) {
+        WideResNetOnDevice with(s, 2, mode), without(plain, 2, mode);
+        const Values w = random_weights(with, 5), x = TestData(9).uniforms(with.pixels(), -1, 1);
+        CHECK((with.logits(w, x) == without.logits(w, x)) == (mode == NormMode::running));
+    }
+}
+
 TEST_CASE("gradients_are_those_of_differences_through_the_energy_head_and_leave_the_other_head_alone") {
     const WideResNetSettings s = {
         .depth = 10, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 8, .num_classes = 4, .energy_head = true};
@@ -417,6 +449,7 @@ TEST_CASE("the_shapes_of_a_file_tell_depth_width_norm_channels_and_classes") {
     for (const WideResNetSettings& s : std::vector<WideResNetSettings>{
              {.depth = 10, .width = 1, .norm = NormKind::none, .in_channels = 1, .image_size = 28, .num_classes = 3},
              {.depth = 16, .width = 3, .norm = NormKind::batch, .in_channels = 3, .image_size = 32, .num_classes = 100},
+             {.depth = 22, .width = 2, .norm = NormKind::act, .in_channels = 3, .image_size = 32, .num_classes = 2},
              {.depth = 22, .width = 2, .norm = NormKind::batch, .in_channels = 3, .image_size = 64, .num_classes = 2}}) {
         CAPTURE(s.depth);
         const WideResNetSettings found = settings_from_shapes(shapes_of(s), {});
@@ -425,6 +458,11 @@ TEST_CASE("the_shapes_of_a_file_tell_depth_width_norm_channels_and_classes") {
         CHECK(found.norm == s.norm);
         CHECK(found.in_channels == s.in_channels);
         CHECK(found.num_classes == s.num_classes);
+    }
+    // Instance and layer norms have the same tensors: asked for, they are what it is.
+    for (const NormKind norm : {NormKind::instance, NormKind::layer}) {
+        const WideResNetSettings asked = {.depth = 10, .width = 1, .norm = norm};
+        CHECK(settings_from_shapes(shapes_of(asked), asked).norm == norm);
     }
     const WideResNetSettings own = {.depth = 40, .width = 7, .norm = NormKind::none, .in_channels = 1, .num_classes = 6};
     SafetensorsFile odd;  // without its tensors, or of another number of dimensions: nothing is told

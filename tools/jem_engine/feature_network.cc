@@ -32,7 +32,7 @@ std::optional<FeatureNetwork> feature_network(const std::string& features, const
                                           .load =
                                               [path](Parameters& parameters, Network& network) {
                                                   load_inception_weights(parameters, path);
-                                                  network.prepare(parameters.weights());
+                                                  network.prepare(parameters.weights(), parameters.statistics());
                                               }},
                               .name = "inception",
                               .inception = true,

@@ -193,6 +193,8 @@ void SettingsFlags::refuse_unheeded(const Settings& settings) const {
                          std::to_string(settings.inner_steps) +
                          "). Give --inner-step-size, --outer-step-size for the step before them (what --sgld_lr is in JEM++'s script), or "
                          "--inner-steps 0.");
+    if (given("--act-init") && settings.norm != NormKind::act)
+        throw InputError("--act-init is of --norm act (--norm is " + name_of(settings.norm) + "). Leave it out.");
     for (const char* flag : {"--inner-step-size", "--outer-step-size"})
         if (given(flag) && settings.inner_steps == 0)
             throw InputError(std::string(flag) +
@@ -392,7 +394,7 @@ void load_weights(Parameters& parameters, Network& network, const Checkpoint& c,
     if (which == "ema" && !parameters.load_array(parameters.weights(), c.file, "ema."))
         throw InputError("--weights ema: " + c.path +
                          " holds no ema.* (the run kept no average of its weights). Use --weights last, or train with --ema 0.999.");
-    network.prepare(parameters.weights());
+    network.prepare(parameters.weights(), parameters.statistics());
 }
 
 TrainedNetwork trained_network(Device& device, const Checkpoint& checkpoint, const std::string& weights) {

@@ -6,8 +6,8 @@ namespace jem {
 namespace {
 
 const std::vector<Recipe>& recipes() {
-    static const std::vector<Recipe> all = {sada_jem_recipe(), jem_recipe(),     jempp_recipe(),   m_jem_recipe(),      jeat_recipe(),
-                                            dat_recipe(),      eb_jdat_recipe(), softmax_recipe(), softmax_sam_recipe()};
+    static const std::vector<Recipe> all = {sada_jem_recipe(), jem_recipe(), jempp_recipe(),   m_jem_recipe(),   igebm_recipe(),
+                                            jeat_recipe(),     dat_recipe(), eb_jdat_recipe(), softmax_recipe(), softmax_sam_recipe()};
     return all;
 }
 

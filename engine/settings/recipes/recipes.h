@@ -32,6 +32,7 @@ Recipe sada_jem_recipe();
 Recipe jem_recipe();
 Recipe jempp_recipe();
 Recipe m_jem_recipe();
+Recipe igebm_recipe();
 Recipe jeat_recipe();
 Recipe dat_recipe();
 Recipe eb_jdat_recipe();

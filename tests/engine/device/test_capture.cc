@@ -123,7 +123,8 @@ public:
         ops.gradient_norm(state_, conv_.d_w, conv_.w, SamForm::asam, 0.2, SamPass::at_weights);
         ops.sam_perturb(perturbed_, conv_.w, conv_.d_w, state_, SamForm::asam);
         ops.sgd_update(conv_.w, velocity_, conv_.d_w, state_, 0.9, 1e-3);
-        ops.adam_update(stem_.w, velocity_.slice(0, stem_.w.count), second_.slice(0, stem_.w.count), stem_.d_w, state_, 1e-3);
+        ops.adam_update(stem_.w, velocity_.slice(0, stem_.w.count), second_.slice(0, stem_.w.count), stem_.d_w, state_,
+                        {.weight_decay = 1e-3});
         ops.ema_update(perturbed_, conv_.w, state_, 0.9);
         ops.fill_zero(d_head_);
     }

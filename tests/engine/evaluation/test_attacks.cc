@@ -68,7 +68,7 @@ void load_formula(Parameters& parameters, Network& network) {
         file.tensors[info.name] =
             formula_tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
     parameters.load(file, "the formula", {});
-    network.prepare(parameters.weights());
+    network.prepare(parameters.weights(), parameters.statistics());
 }
 
 TrainedNetwork trained(Device& device) {

@@ -63,7 +63,7 @@ struct Subject {
             .load =
                 [seed](Parameters& parameters, Network& network) {
                     parameters.initialise(seed);
-                    network.prepare(parameters.weights());
+                    network.prepare(parameters.weights(), parameters.statistics());
                 }};
     }
     Evaluation evaluation(EvaluationSettings settings = {}, Journal journal = {}, std::function<bool()> stop = nullptr) {
@@ -161,7 +161,7 @@ TEST_CASE("the_middle_of_the_landscape_is_the_network_and_a_line_ends_at_the_oth
     EvaluationSettings settings;
     settings.landscape = {.images = kImages, .points = 3, .points_2d = 3, .to = [](Parameters& parameters, Network& network) {
                               parameters.initialise(4);
-                              network.prepare(parameters.weights());
+                              network.prepare(parameters.weights(), parameters.statistics());
                           }};
     Evaluation evaluation = subject.evaluation(settings);
     const MetricResult result = metric("landscape").measure(evaluation);

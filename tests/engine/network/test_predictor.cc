@@ -39,12 +39,12 @@ public:
                      {.largest = largest, .wants = wants, .features = true, .energy_head = head}) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
-            network_.prepare(parameters_.weights());
+            network_.prepare(parameters_.weights(), parameters_.statistics());
             predictor_.plan(view());
         });
         memory_.allocate();
         parameters_.initialise(3);
-        network_.prepare(parameters_.weights());
+        network_.prepare(parameters_.weights(), parameters_.statistics());
     }
 
     NetworkMemory view() {

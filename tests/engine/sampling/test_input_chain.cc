@@ -39,14 +39,14 @@ public:
           state_(memory_.keep("scalars", "state", sizeof(IterationState))) {
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
-            network_.prepare(parameters_.weights());
+            network_.prepare(parameters_.weights(), parameters_.statistics());
             chain_.begin();
             chain_.step(view(), state());
             predictor_.plan(view());
         });
         memory_.allocate();
         parameters_.initialise(3);
-        network_.prepare(parameters_.weights());
+        network_.prepare(parameters_.weights(), parameters_.statistics());
     }
 
     InputChain& chain() { return chain_; }

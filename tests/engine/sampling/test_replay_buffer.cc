@@ -380,6 +380,36 @@ TEST_CASE("chains_continue_the_buffers_images_and_are_stored_where_they_were_dra
     CHECK(duplicate_seen);
 }
 
+TEST_CASE("in_a_fifo_buffer_chains_take_the_places_of_the_oldest_images") {
+    const auto set = images_of({3, 3}, [](int32_t c, int64_t p) { return 40 + 100 * c + p % 7; });
+    constexpr int64_t kSize = 10, kChains = 4;
+    BufferOnDevice on(set,
+                      {.size = kSize, .chains = kChains, .order = BufferOrder::fifo, .reinit_freq = 0.5, .form = StartForm::informative});
+    on.fill();
+    for (int64_t iteration = 0; iteration < 8; ++iteration) {
+        CAPTURE(iteration);
+        on.begin(iteration);
+        const Values before = on.values(on.buffer().images());
+        const std::vector<int32_t> births = on.integers(on.buffer().births());
+        on.draw();
+        const std::vector<int32_t> index = on.integers(on.buffer().index()), fresh = on.integers(on.buffer().fresh());
+        Values moved, wanted = before;
+        std::vector<int32_t> born = births;
+        for (int64_t n = 0; n < kChains; ++n) {
+            const double value = 0.125 * static_cast<double>(n) - 0.5;
+            moved.insert(moved.end(), kPixels, value);
+            const int64_t place = (iteration * kChains + n) % kSize;
+            std::fill_n(wanted.begin() + place * kPixels, kPixels, value);
+            const auto from = static_cast<size_t>(index[static_cast<size_t>(n)]);
+            born[static_cast<size_t>(place)] = fresh[static_cast<size_t>(n)] < 0 ? births[from] : static_cast<int32_t>(iteration);
+        }
+        upload_values(on.device(), on.chains(), moved);
+        on.store();
+        check_equal("buffer", on.values(on.buffer().images()), wanted);
+        CHECK(on.integers(on.buffer().births()) == born);
+    }
+}
+
 TEST_CASE("indices_are_uniform_and_the_share_of_fresh_chains_is_gamma") {
     const auto set = images_of({2, 2, 2}, [](int32_t, int64_t) { return 100; });
     BufferOnDevice on(set, {.size = 10, .chains = 50, .reinit_freq = 0.05, .form = StartForm::informative});

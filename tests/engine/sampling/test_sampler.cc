@@ -51,13 +51,13 @@ public:
                                         Predictor::Options{.largest = kChains, .wants = Predictor::Wants::gradients});
         network_.build(*device_, memory_, ConvAlgorithm::direct);
         memory_.plan([&] {
-            network_.prepare(parameters_.weights());
+            network_.prepare(parameters_.weights(), parameters_.statistics());
             sampler_->plan(view(), state());
             predictor_->plan(view());
         });
         memory_.allocate();
         parameters_.initialise(3);
-        network_.prepare(parameters_.weights());
+        network_.prepare(parameters_.weights(), parameters_.statistics());
         sampler_->ready(view(), state());
     }
 

@@ -42,11 +42,19 @@ Settings complete() {
 Settings unusual() {
     Settings s;
     s.recipe = "softmax";
+    s.network = NetworkKind::igebm;
+    s.spectral_norm = true;
+    s.adam_beta1 = 0.5;
+    s.adam_clamp = 2.5;
+    s.sgld_noise_first = true;
+    s.buffer_order = BufferOrder::fifo;
     s.seed = 0xFEDCBA9876543210u;  // beyond what an int64 or a double holds
     s.depth = 16;
     s.width = 3;
     s.norm = NormKind::none;
     s.norm_statistics = NormStatistics::job;
+    s.act_init = ActInit::data;
+    s.dropout = 0.4;
     s.in_channels = 1;
     s.image_size = 28;
     s.num_classes = 7;
@@ -217,7 +225,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 82);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 90);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
@@ -262,7 +270,10 @@ TEST_CASE("every_enum_value_has_a_name_that_reads_back") {
             CHECK(to_json(s).at(key) == name);
         }
     };
-    all("norm", {"none", "batch"}, EnumNames<NormKind>::all().size());
+    all("norm", {"none", "batch", "instance", "layer", "act"}, EnumNames<NormKind>::all().size());
+    all("act_init", {"first", "data"}, EnumNames<ActInit>::all().size());
+    all("network", {"wide-resnet", "igebm"}, EnumNames<NetworkKind>::all().size());
+    all("buffer_order", {"in-place", "fifo"}, EnumNames<BufferOrder>::all().size());
     all("input_noise_on", {"generative", "both"}, EnumNames<InputNoiseOn>::all().size());
     all("optimizer", {"sgd", "adam"}, EnumNames<Optimizer>::all().size());
     all("lr_schedule", {"step", "cosine"}, EnumNames<LrSchedule>::all().size());
@@ -358,9 +369,9 @@ TEST_CASE("the_rate_for_cifar100_is_the_recipe_s_own") {
         std::string recipe;
         double elsewhere, cifar100;
     };
-    const std::vector<Rate> rates = {{"sada-jem", 0.1, 0.01}, {"jem", 1e-4, 1e-4},    {"jem++", 0.1, 0.01},
-                                     {"m-jem", 0.1, 0.01},    {"jeat", 0.1, 0.01},    {"eb-jdat", 0.01, 0.01},
-                                     {"dat", 1e-3, 0.01},     {"softmax", 0.1, 0.01}, {"softmax+sam", 0.1, 0.01}};
+    const std::vector<Rate> rates = {{"sada-jem", 0.1, 0.01},    {"jem", 1e-4, 1e-4},     {"jem++", 0.1, 0.01}, {"m-jem", 0.1, 0.01},
+                                     {"jeat", 0.1, 0.01},        {"eb-jdat", 0.01, 0.01}, {"dat", 1e-3, 0.01},  {"softmax", 0.1, 0.01},
+                                     {"softmax+sam", 0.1, 0.01}, {"igebm", 3e-4, 3e-4}};
     CHECK(rates.size() == recipe_names().size());
     for (const Rate& rate : rates) {
         CAPTURE(rate.recipe);

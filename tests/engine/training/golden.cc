@@ -34,7 +34,7 @@ static Settings settings_of_case(const nlohmann::json& config) {
     nlohmann::json of_case;
     for (const auto& [key, value] : config.items()) {
         const bool of_inputs = key.starts_with("n_") || key.starts_with("kink_") || key == "has_noise" || key == "initialized" ||
-                               key == "seed" || key == "iterations" || key == "recipe";
+                               key == "optimizer_step" || key == "seed" || key == "iterations" || key == "recipe";
         if (!of_inputs) of_case[key] = value;
     }
     merge_json(s, of_case);
@@ -55,6 +55,13 @@ std::vector<std::string> family_case_names() {
     return names;
 }
 
+// IGEBM's: every other block's second convolution is beyond its cap.
+static double gain_of(const std::string& name) {
+    const std::string block = "f.block", conv = ".conv2.weight";
+    if (!name.starts_with(block) || !name.ends_with(conv)) return 1;
+    return std::stoi(name.substr(block.size())) % 2 == 1 ? 4 : 1;
+}
+
 GoldenCase load_golden(const std::string& name) {
     GoldenCase g;
     g.name = name;
@@ -64,12 +71,12 @@ GoldenCase load_golden(const std::string& name) {
     g.settings = settings_of_case(g.config);
 
     const uint64_t seed = g.config.at("seed");
-    const WideResNet network(wide_resnet_settings(g.settings));
-    for (const TensorInfo& info : network.parameters()) {
+    const std::unique_ptr<Network> network = make_network(g.settings);
+    for (const TensorInfo& info : network->parameters()) {
         const bool head = info.name.find("_output.") != std::string::npos;
         const double bound = info.fan_in > 0 ? (head ? 2.0 : 1.0) / std::sqrt(static_cast<double>(info.fan_in)) : 0;
         g.checkpoint.tensors[info.name] = formula_tensor(seed, info.name, info.shape, [&](double u) {
-            if (info.fan_in > 0) return (2 * u - 1) * bound;
+            if (info.fan_in > 0) return (2 * u - 1) * bound * gain_of(info.name);
             return info.initial == 1 ? 0.5 + u : 0.3 * (2 * u - 1);  // gamma, beta
         });
         if (const std::string loc = ".loc"; info.name.ends_with(loc)) {
@@ -78,9 +85,15 @@ GoldenCase load_golden(const std::string& name) {
             g.checkpoint.tensors[norm + ".initialized"] = make_file_tensor(FileType::u8, initialized, {});
         }
     }
-    for (const TensorInfo& info : network.statistics())
-        g.checkpoint.tensors[info.name] =
-            formula_tensor(seed, info.name, info.shape, [&](double u) { return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1); });
+    for (const TensorInfo& info : network->statistics())
+        g.checkpoint.tensors[info.name] = formula_tensor(seed, info.name, info.shape, [&](double u) {
+            if (info.name.ends_with(".weight_u")) return std::sqrt(3.0) * (2 * u - 1);
+            return info.initial == 1 ? 0.5 + u : 0.2 * (2 * u - 1);
+        });
+    if (g.config.value("optimizer_step", 0) > 0)
+        for (const TensorInfo& info : network->parameters())
+            g.checkpoint.tensors["adam_v." + info.name] =
+                formula_tensor(seed, "adam_v." + info.name, info.shape, [](double u) { return 1e-5 * (0.5 + u); });
 
     const int64_t c = g.settings.in_channels, size = g.settings.image_size;
     const int64_t n_pos = g.config.at("n_pos"), n_neg = g.config.at("n_neg"), n_lab = g.config.at("n_lab");
@@ -160,13 +173,13 @@ static void compare_probe(const std::string& name, const std::vector<double>& va
 }
 
 SafetensorsFile run_golden(Device& device, const GoldenCase& g) {
-    WideResNet network(wide_resnet_settings(g.settings));
-    return run_step(device, network, g.settings,
+    const std::unique_ptr<Network> network = make_network(g.settings);
+    return run_step(device, *network, g.settings,
                     {.checkpoint = g.checkpoint,
                      .checkpoint_path = g.name,
                      .batch = g.batch,
                      .batch_path = g.name,
-                     .optimizer_step = 0,
+                     .optimizer_step = g.config.value("optimizer_step", 0),
                      .iterations = g.config.at("iterations")});
 }
 

@@ -53,6 +53,7 @@ Settings small_job_of(const std::string& name) {
     Settings s = recipe(name);
     s.depth = job.depth;
     s.width = job.width;
+    if (s.network == NetworkKind::igebm) s.depth = 14;
     s.in_channels = job.in_channels;
     s.image_size = job.image_size;
     s.num_classes = job.num_classes;
@@ -67,7 +68,8 @@ Settings small_job_of(const std::string& name) {
 
 Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions& options) {
     device.join(ranks);
-    WideResNet network(wide_resnet_settings(s));
+    const std::unique_ptr<Network> made = make_network(s);
+    Network& network = *made;
     const ImageSet set = job_images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
     ImageSetShape shape = {};
@@ -89,6 +91,9 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
         iteration.begin(0, 0, 0);
         iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
     }
+    iteration.begin(0, 0, 0);
+    iteration.run("draw");
+    iteration.initialise_norms();
     Outcome out;
     for (int64_t i = 0; i < options.iterations; ++i) {
         if (options.before) options.before(i);

@@ -44,6 +44,8 @@ constexpr Variant kVariants[] = {
     {"energy L2, no SAM, EMA", [](Settings& s) { s.energy_l2 = 0.1, s.sam = SamForm::none, s.ema = 0.9; }},
     {"no norm, ASAM, energy L2", [](Settings& s) { s.norm = NormKind::none, s.sam = SamForm::asam, s.energy_l2 = 0.05, s.lr = 0.01; }},
     {"Adam, softmax", [](Settings& s) { s.optimizer = Optimizer::adam, s.p_x_weight = 0, s.sgld_steps = 0, s.lr = 1e-3; }},
+    {"layer norm and dropout", [](Settings& s) { s.norm = NormKind::layer, s.dropout = 0.2, s.lr = 0.01; }},
+    {"act norm, set by all ranks' images", [](Settings& s) { s.norm = NormKind::act, s.lr = 0.01; }},
     {"p(x) alone, running statistics while sampling",
      [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = Augment::both; }},
 };

@@ -760,12 +760,12 @@ TEST_CASE("the_accuracy_told_is_that_of_the_checkpoint") {
                     .weights = parameters.weights(), .gradient = {}, .statistics = parameters.statistics(), .state = nullptr};
             };
             memory.plan([&] {
-                network.prepare(parameters.weights());
+                network.prepare(parameters.weights(), parameters.statistics());
                 predictor.plan(view());
             });
             memory.allocate();
             parameters.load(SafetensorsFile::read(folder.path() / file), file, {"ema."});
-            network.prepare(parameters.weights());
+            network.prepare(parameters.weights(), parameters.statistics());
             Predictions p = predictor.predict(held_out.count(), predictor.images_of(held_out), view());
             p.labels = held_out.labels;
             return accuracy(p);

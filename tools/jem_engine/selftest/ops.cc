@@ -168,6 +168,74 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
         s.ops().norm_leaky_backward(d_y, d_y, x, coefficients(s, v), nullptr);
         out.push_back({"d_x in place", s.read(d_y), element});
     });
+    const auto doubles = [](Side& s, int64_t count) {
+        return Array{s.scratch(static_cast<size_t>(count) * sizeof(double)), DType::f64, count};
+    };
+    const auto unwritten_norm = [](Side& s, int64_t count) {
+        return NormCoefficients{.mean = s.unwritten(count),
+                                .inv_std = s.unwritten(count),
+                                .scale = s.unwritten(count),
+                                .beta = s.unwritten(count),
+                                .a = s.unwritten(count),
+                                .b = s.unwritten(count)};
+    };
+    add("group_norm", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        for (const int64_t group : {int64_t{1}, e.c}) {
+            const Tensor x = s.activation(e, v.x);
+            const NormCoefficients to = unwritten_norm(s, e.n * e.c);
+            const Array moments = doubles(s, 2 * e.n * e.c);
+            s.ops().image_moments(moments, x);
+            s.ops().group_norm(to, moments, s.real(v.gamma), s.real(v.beta), x, group, 0.1);
+            const std::pair<const char*, Array> all[] = {
+                {"mean", to.mean}, {"inv_std", to.inv_std}, {"scale", to.scale}, {"beta", to.beta}};
+            for (const auto& [what, array] : all) out.push_back({fmt::format("{} of groups of {}", what, group), s.read(array), sum});
+        }
+    });
+    add("group_norm_backward", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        const auto of_images_of = [&](const Values& of_channels) {
+            Values all;
+            for (int64_t n = 0; n < e.n; ++n) all.insert(all.end(), of_channels.begin(), of_channels.end());
+            return s.real(all);
+        };
+        for (const int64_t group : {int64_t{1}, e.c}) {
+            NormCoefficients norm = unwritten_norm(s, e.n * e.c);
+            norm.mean = of_images_of(v.mean);
+            norm.inv_std = of_images_of(v.inv_std);
+            norm.scale = of_images_of(v.scale);
+            norm.beta = of_images_of(v.beta);
+            const Tensor x = s.activation(e, v.x);
+            const Array sums = doubles(s, 2 * e.n * e.c), d_gamma = s.real(v.gamma), d_beta = s.real(v.beta);  // added to
+            s.ops().image_backward_sums(sums, norm, s.activation(e, v.d_y), x);
+            s.ops().group_norm_weights(d_gamma, d_beta, norm, sums, x);
+            s.ops().group_norm_backward(norm, sums, x, group);
+            const std::pair<const char*, Array> all[] = {{"a", norm.a}, {"b", norm.b}, {"d_gamma", d_gamma}, {"d_beta", d_beta}};
+            for (const auto& [what, array] : all) out.push_back({fmt::format("{} of groups of {}", what, group), s.read(array), sum});
+        }
+    });
+    add("affine_norm", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        for (const bool both : {true, false}) {
+            const Tensor x = s.activation(e, v.x);
+            const NormCoefficients to = unwritten_norm(s, e.c);
+            const Array sums = doubles(s, 2 * e.c), d_loc = s.real(v.gamma), d_scale = s.real(v.beta);  // added to
+            s.ops().affine_norm(to, s.real(v.mean), both ? s.real(v.scale) : Array{});
+            const std::pair<const char*, Array> all[] = {
+                {"mean", to.mean}, {"inv_std", to.inv_std}, {"scale", to.scale}, {"beta", to.beta}, {"a", to.a}, {"b", to.b}};
+            for (const auto& [what, array] : all) out.push_back({what, s.read(array), element});
+            s.ops().norm_backward_own_sums(sums, coefficients(s, v), {}, {}, s.activation(e, v.d_y), x);
+            s.ops().affine_weights(d_loc, both ? d_scale : Array{}, to, sums);
+            out.push_back({"d_loc", s.read(d_loc), sum});
+            out.push_back({"d_scale", s.read(d_scale), sum});
+        }
+    });
+    add("affine_of_moments", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
+        if (e.n * e.h * e.w == 1) return;  // no deviation
+        const Tensor x = s.activation(e, v.x);
+        const Array moments = doubles(s, 2 * e.c), loc = s.unwritten(e.c), scale = s.unwritten(e.c);
+        s.ops().batch_norm_moments(moments, x);
+        s.ops().affine_of_moments(loc, scale, moments, x);
+        out.push_back({"loc", s.read(loc), sum});
+        out.push_back({"scale", s.read(scale), sum});
+    });
     add("leaky_backward", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
         const Tensor x = s.activation(e, v.x), d_y = s.activation(e, v.d_y), d_x = s.activation(e), residual = s.activation(e, v.residual);
         s.ops().leaky_backward(d_x, d_y, x, &residual);
@@ -193,6 +261,8 @@ void add_norm_cases(std::vector<Case>& cases, const Limits& limits, const std::v
         const Tensor y = s.flat({e.n, e.c, 1, 1});
         s.ops().mean_pool(y, s.activation(e, v.x));
         out.push_back({"y", s.read(y), sum});
+        s.ops().mean_pool(y, s.activation(e, v.x), PoolOver::sum);
+        out.push_back({"sum", s.read(y), sum});
     });
     add("mean_pool_backward", [=](Outputs& out, Side& s, const Extent& e, const NormNumbers& v) {
         const Tensor d_x = s.activation(e);
@@ -613,6 +683,15 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                          }
                          return out;
                      }});
+    cases.push_back({"places_of_oldest, store_born", [=](Side& s) {
+                         Outputs out;
+                         const IterationState state = in_iteration(3);
+                         const Array births = s.integers({9, 8, 7, 6, 5}), places = s.integers({0, 0, 0}), born = s.integers({0, 0, 0});
+                         s.ops().places_of_oldest(places, born, births, s.integers({4, 0, 2}), s.integers({-1, 1, -1}), s.state(state));
+                         s.ops().store_born(births, places, born, s.state(state));
+                         for (const Array& a : {births, places, born}) out.push_back({"births, places, born", s.read(a), kExact});
+                         return out;
+                     }});
     cases.push_back({"store_chains", [=](Side& s) {
                          Outputs out;
                          constexpr int64_t kPixels = 45;
@@ -748,8 +827,35 @@ void add_parameter_cases(std::vector<Case>& cases, const Limits& limits, const s
     };
     update("sgd_update",
            [](Side& s, Array w, Array m, Array, Array g, IterationState* state) { s.ops().sgd_update(w, m, g, state, 0.9, 5e-4); });
-    update("adam_update",
-           [](Side& s, Array w, Array m, Array v, Array g, IterationState* state) { s.ops().adam_update(w, m, v, g, state, 5e-4); });
+    update("adam_update", [](Side& s, Array w, Array m, Array v, Array g, IterationState* state) {
+        s.ops().adam_update(w, m, v, g, state, {.weight_decay = 5e-4});
+    });
+    update("adam_update of clamped gradients", [](Side& s, Array w, Array m, Array v, Array g, IterationState* state) {
+        s.ops().adam_update(w, m, v, g, state, {.weight_decay = 5e-4, .beta1 = 0, .clamp = 0.1});
+    });
+    cases.push_back(
+        {"spectral_norm, spectral_backward, keep_estimate", [=](Side& s) {
+             Outputs out;
+             for (const auto& size : {std::pair<int64_t, int64_t>{1, 1}, {16, 27}, {33, 144}, {128, 1152}})
+                 for (const SpectralForm form : {SpectralForm::full, SpectralForm::cap}) {
+                     const int64_t rows = size.first, columns = size.second, n = rows * columns;
+                     const Array w = s.real(numbers(n, 49, -1, 1)), normalised = s.unwritten(n), g = s.real(numbers(n, 50, -1, 1));
+                     const Array u = s.real(numbers(rows, 51, 0.5, 1));
+                     const SpectralNorm norm = {.u = s.unwritten(rows),
+                                                .v = s.unwritten(columns),
+                                                .scalars = {s.scratch(kSpectralScalars * sizeof(double)), DType::f64, kSpectralScalars},
+                                                .form = form};
+                     s.ops().spectral_norm(norm, normalised, w, u);
+                     s.ops().spectral_backward(norm, g, w);
+                     s.ops().keep_estimate(u, norm, s.state(diverged_state()));
+                     out.push_back({"u after divergence", s.read(u), kExact});
+                     s.ops().keep_estimate(u, norm, s.state());
+                     const std::pair<const char*, Array> all[] = {
+                         {"v", norm.v}, {"u", u}, {"scalars", norm.scalars}, {"normalised weights", normalised}, {"gradient", g}};
+                     for (const auto& [what, array] : all) out.push_back({what, s.read(array), element});
+                 }
+             return out;
+         }});
     update("ema_update", [](Side& s, Array w, Array m, Array, Array, IterationState* state) { s.ops().ema_update(m, w, state, 0.99); });
     cases.push_back({"begin_iteration", [=](Side& s) {
                          Outputs out;
