@@ -46,6 +46,7 @@ constexpr Variant kVariants[] = {
     {"Adam, softmax", [](Settings& s) { s.optimizer = Optimizer::adam, s.p_x_weight = 0, s.sgld_steps = 0, s.lr = 1e-3; }},
     {"p(x) alone, running statistics while sampling",
      [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = Augment::both; }},
+    {"few labels", [](Settings& s) { s.labels_per_class = 3, s.init = StartForm::gaussian; }},
 };
 
 }  // namespace
