@@ -37,6 +37,7 @@ enum class RandomStream : uint32_t {
     metropolis = 22,
     chain_labels = 23,
     training_attack = 24,
+    labelled = 25,
 };
 
 struct Random4 {

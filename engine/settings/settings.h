@@ -39,7 +39,8 @@ struct Settings {
     // Data
     std::string data, data_dir;
     int64_t n_valid = 0;                 // images held out of the training set
-    std::optional<uint64_t> split_seed;  // chooses them; none: seed does
+    int64_t labels_per_class = 0;        // training images of each class whose label is used; 0: all
+    std::optional<uint64_t> split_seed;  // chooses both; none: seed does
     bool augment = true;
     Augment gen_augment = Augment::off;
     Flip flip = Flip::automatic;  // whether augmentation may mirror images
@@ -114,8 +115,14 @@ struct Settings {
     bool chains_are_of_classes() const { return class_conditional != ClassConditional::off && energy_head == Head::classes; }
     bool loss_is_of_classes() const { return chains_are_of_classes() && class_conditional == ClassConditional::loss; }
     bool classifies() const { return p_y_given_x_weight != 0; }
-    // What an epoch is counted by.
-    int64_t images_per_iteration() const { return classifies() || p_x_y_weight != 0 ? batch_size : gen_batch_size; }
+    // Of so many training images.
+    int64_t num_labelled(int64_t images) const { return labels_per_class > 0 ? labels_per_class * num_classes : images; }
+    // An epoch sees the labelled images once, where there are any; those of p(x) where few of these have a label.
+    bool epochs_are_of_labelled() const { return (classifies() || p_x_y_weight != 0) && !(labels_per_class > 0 && generates()); }
+    int64_t images_per_iteration() const { return epochs_are_of_labelled() ? batch_size : gen_batch_size; }
+    int64_t iterations_per_epoch(int64_t images) const {
+        return (epochs_are_of_labelled() ? num_labelled(images) : images) / images_per_iteration();
+    }
     uint64_t seed_of_split() const { return split_seed.value_or(seed); }
     SgldSettings sgld() const;
 };

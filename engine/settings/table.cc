@@ -246,12 +246,12 @@ Setting milestones(const Row& row) {
     return s;
 }
 
-// A negative warm-up is the authors' "none".
-Setting warmup(const Row& row) {
-    Setting s = integer(row, &Settings::warmup_iterations, {0, kMany});
-    s.parse = [](Settings& of, const std::string& flag, const std::string& text) {
-        of.warmup_iterations = std::max<int64_t>(0, whole<int64_t>(flag, text));
-        in_range(flag, static_cast<double>(of.warmup_iterations), 0, kMany);
+// A negative number is the authors' "none".
+Setting none_or_integer(const Row& row, int64_t Settings::*member) {
+    Setting s = integer(row, member, {0, kMany});
+    s.parse = [member](Settings& of, const std::string& flag, const std::string& text) {
+        of.*member = std::max<int64_t>(0, whole<int64_t>(flag, text));
+        in_range(flag, static_cast<double>(of.*member), 0, kMany);
     };
     return s;
 }
@@ -333,7 +333,13 @@ std::vector<Setting> make_table() {
              "a folder"),
         integer({"n_valid", "Data", "Training images held out to choose the best checkpoint", {"--n_valid"}}, &Settings::n_valid,
                 {0, kMany}),
-        split_seed({"split_seed", "Data", "Seed that chooses the images held out", {}, "the run's --seed"}),
+        none_or_integer({"labels_per_class",
+                         "Data",
+                         "Training images of each class whose label is used; p(x) is of all images. 0 or less: every label",
+                         {"--labels_per_class"}},
+                        &Settings::labels_per_class),
+        split_seed(
+            {"split_seed", "Data", "Seed that chooses the images held out, and those of --labels-per-class", {}, "the run's --seed"}),
         on_off({"recompute", "Arithmetic",
                 "Keep one activation a block instead of two: less memory, and each block's first convolution runs again before a backward "
                 "pass"},
@@ -347,7 +353,11 @@ std::vector<Setting> make_table() {
         choice({"input_noise_on", "Data", "Which real images get it: those of p(x) alone, or the labelled ones too"},
                &Settings::input_noise_on),
 
-        integer({"epochs", "Training", "Epochs of the labelled set", {"--n_epochs"}}, &Settings::epochs, {0, kMany}),
+        integer({"epochs",
+                 "Training",
+                 "Epochs of the labelled set; with --labels-per-class of p(x)'s images, where it has a weight",
+                 {"--n_epochs"}},
+                &Settings::epochs, {0, kMany}),
         integer({"iterations", "Training", "Iterations in all, in place of epochs", {}, "as many as the epochs have"},
                 &Settings::iterations, {-1, kMany, 0}),
         integer({"batch_size", "Training", "Labelled images an iteration"}, &Settings::batch_size, {1, 65536}),
@@ -360,7 +370,8 @@ std::vector<Setting> make_table() {
                 "Clamp of each value of Adam's gradient, in deviations by its second moment, and 0.1 more (IGEBM); 0: none"},
                &Settings::adam_clamp, {0, 1e6}),
         number({"weight_decay", "Training", "Weight decay, on all parameters", {"--weight_decay"}}, &Settings::weight_decay, {0, 100}),
-        warmup({"warmup_iterations", "Training", "Iterations of linear warm-up; 0 or less: none", {"--warmup_iters"}}),
+        none_or_integer({"warmup_iterations", "Training", "Iterations of linear warm-up; 0 or less: none", {"--warmup_iters"}},
+                        &Settings::warmup_iterations),
         choice({"lr_schedule", "Training", "Learning rate over time"}, &Settings::lr_schedule),
         milestones({"lr_milestones", "Training", "Epochs at which the step schedule decays", {"--decay_epochs"}}),
         lr_decay({"lr_decay", "Training", "Factor at each milestone", {"--decay_rate"}}),
@@ -544,6 +555,15 @@ void validate(const Settings& s) {
         throw InputError("--buffer-order fifo has no places of classes (--class-conditional and --p-x-y-weight want them). Give in-place.");
     if (s.label_smoothing > 0 && !s.classifies())
         throw InputError("--label-smoothing is of the cross-entropy (--p-y-given-x-weight is 0: there is none). Leave it out.");
+    const bool few_labels = s.labels_per_class > 0;
+    if (few_labels && s.samples() && s.init == StartForm::informative)
+        throw InputError("--labels-per-class " + std::to_string(s.labels_per_class) +
+                         " beside --init informative (its Gaussians are made of every image's label). Give --init uniform, or --init "
+                         "gaussian, whose one Gaussian is of all images and needs no labels.");
+    if (few_labels && s.loss_is_of_classes())
+        throw InputError("--labels-per-class " + std::to_string(s.labels_per_class) +
+                         " beside --class-conditional loss (it takes the label of every image of p(x)). Leave one of them out, or give "
+                         "--class-conditional chain.");
     if (s.label_smoothing == 1)
         throw InputError("--label-smoothing is 1 (no label would be left of it). Give a value below 1, such as 0.1.");
 }

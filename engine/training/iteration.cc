@@ -7,6 +7,7 @@
 #include "data/input_error.h"
 #include "engine/sampling/steppers.h"
 #include "engine/settings/recipes/recipes.h"
+#include "engine/training/labelled_images.h"
 #include "engine/training/terms/terms.h"
 
 namespace jem {
@@ -38,6 +39,9 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
       ranks_(device.communicator()) {
     store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
     if (settings.init == StartForm::gaussian) store_->merge_classes();
+    if (settings.labels_per_class > 0)
+        labelled_store_ =
+            std::make_unique<ImageStore>(device, memory, data.shape, settings.num_labelled(data.count), settings.labels_per_class);
     if (settings.samples()) {
         const bool gaussian = settings.init == StartForm::gaussian;
         buffer_ = std::make_unique<ReplayBuffer>(
@@ -251,6 +255,11 @@ std::vector<std::pair<std::string, WorkReport>> TrainingIteration::plan() {
     return out;
 }
 
+void TrainingIteration::upload(const ImageSet& images) {
+    store_->upload(images);
+    if (labelled_store_) labelled_store_->upload(labelled_images(images, settings_));
+}
+
 void TrainingIteration::record() {
     for (const Phase& phase : phases_) graphs_.push_back(capture(device_, phase.queue));
 }
@@ -386,7 +395,7 @@ NetworkMemory TrainingIteration::memory_of(SamPass pass) {
 
 void TrainingIteration::queue_draw() {
     const ResidentImages resident = store_->view();
-    if (labelled_) labelled_->draw(resident, state());
+    if (labelled_) labelled_->draw(labelled_store().view(), state());
     if (real_) real_->draw(resident, state());
     for (const auto& c : chains_) {
         InputChain& chain = *c->chain;

@@ -83,7 +83,10 @@ public:
 
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }
-    ImageStore& store() { return *store_; }
+    // The training images, once memory is allocated.
+    void upload(const ImageSet& images);
+    ImageStore& store() { return *store_; }                                                // all of them
+    ImageStore& labelled_store() { return labelled_store_ ? *labelled_store_ : *store_; }  // those that x_lab is drawn from
     InputChain& chain(BatchOf which = BatchOf::chain) { return *chain_of(which).chain; }
     Array attack_noise();  // R [labelled images, H*W*C], where it is given
     IterationState* state();
@@ -151,7 +154,7 @@ private:
 
     Scalars scalars_;
     std::unique_ptr<Parameters> parameters_;
-    std::unique_ptr<ImageStore> store_;
+    std::unique_ptr<ImageStore> store_, labelled_store_;  // labelled_store_: with --labels-per-class, else none
     std::unique_ptr<ReplayBuffer> buffer_;
     std::vector<std::unique_ptr<Chain>> chains_;  // in the method's order
     std::unique_ptr<Batch> real_, labelled_;

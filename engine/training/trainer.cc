@@ -14,6 +14,7 @@
 #include "engine/run/kept_choices.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/settings/schedule.h"
+#include "engine/training/labelled_images.h"
 
 namespace jem {
 namespace {
@@ -30,6 +31,7 @@ constexpr int64_t kAtOnce = 20;
 
 TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s) {
     require_size(images, s.in_channels, s.image_size, s.image_size);
+    require_labels(images, s);
     ImageSetShape shape = {};
     shape.channels = images.channels;
     shape.height = images.height;
@@ -68,7 +70,17 @@ std::string text_of_recovery(const Recovery& r) {
 
 void check_sizes(const Settings& s, int64_t images) {
     const Method method = method_of(s);
-    if (draws_labelled(method) && s.batch_size > images)
+    const int64_t labelled = s.num_labelled(images);
+    if (labelled > images)
+        throw InputError("--labels-per-class is " + std::to_string(s.labels_per_class) + " (of " + std::to_string(s.num_classes) +
+                         " classes these are " + std::to_string(labelled) + ", and there are " + std::to_string(images) +
+                         " training images). Give a smaller one.");
+    const bool too_large = draws_labelled(method) && s.batch_size > labelled;
+    if (too_large && s.labels_per_class > 0)
+        throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(labelled) +
+                         " labelled images by --labels-per-class " + std::to_string(s.labels_per_class) + "). Give --batch-size " +
+                         std::to_string(labelled) + " or less.");
+    if (too_large)
         throw InputError("--batch-size is " + std::to_string(s.batch_size) + " (there are " + std::to_string(images) +
                          " training images). Give a smaller one.");
     if (draws_generative(method) && s.gen_batch_size > images)
@@ -117,12 +129,12 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
       log_(folder, [this](const std::string& text) { observer_.warning(text); }),
       watch_(settings),
       good_(device) {
-    iterations_per_epoch_ = train.count() / settings.images_per_iteration();
+    iterations_per_epoch_ = settings.iterations_per_epoch(train.count());
     total_ = settings.iterations >= 0 ? settings.iterations : settings.epochs * iterations_per_epoch_;
     together(ranks_.ranks(), [&] {
         if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
         parts_.memory.allocate();
-        iteration_.store().upload(train);
+        iteration_.upload(train);
         iteration_.record();
     });
 }

@@ -50,6 +50,13 @@ refused '--recipe is needed' plan --data cifar10
 refused '--data is needed' plan --recipe sada-jem
 refused 'says\? otherwise' plan --recipe sada-jem --data cifar10 --image-size 28
 refused 'batch-size is 60000' plan --recipe sada-jem --data cifar10 --batch-size 60000 --depth 10 --width 1
+# an epoch's iterations, and memory: the labelled images lie there twice
+few=(plan --recipe jem --data cifar10 --depth 10 --width 1 --threads 1 --json)
+images() { tail -n 1 out | grep -o '"name":"images","bytes":[0-9]*' | cut -d: -f3; }
+run 0 "${few[@]}" && all=$(images) && run 0 "${few[@]}" --labels-per-class 400 &&
+    expect 'plan counts 4000 images of 3 KiB more' test $(($(images) - all)) -ge $((4000 * 3072)) -a $(($(images) - all)) -lt $((4000 * 3200))
+refused 'labels-per-class is 6000 (of 10 classes these are 60000, and there are 50000' "${few[@]}" --labels-per-class 6000
+refused 'batch-size 40 or less' "${few[@]}" --labels-per-class 4
 
 # --- wrong usage, before anything is read -------------------------------------------------------------------------------------------
 base=(train --recipe sada-jem --data fashion-mnist --out never)
@@ -70,7 +77,7 @@ for wrong in 'depth 11' 'depth -2' 'depth 4' 'width 0' 'width 33' 'in-channels 2
     'momentum -0.1' 'momentum 1.5' 'momentum nan' 'weight-decay -1' 'lr-decay 2' 'lr-milestones 0' 'ema 1' 'ema -1' \
     'ema nan' 'sgld-steps -1' 'sgld-steps 100001' 'sgld-step-size -1' 'sgld-step-size nan' 'sgld-noise -1' 'sgld-grad-clamp -1' \
     'buffer-size 0' 'reinit-freq 1.1' 'reinit-freq nan' 'rho -1' 'rho 1e99' 'p-x-weight -1' 'p-x-weight nan' 'p-y-given-x-weight -1' \
-    'energy-l2 -1' 'input-noise -1' 'n-valid -1' 'checkpoint-interval -1' 'log-interval 0' 'sample-interval -1' \
+    'energy-l2 -1' 'input-noise -1' 'n-valid -1' 'labels-per-class 2e9' 'checkpoint-interval -1' 'log-interval 0' 'sample-interval -1' \
     'threads -1' 'threads 100000'; do
     refused "--${wrong% *}" "${base[@]}" "--${wrong% *}" "${wrong#* }"
 done

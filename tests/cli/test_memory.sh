@@ -38,7 +38,7 @@ sys.exit(0 if status == 0 and abs(predicted / measured - 1) <= 0.05 and measured
 ' "$@"
 }
 
-for variant in '--precision f32' '--precision f32 --recompute on --ema 0.9' '--precision bf16'; do
+for variant in '--precision f32' '--precision f32 --recompute on --ema 0.9' '--precision bf16' '--labels-per-class 4000 --init gaussian'; do
     read -r -a extra <<<"$variant"
     if ! "$program" plan "${small[@]}" "${extra[@]}" --json >plan.out 2>plan.err; then
         [[ $variant == *bf16* ]] && grep -q 'AVX512_BF16 or AMX' plan.err && echo "left out, this CPU has no bf16: $variant" && continue

@@ -107,6 +107,10 @@ if run 0 s/sada-jem-1 s/sada-jem-2 s/sada-jem-3 s/softmax s/sada-jem-2 --out all
     done
     ! grep -q '<script' all/index.html || fail 'a setting becomes part of the page'
 fi
+# with few labels they are chosen anew by each split seed: two seeds with one and with another choice are two groups
+for s in 1 2; do "$made" "t/few-$s" --seed "$s" --bare --config labels_per_class=4 --config split_seed=$((s + 4)) || exit 1; done
+if run 0 t/few-1 t/few-2; then ! grep -q 'few (n = 2)' t/report/index.html || fail 'runs of other labelled images are one group'; fi
+rm -rf t
 # the seed of the held-out split follows the seed where nobody sets it; a repeat of a seed is no further draw
 "$made" t/a-1 --seed 1 --bare --config n_valid=100 --config split_seed=1 && "$made" t/a-2 --seed 2 --bare --config n_valid=100 --config split_seed=2 || exit 1
 cp -r t/a-2 t/a-2-again && mkdir t/empty

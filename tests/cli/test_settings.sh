@@ -82,6 +82,16 @@ has run seed 4
 refused '--split-seed is 4' train --resume --out run --split-seed 4
 refused '--n-valid is 9' train --resume --out run --n-valid 9
 run 0 train --resume --out run --config run/config.json --threads 1 --quiet
+begin few --labels-per-class 4 --init uniform --seed 3 && has few labels_per_class 4 && has few split_seed 3
+refused '--labels-per-class is 5 (the run was begun with 4; it has seen the labels of other images)' train --resume --out few --labels-per-class 5
+refused '--labels-per-class is 0' train --resume --out few --labels-per-class 0
+refused '--split-seed is 4' train --resume --out few --split-seed 4
+run 0 train --resume --out few --seed 4 --threads 1 --quiet && has few split_seed 3
+wrong '--init informative' --labels-per-class 4
+wrong '--class-conditional loss' --labels-per-class 4 --init gaussian --class-conditional loss
+wrong 'recipe dat' --recipe dat --labels-per-class 4
+wrong '(the training set has 6 images of class 4 (4)). Give 6 or less' --labels-per-class 7 --init uniform
+wrong 'there are 40 labelled images by --labels-per-class 4' --labels-per-class 4 --init uniform --batch-size 41
 echo '{"lr": 0.3}' >lr.json
 refused 'beside --resume: its lr is 0.3' train --resume --out run --config lr.json
 sed '/"split_seed"/d; /"input_noise_on"/d' run/config.json >old.json && cp -r run old && cp old.json old/config.json
@@ -122,6 +132,8 @@ begin rho2 --rho 0.5 --sam sam && silent ASAM
 begin rho3 --rho 0.4 && silent ASAM
 begin px --px 0.5 --pyx 2 --l2_coeff 0.1 && says '--px 0.5: ' && says '--pyx 2: ' && says '--l2_coeff 0.1: '
 begin px1 --px 1 --pyx 1 --l2_coeff 0 && silent 'authors'
+begin labels --labels_per_class 2 --init u && says '--labels_per_class 2: ' && has labels labels_per_class 2
+begin labels0 --labels_per_class -1 && silent '--labels_per_class' && has labels0 labels_per_class 0
 begin own --p-x-weight 0.5 && silent 'authors'
 wrong '--gen-batch-size' --batch_size 64
 wrong '--decay_rate' --decay_rate 0.3 0.2

@@ -211,6 +211,7 @@ int bench(const BenchOptions& o) {
     });
     TrainingIteration& iteration = parts->iteration;
     upload_made_up_images(*device, iteration.store(), shape, count, s.seed);
+    if (s.labels_per_class > 0) upload_made_up_images(*device, iteration.labelled_store(), shape, s.num_labelled(count), s.seed);
     iteration.parameters().initialise(s.seed);
     iteration.begin(0, 0, 0);
     if (s.samples()) fill_uniformly(*device, iteration, s.buffer_size, s.seed);
@@ -221,7 +222,7 @@ int bench(const BenchOptions& o) {
         forward ? made_up_batch(parts->predictor.batch() * s.in_channels * s.image_size * s.image_size, s.seed) : std::vector<uint8_t>();
     device->synchronize();
 
-    const int64_t an_epoch = count / s.images_per_iteration();
+    const int64_t an_epoch = s.iterations_per_epoch(count);
     IterationState state;
     const auto run_once = [&] {
         if (sampling) {

@@ -54,6 +54,9 @@ std::string difference(const std::string& flag, const Settings& s) {
         return line(s.p_y_given_x_weight, "in the authors' script it is a switch; here it is a weight, in both of SAM's passes.");
     if ((flag == "--l2" || flag == "--l2_coeff") && s.energy_l2 != 0)
         return line(s.energy_l2, "in the authors' script it acts in the first of SAM's two passes alone; here in both.");
+    if (flag == "--labels_per_class" && s.labels_per_class > 0)
+        return fmt::format("{} {}: JEM's and JEM++'s scripts choose other images, and those of SADA-JEM and M-JEM use every label.", flag,
+                           s.labels_per_class);
     return "";
 }
 

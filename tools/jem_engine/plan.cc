@@ -59,7 +59,8 @@ double resident_bytes() {
 double host_bytes(const Settings& s, double arena, double good_states, int64_t train, int64_t held_out) {
     constexpr double kStart = 12 << 20;  // more than a plan: threads, other commands' code, pieces of files
     const auto pixels = static_cast<double>(s.in_channels * s.image_size * s.image_size);
-    const double train_bytes = static_cast<double>(train) * pixels;
+    const int64_t copies = s.labels_per_class > 0 ? s.num_labelled(train) : 0;  // of the labelled images
+    const double train_bytes = static_cast<double>(train + copies) * pixels;
     const double uploading = arena > 0 ? std::max(0.0, 2 * train_bytes - arena) : train_bytes;
     // Good states are there after the first hundreds of iterations, when the training set is long on the device.
     return resident_bytes() + kStart + static_cast<double>(held_out) * pixels + std::max(uploading, good_states);
@@ -74,7 +75,7 @@ struct DiskUse {
 };
 
 DiskUse disk_use(const Settings& s, const Network& network, DType real, int64_t train) {
-    const int64_t per_epoch = train / s.images_per_iteration();
+    const int64_t per_epoch = s.iterations_per_epoch(train);
     const int64_t epochs = s.iterations >= 0 ? s.iterations / per_epoch : s.epochs;
     const int64_t optimizer_arrays = s.optimizer == Optimizer::adam ? 2 : 1, averages = s.ema > 0 ? 1 : 0;
     const int64_t weights = network.parameter_count() * (1 + averages) + network.statistic_count();

@@ -60,14 +60,20 @@ void require_same(const Settings& run, const std::string& path, const std::strin
     }
 }
 
-// The images held out must stay those that the run was never trained on.
+// The images held out must stay those that the run was never trained on, and the labelled ones those whose labels it has seen.
 void require_same_split(const Settings& run, const Settings& now) {
-    const auto refuse = [](const char* flag, uint64_t wanted, uint64_t was) {
-        throw InputError(std::string(flag) + " is " + std::to_string(wanted) + " (the run was begun with " + std::to_string(was) +
-                         "; images it was trained on would be held out). Leave it out to resume.");
+    const auto refuse = [](const char* flag, uint64_t wanted, uint64_t was, const char* why) {
+        throw InputError(std::string(flag) + " is " + std::to_string(wanted) + " (the run was begun with " + std::to_string(was) + "; " +
+                         why + "). Leave it out to resume.");
     };
-    if (now.n_valid != run.n_valid) refuse("--n-valid", static_cast<uint64_t>(now.n_valid), static_cast<uint64_t>(run.n_valid));
-    if (now.n_valid > 0 && now.split_seed != run.split_seed) refuse("--split-seed", *now.split_seed, *run.split_seed);
+    const char* const held_out = "images it was trained on would be held out";
+    const char* const labelled = "it has seen the labels of other images";
+    const auto number = [](int64_t n) { return static_cast<uint64_t>(n); };
+    if (now.n_valid != run.n_valid) refuse("--n-valid", number(now.n_valid), number(run.n_valid), held_out);
+    if (now.labels_per_class != run.labels_per_class)
+        refuse("--labels-per-class", number(now.labels_per_class), number(run.labels_per_class), labelled);
+    if ((now.n_valid > 0 || now.labels_per_class > 0) && now.split_seed != run.split_seed)
+        refuse("--split-seed", *now.split_seed, *run.split_seed, now.n_valid > 0 ? held_out : labelled);
 }
 
 // Recipe < --config < flags; a resumed run: what it has written < flags.

@@ -43,11 +43,12 @@ double age_of(const std::filesystem::path& file) {
 // of the same form may hold fewer images.
 int64_t iterations_per_epoch(const Settings& s, const LogView& log) {
     if (log.iterations_per_epoch() > 0) return log.iterations_per_epoch();
-    const int64_t batch = s.images_per_iteration();
     const auto& sets = known_sets();
     const auto known = std::find_if(sets.begin(), sets.end(), [&](const KnownSet& set) { return set.name == s.data; });
     const int64_t images = known == sets.end() ? 0 : known->shape.num_train - s.n_valid;
-    const int64_t guess = batch > 0 && images > 0 ? images / batch : 0;
+    // A configuration may hold any numbers.
+    const bool labels_fit = s.labels_per_class <= 0 || (s.labels_per_class <= images && s.num_classes > 0 && s.num_classes <= images);
+    const int64_t guess = s.images_per_iteration() > 0 && images > 0 && labels_fit ? s.iterations_per_epoch(images) : 0;
     return log.fits(guess) ? guess : 0;
 }
 

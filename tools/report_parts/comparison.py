@@ -40,11 +40,12 @@ def run_names(runs):
 
 
 def alike(a, b):
-    """Whether two configs differ in the seed alone. The seed of the held-out split follows the seed where nobody sets it."""
+    """Whether two configs differ in the seed alone. The seed that chooses images follows the seed where nobody sets it."""
     rest = [{k: v for k, v in c.items() if k not in ("seed", "split_seed")} for c in (a, b)]
     if not rest[0] or rest[0] != rest[1]:  # without a config nothing says that two runs are alike
         return False
-    return not a.get("n_valid") or a.get("split_seed") == b.get("split_seed") or all(c.get("split_seed") == c.get("seed") for c in (a, b))
+    chooses = a.get("n_valid") or a.get("labels_per_class")
+    return not chooses or a.get("split_seed") == b.get("split_seed") or all(c.get("split_seed") == c.get("seed") for c in (a, b))
 
 
 def group_runs(runs, names, words):

@@ -37,6 +37,7 @@ Method method(const Settings& s) {
     refuse(s, s.inner_steps > 0, "--inner-steps", "its chains take steps of one length");
     refuse(s, s.sgld_noise > 0, "--sgld-noise", "its chains take steps of one length");
     refuse(s, s.dropout > 0, "--dropout", "its passes are in evaluation mode, in which nothing is dropped");
+    refuse(s, s.generates() && s.labels_per_class > 0, "--labels-per-class", "its chains climb to the labels of the images of p(x)");
     Method m;
     m.running_statistics = s.generates();
     m.nesterov = true;

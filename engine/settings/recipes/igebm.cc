@@ -39,7 +39,8 @@ Settings values() {
 // x- has the classes of x+: the buffer knows none, so that an image may go on as another class.
 Method method(const Settings& s) {
     Method m = sada_jem_recipe().method(s);
-    m.chains_take_labels = s.chains_are_of_classes();
+    m.chains_take_labels = s.generates() && s.chains_are_of_classes();
+    refuse(s, m.chains_take_labels && s.labels_per_class > 0, "--labels-per-class", "its chains climb to the labels of the images of p(x)");
     return m;
 }
 

@@ -15,6 +15,8 @@ Settings values() {
 // x~ is made in the chain's mode, before it.
 Method method(const Settings& s) {
     refuse_other_energies(s);
+    refuse(s, s.generates() && s.labels_per_class > 0, "--labels-per-class",
+           "its p(x) is of attacked images, which all have labels: others would be left out");
     Method m;
     TermSpec term{.name = "adversarial", .batch = BatchOf::adversarial, .objectives = {}};
     if (s.generates()) term.objectives.push_back({"energy-real", s.p_x_weight});

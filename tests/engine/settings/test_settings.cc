@@ -64,6 +64,7 @@ Settings unusual() {
     s.data = "mnist";
     s.data_dir = "a \"quoted\" folder\n\xC3\xA9";
     s.n_valid = 123;
+    s.labels_per_class = 45;
     s.split_seed = 0xFEDCBA9876543211u;
     s.augment = false;
     s.recompute = true;
@@ -147,6 +148,7 @@ TEST_CASE("sada_jem_has_the_numbers_of_the_paper") {
     CHECK(s.precision == "f32");
     CHECK(s.conv_algorithm == ConvAlgorithm::automatic);
     CHECK(s.n_valid == 0);
+    CHECK(s.labels_per_class == 0);
     CHECK(s.augment);
     CHECK(s.gen_augment == Augment::off);
     CHECK(s.input_noise == 0);
@@ -225,7 +227,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 90);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 91);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
@@ -364,6 +366,36 @@ TEST_CASE("a_run_of_before_a_setting_was_there_means_what_it_did") {
     CHECK(settings_of_run(old).seed_of_split() == 9);
 }
 
+TEST_CASE("an_epoch_is_of_the_labelled_images_but_with_few_labels_of_those_of_p_of_x") {
+    Settings s = complete();
+    CHECK(s.num_labelled(50000) == 50000);
+    CHECK(s.iterations_per_epoch(50000) == 390);  // 50000 / 128
+    s.labels_per_class = 40;
+    CHECK(s.num_labelled(50000) == 400);
+    CHECK(s.iterations_per_epoch(50000) == 781);  // 50000 / 64
+    CHECK(s.images_per_iteration() == 64);
+    s.p_y_given_x_weight = 0;
+    CHECK(s.iterations_per_epoch(50000) == 781);
+    for (double Settings::*weight : {&Settings::p_y_given_x_weight, &Settings::p_x_y_weight}) {
+        s.p_x_weight = s.p_y_given_x_weight = s.p_x_y_weight = 0;
+        s.*weight = 1;
+        CHECK(s.iterations_per_epoch(50000) == 3);  // 400 / 128
+        CHECK(s.images_per_iteration() == 128);
+    }
+}
+
+TEST_CASE("a_recipe_whose_p_of_x_takes_labels_refuses_to_have_few_of_them") {
+    for (const std::string& name : recipe_names()) {
+        CAPTURE(name);
+        Settings s = recipe(name);
+        s.labels_per_class = 4;
+        const std::string text = error_of([&] { method_of(s); });
+        CHECK(mentions(text, "--labels-per-class is not of recipe " + name) == (name == "dat" || name == "jeat" || name == "igebm"));
+        s.p_x_weight = 0;
+        CHECK_NOTHROW(method_of(s));
+    }
+}
+
 TEST_CASE("the_rate_for_cifar100_is_the_recipe_s_own") {
     struct Rate {
         std::string recipe;
@@ -452,6 +484,10 @@ TEST_CASE("values_out_of_range_are_refused_with_their_flag") {
         {"--image-size", integer(&Settings::image_size), {8, 28, 32, 64}, {0, 7, 65}},
         {"--num-classes", integer(&Settings::num_classes), {2, 100, 10000}, {-1, 0, 1, 10001}},
         {"--n-valid", integer(&Settings::n_valid), {0, 5000}, {-1}},
+        {"--labels-per-class",
+         [](Settings& s, double v) { s.init = StartForm::uniform, s.labels_per_class = static_cast<int64_t>(v); },
+         {0, 1, 1e9},
+         {-1, 2e9}},
         {"--input-noise", number(&Settings::input_noise), {0, 0.03}, {-0.1, nan, inf}},
         {"--epochs", integer(&Settings::epochs), {0, 200}, {-1}},
         {"--iterations", integer(&Settings::iterations), {-1, 0, 1000000}, {-2}},
@@ -498,6 +534,17 @@ TEST_CASE("values_out_of_range_are_refused_with_their_flag") {
             CHECK(error_of([&] { validate(s); }).starts_with(std::string(range.flag) + " "));
         }
     }
+    Settings few = complete();
+    few.labels_per_class = 4;  // what reads other labels is refused, and says what does not
+    CHECK(mentions(error_of([&] { validate(few); }), "--labels-per-class 4 beside --init informative"));
+    few.init = StartForm::gaussian;
+    few.class_conditional = ClassConditional::loss;
+    CHECK(mentions(error_of([&] { validate(few); }), "--labels-per-class 4 beside --class-conditional loss"));
+    few.class_conditional = ClassConditional::chain;
+    CHECK_NOTHROW(validate(few));
+    Settings classifier = recipe("softmax");  // nothing starts, whatever --init says
+    classifier.in_channels = 3, classifier.image_size = 32, classifier.num_classes = 10, classifier.labels_per_class = 4;
+    CHECK_NOTHROW(validate(classifier));
     Settings nothing = complete();
     nothing.p_x_weight = nothing.p_y_given_x_weight = 0;
     CHECK(mentions(error_of([&] { validate(nothing); }), "nothing to train"));

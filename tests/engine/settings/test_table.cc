@@ -124,6 +124,8 @@ TEST_CASE("what_is_done_to_the_images_of_p_of_x_has_four_names_and_the_two_value
 
 TEST_CASE("the_authors_values_are_understood") {
     CHECK(meaning("warmup_iterations", "-1", "--warmup_iters") == "0");
+    CHECK(meaning("labels_per_class", "-1", "--labels_per_class") == "0");
+    CHECK(meaning("labels_per_class", "4", "--labels_per_class") == "4");
     CHECK(meaning("init", "gm") == "\"informative\"");
     CHECK(meaning("init", "u") == "\"uniform\"");
     CHECK(meaning("lr_milestones", "60,120") == "[60,120]");

@@ -83,7 +83,7 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
         TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
     iteration.plan();
     memory.allocate();
-    iteration.store().upload(set);
+    iteration.upload(set);
     iteration.parameters().initialise(1);
     iteration.prepare_weights();
     if (options.execution == Execution::replayed) iteration.record();

@@ -102,6 +102,10 @@ inline std::vector<Variant> variants() {
         s.init = StartForm::gaussian;
         s.lr = 0.01;
     });
+    add("few labels, Gaussian start", [](Settings& s) {
+        s.labels_per_class = 3;
+        s.init = StartForm::gaussian;
+    });
     return all;
 }
 

@@ -40,7 +40,7 @@ Batches draw(double noise, InputNoiseOn on) {
         TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
     iteration.plan();
     memory.allocate();
-    iteration.store().upload(set);
+    iteration.upload(set);
     iteration.begin(0, 0, 0);
     iteration.run("draw");
     return {download_values(*device, iteration.labelled().images()), download_values(*device, iteration.real().images())};

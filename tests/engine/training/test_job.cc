@@ -48,6 +48,7 @@ constexpr Variant kVariants[] = {
     {"act norm, set by all ranks' images", [](Settings& s) { s.norm = NormKind::act, s.lr = 0.01; }},
     {"p(x) alone, running statistics while sampling",
      [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = Augment::both; }},
+    {"few labels", [](Settings& s) { s.labels_per_class = 3, s.init = StartForm::gaussian; }},
 };
 
 }  // namespace

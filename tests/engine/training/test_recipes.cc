@@ -59,6 +59,12 @@ const std::vector<Change>& changes() {
         {"init",
          [](Settings& s) { s.init = s.init == StartForm::gaussian ? StartForm::uniform : StartForm::gaussian, s.reinit_freq = 0.9; },
          samples},
+        {"labels_per_class",
+         [](Settings& s) {
+             s.labels_per_class = 3;
+             if (s.init == StartForm::informative) s.init = StartForm::gaussian;
+         },
+         always},
         {"p_x_weight", [](Settings& s) { s.p_x_weight = 0.4; }, always},
         {"p_y_given_x_weight", [](Settings& s) { s.p_y_given_x_weight = 0.4; }, always},
         {"attack_norm", [](Settings& s) { s.attack_norm = s.attack_norm == AttackNorm::linf ? AttackNorm::l2 : AttackNorm::linf; },

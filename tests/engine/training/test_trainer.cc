@@ -627,7 +627,7 @@ TEST_CASE("nothing_changes_while_the_state_says_diverged") {
         TrainingIteration iteration(*device, memory, network, s, source);
         iteration.plan();
         memory.allocate();
-        iteration.store().upload(set);
+        iteration.upload(set);
         iteration.record();
         Parameters& p = iteration.parameters();
         p.initialise(1);
@@ -686,7 +686,7 @@ TEST_CASE("what_runs_when_does_not_depend_on_sharing_memory_or_on_recording") {
             TrainingIteration iteration(*device, memory, network, s, source);
             iteration.plan();
             memory.allocate();
-            iteration.store().upload(set);
+            iteration.upload(set);
             if (record) iteration.record();
             Parameters& p = iteration.parameters();
             p.initialise(1);
