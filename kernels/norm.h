@@ -301,15 +301,18 @@ struct GroupNormCoefficients {
     JEM_HD void operator()(int64_t item) const {
         const int64_t first = item * group, all = images * channels;
         double sum = 0, m2 = 0;
+        JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) sum += moments[i];
         const double centre = sum / static_cast<double>(group);
+        JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) {
             const double d = moments[i] - centre;
             m2 += moments[all + i] + rows * d * d;
         }
         const double var = m2 / (rows * static_cast<double>(group)), inverse = 1.0 / std::sqrt((var < 0 ? 0 : var) + epsilon);
+        JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) {
-            const int64_t c = i % channels;
+            const int64_t c = i - first + first % channels;
             mean[i] = static_cast<R>(centre);
             inv_std[i] = static_cast<R>(inverse);
             scale[i] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
@@ -330,11 +333,13 @@ struct GroupNormBackward {
     JEM_HD void operator()(int64_t item) const {
         const int64_t first = item * group, all = images * channels;
         double dz = 0, dz_xc = 0;
+        JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) {
             dz += static_cast<double>(scale[i]) * sums[i];
             dz_xc += static_cast<double>(scale[i]) * sums[all + i];
         }
         const double count = rows * static_cast<double>(group), inverse = inv_std[first];
+        JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) {
             a[i] = static_cast<R>(-inverse * inverse * dz_xc / count);
             b[i] = static_cast<R>(-dz / count);

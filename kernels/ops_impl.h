@@ -638,9 +638,13 @@ public:
                        Out<R>{velocity.as<R>()}, In<R>{gradient.as<R>()});
     }
     void adam_update(Array weights, Array m, Array v, Array gradient, const IterationState* state, const AdamSettings& how) override {
-        exec_.for_each("adam_update", flat(weights.count),
-                       AdamUpdate<R>{state, static_cast<R>(how.weight_decay), static_cast<R>(1 - how.beta1), static_cast<R>(how.clamp)},
-                       Out<R>{weights.as<R>()}, Out<R>{m.as<R>()}, Out<R>{v.as<R>()}, In<R>{gradient.as<R>()});
+        const auto run = [&](auto clamps) {
+            exec_.for_each("adam_update", flat(weights.count),
+                           AdamUpdate<R, clamps.value>{state, static_cast<R>(how.weight_decay), static_cast<R>(1 - how.beta1),
+                                                       static_cast<R>(how.clamp)},
+                           Out<R>{weights.as<R>()}, Out<R>{m.as<R>()}, Out<R>{v.as<R>()}, In<R>{gradient.as<R>()});
+        };
+        how.clamp > 0 ? run(std::true_type{}) : run(std::false_type{});
     }
     void ema_update(Array average, Array weights, const IterationState* state, double decay) override {
         exec_.for_each("ema_update", flat(weights.count), EmaUpdate<R>{state, static_cast<R>(decay)}, Out<R>{average.as<R>()},

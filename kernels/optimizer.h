@@ -87,24 +87,25 @@ struct AdamSettings {
 
 // Adam (Kingma & Ba 2015) with decay added to the clipped gradient; epsilon outside the corrected root. The clamp is that of IGEBM's
 // custom_adam.py: at clamp * sqrt(v / (1 - beta2^(t-1))) + 0.1, with v and t - 1 as they were before this update.
-template <class R>
+template <class R, bool Clamps>
 struct AdamUpdate {
     static constexpr double kBeta2 = 0.999, kEpsilon = 1e-8, kClampFloor = 0.1;
     const IterationState* state;
     R weight_decay, from_new, clamp;  // from_new: 1 - beta1
 
     JEM_HD R clamped(R g, R v) const {
-        if (!(clamp > 0)) return g;
         const double before = 1 - (1 - state->adam_root * state->adam_root) / kBeta2;  // 1 - beta2^(t-1)
-        const double deviation = before > 1e-9 ? std::sqrt(static_cast<double>(v) / before) : 0;
-        const R limit = static_cast<R>(static_cast<double>(clamp) * deviation + kClampFloor);
+        const R deviations = before > 1e-9 ? clamp / static_cast<R>(std::sqrt(before)) : R(0);
+        const R limit = deviations * std::sqrt(v) + R(kClampFloor);
         return g < -limit ? -limit : g > limit ? limit : g;  // comparisons keep a NaN
     }
 
     template <class W, class M, class V>
     JEM_HD void operator()(W&& w, M&& m, V&& v, R g) const {
         if (state->diverged != 0) return;
-        const R decayed = clamped(static_cast<R>(state->clip_factor) * g, v) + weight_decay * w;
+        R own = static_cast<R>(state->clip_factor) * g;
+        if constexpr (Clamps) own = clamped(own, v);
+        const R decayed = own + weight_decay * w;
         const R first = m + from_new * (decayed - m);
         const R second = R(kBeta2) * v + R(1 - kBeta2) * decayed * decayed;
         m = first;

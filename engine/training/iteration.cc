@@ -267,7 +267,7 @@ void TrainingIteration::record() {
 void TrainingIteration::begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt) {
     const double t = static_cast<double>(optimizer_step + 1);
     device_.ops().begin_iteration(state(), static_cast<uint32_t>(iteration), lr, 1 - std::pow(settings_.adam_beta1, t),
-                                  1 - std::pow(AdamUpdate<double>::kBeta2, t), attempt);
+                                  1 - std::pow(AdamUpdate<double, false>::kBeta2, t), attempt);
 }
 
 void TrainingIteration::take_steps(int64_t steps) {
