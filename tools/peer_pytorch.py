@@ -1,7 +1,8 @@
-"""SADA-JEM in PyTorch: the peer of the engine's benches.
+"""The family's recipes in PyTorch: the peer of the engine's benches.
 
---mode iteration   what `bench` and `train` do in one, with batch norm, SAM and SGD: draw batches and chains (64, 64 and 128 images unless
-                   told otherwise) from a resident data set of CIFAR-10's size and from the replay buffer, train, store the chains
+--mode iteration   what `bench` and `train` do in one, by --recipe (peer_recipes.py; sada-jem: batch norm, SAM and SGD): draw batches and
+                   chains (as many images as the recipe has) from a resident data set of CIFAR-10's size and from the replay buffer, train,
+                   store the chains
        train       the same, then a checkpoint of weights, optimizer and buffer is written to --out
        sampling    K SGLD steps of a batch, with the batch's statistics
        evaluation  accuracy on --images bytes images in batches of 100, with the running statistics
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peer_recipes import Trainer, gaussian_starts
+from peer_recipes import RECIPES, gaussian_starts
 
 kEvaluationBatch = 100
 kAttackBatch = 64
@@ -48,7 +49,7 @@ def sampling(trainer):
     """Between calls nothing about the parameters changes, so that K steps are all that is timed."""
     trainer.want_weight_gradients(False)
     trainer.x_neg_start = trainer.images(trainer.args.neg)
-    return lambda: trainer.sgld(trainer.x_neg_start)
+    return lambda: trainer.chain(trainer.x_neg_start)
 
 
 def pixels_of(batch, args):
@@ -199,7 +200,7 @@ def first_image(trainer):
         chains = starts[label::args.num_classes]
         chains.copy_(gaussian_starts(pixels, len(chains)).view_as(chains))
     trainer.want_weight_gradients(False)
-    x = trainer.sgld(starts.contiguous(memory_format=torch.channels_last))
+    x = trainer.chain(starts.contiguous(memory_format=torch.channels_last))
     trainer.net.eval()
     with torch.inference_mode():
         order = trainer.logits(x).argmax(dim=1).argsort()
@@ -215,10 +216,12 @@ def resident_bytes(field):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for flag, value, what in (("--depth", 28, "6n + 4"), ("--width", 10, "widening factor"), ("--steps", 5, "SGLD steps"),
-                              ("--pos", 64, "images of x+"), ("--neg", 64, "images of x-"), ("--lab", 128, "labelled images"),
                               ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
+    parser.add_argument("--recipe", choices=list(RECIPES), default="sada-jem", help="of --mode iteration and train (sada-jem)")
+    for flag, what in (("--pos", "images of x+"), ("--neg", "images of x-"), ("--lab", "labelled images")):
+        parser.add_argument(flag, type=int, help=f"{what} (the recipe's)")
     parser.add_argument("--mode", choices=["iteration", "train", "sampling", "evaluation", "first-image", *MEASUREMENTS], default="iteration")
     parser.add_argument("--images", type=int, default=1000, help="of --mode evaluation and of measurements (1000)")
     parser.add_argument("--eps", type=float, default=8, help="of --mode pgd, in 1/255 of the pixel range (8)")
@@ -231,6 +234,8 @@ def main():
     args = parser.parse_args()
     if args.mode == "train" and not args.out:
         parser.error("--mode train writes a checkpoint (--out is missing). Give --out FILE.")
+    if args.recipe != "sada-jem" and args.mode not in ("iteration", "train"):
+        parser.error(f"--mode {args.mode} is sada-jem's alone. Leave --recipe {args.recipe} out.")
     if args.depth < 10 or (args.depth - 4) % 6:
         parser.error(f"--depth {args.depth} is no Wide-ResNet (6n + 4 is needed). Use 10, 16, 22, 28, ...")
     if args.threads > 0:
@@ -242,7 +247,11 @@ def main():
         torch.backends.cudnn.benchmark = True
 
     imported_bytes = resident_bytes("VmRSS")
-    trainer = Trainer(args)
+    recipe = RECIPES[args.recipe]
+    for flag, count in (("pos", recipe.settings.gen_batch_size), ("neg", recipe.settings.gen_batch_size), ("lab", recipe.settings.batch_size)):
+        if getattr(args, flag) is None:
+            setattr(args, flag, count)
+    trainer = recipe(args)
     if args.mode == "first-image":
         first_image(trainer)
         print(json.dumps({"peak_rss_bytes": resident_bytes("VmHWM")}))
