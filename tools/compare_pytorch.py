@@ -6,14 +6,16 @@ same number of threads, each program in a process of its own, A B C A B C ... so
 peer of a row is the faster of PyTorch eager and compiled; compiling is never timed. Prints a table; --history FILE appends a line to it,
 from which tools/bench_table makes docs/speed.md's tables.
 
-On demand also `train` itself, from its files to its checkpoint (--train), the K sampling steps alone (--sampling), a test set's accuracy
-(--evaluation), an iteration's seconds by K (--linearity), the time until a first picture exists (--first-image) and what `evaluate`
-measures besides (--measurements: scores of log p(x) and p(y|x) of --images images, gradients' lengths of as many, PGD of 50 steps on
---attacked, Inception's features of --drawn); --no-iteration leaves the iterations out.
+On demand also an iteration by other recipes, with their batches, norms, chains and optimizers (--recipes), `train` itself, from its files to
+its checkpoint (--train), the K sampling steps alone (--sampling), a test set's accuracy (--evaluation), an iteration's seconds by K
+(--linearity), the time until a first picture exists (--first-image) and what `evaluate` measures besides (--measurements: scores of log p(x)
+and p(y|x) of --images images, gradients' lengths of as many, PGD of 50 steps on --attacked, Inception's features of --drawn);
+--no-iteration leaves SADA-JEM's iterations out.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import shutil
@@ -39,8 +41,14 @@ TRAIN_HEAD = TABLE_HEAD.replace("| network |", "| `train` of |", 1)
 FURTHER_HEAD = ("| what | network | | PyTorch eager, s | compiled, s | engine, s | times as fast | goals |\n"
                 "|---|---|---|---|---|---|---|---|")
 MEASUREMENT_HEAD = TABLE_HEAD.replace("| network |", "| what | network |", 1).replace("|---", "|---|---", 1)
+RECIPE_HEAD = MEASUREMENT_HEAD.replace("| what |", "| other recipes |", 1)
 # Least ratio of seconds, largest share of memory; Inception's are measured alone.
 MEASUREMENT_GOALS = {"scores": (1.5, 0.5), "pxgrad": (2.5, 0.5), "pgd": (2.5, 0.5), "inception": ()}
+# What --recipes knows (a class of each is in peer_recipes.py), and what its row says of the steps; {} is --steps.
+RECIPES = {"jem": "K = {}", "jem++": "M = {}, N = 5", "dat": "K = {}, 10 steps of attack"}
+RECIPE_GOALS = [1.5, 0.5]
+STEPS, RECIPE_STEPS = 5, 10  # K, unless --steps says otherwise
+NETWORKS, RECIPE_NETWORKS = "10-2,16-4", "10-2"  # likewise
 COST_GOAL = 1.2  # of scores against passes forward, of gradients against sampling steps
 ATTACK_EPS = "0.001"  # breaks next to nothing: the engine ends attacks of broken images early
 FORWARD_BATCH, CHAINS = 100, 64  # of bench --only forward and --only sampling
@@ -93,9 +101,9 @@ def bench(args, network, precision, steps, *more):
             str(args.iterations), "--warmup", str(args.warmup), *more, "--quiet", "--json"]
 
 
-def peer(args, network, precision, *more):
-    return [args.python, PEER, *shape(args, network, precision), "--steps", str(args.steps), "--iterations", str(args.iterations),
-            "--warmup", str(args.warmup), *more]
+def peer(args, network, precision, *more, steps=None):
+    return [args.python, PEER, *shape(args, network, precision), "--steps", str(args.steps if steps is None else steps),
+            "--iterations", str(args.iterations), "--warmup", str(args.warmup), *more]
 
 
 def by_turns(args, label, programs):
@@ -133,6 +141,13 @@ def compare(args, work, network, precision, engine, theirs):
     row["share"] = round(mib["engine"] / mib[best], 3)
     row["mib"] = {name: round(value) for name, value in mib.items()}
     return row
+
+
+def compare_recipe(args, recipe, network, precision):
+    row = compare(args, f"iteration by {recipe}", network, precision, bench(args, network, precision, args.recipe_steps, "--recipe", recipe),
+                  peer(args, network, precision, "--recipe", recipe, steps=args.recipe_steps))
+    what = f"{recipe}, {RECIPES[recipe].format(args.recipe_steps)}"
+    return row and {"work": what, "recipe": recipe, "steps": args.recipe_steps, **row, "goals": RECIPE_GOALS}
 
 
 def make_files(folder, test_images, training_images):
@@ -314,9 +329,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", required=True, help="the jem_engine program")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch")
-    parser.add_argument("--networks", default="10-2,16-4", help="depth-width, separated by commas (10-2,16-4)")
+    parser.add_argument("--networks", help=f"depth-width, separated by commas ({NETWORKS}; of --recipes {RECIPE_NETWORKS})")
     parser.add_argument("--precisions", default="f32,bf16", help="separated by commas (f32,bf16)")
-    parser.add_argument("--steps", type=int, default=5, help="SGLD steps, K (5)")
+    parser.add_argument("--steps", type=int, help=f"SGLD steps, K ({STEPS}; of --recipes {RECIPE_STEPS})")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
     parser.add_argument("--compiled-rounds", type=int, default=1, help="of them with torch.compile, which takes minutes to start (1)")
@@ -325,16 +340,23 @@ def main():
     parser.add_argument("--images", type=int, default=2000, help="of --evaluation and --measurements (2000)")
     parser.add_argument("--attacked", type=int, default=256, help="images of --measurements that are attacked, in batches of 64 (256)")
     parser.add_argument("--drawn", type=int, default=128, help="images of --measurements that Inception sees (128; 0: none)")
+    parser.add_argument("--recipes", default="", help=f"also an iteration by these, separated by commas (of {', '.join(RECIPES)})")
     parser.add_argument("--train", action="store_true", help="also `train` itself: its iterations, and its peak with the checkpoint written")
     parser.add_argument("--sampling", action="store_true", help="also the K sampling steps alone")
     parser.add_argument("--evaluation", action="store_true", help="also the accuracy on a test set")
     parser.add_argument("--measurements", action="store_true", help="also scores, gradients, attacks and Inception's features of images, in f32")
     parser.add_argument("--linearity", action="store_true", help="also an iteration by K, of the first network and precision")
     parser.add_argument("--first-image", action="store_true", help="also the time until the first network has drawn a picture")
-    parser.add_argument("--no-iteration", action="store_true", help="without the iterations")
+    parser.add_argument("--no-iteration", action="store_true", help="without SADA-JEM's iterations")
     parser.add_argument("--history", help="file that one line of JSON is appended to")
     args = parser.parse_args()
-    networks, precisions = args.networks.split(","), args.precisions.split(",")
+    networks, recipe_networks = ((args.networks or default).split(",") for default in (NETWORKS, RECIPE_NETWORKS))
+    precisions, recipes = args.precisions.split(","), [name for name in args.recipes.split(",") if name]
+    args.recipe_steps = RECIPE_STEPS if args.steps is None else args.steps
+    args.steps = STEPS if args.steps is None else args.steps
+    for recipe in recipes:
+        if recipe not in RECIPES:
+            parser.error(f"--recipes {recipe} has no peer in PyTorch. Give some of {', '.join(RECIPES)}.")
 
     machine, amx = cpu()
     version = run([args.python, "-c", "import json, torch; print(json.dumps(torch.__version__))"])
@@ -360,6 +382,14 @@ def main():
     if not args.no_iteration:
         line["rows"] += rows_of(TABLE_HEAD, iteration_goals, lambda network, precision: compare(
             args, "iteration", network, precision, bench(args, network, precision, args.steps), peer(args, network, precision)))
+    if recipes:
+        print(f"\n{RECIPE_HEAD}")
+        line["recipes"] = []
+    for recipe, network, precision in itertools.product(recipes, recipe_networks, precisions):
+        row = compare_recipe(args, recipe, network, precision)
+        if row is not None:
+            line["recipes"].append(row)
+            print(table_row(row), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if args.train or args.evaluation or args.first_image:
             make_files(folder, args.images, TRAINING_IMAGES)
@@ -398,8 +428,9 @@ def main():
         if args.first_image:
             line["first_image"] = measure_first_image(args, networks[0], folder)
             print("\n" + first_image_text(line["first_image"]))
-    print(f"\n{machine}, {args.threads} threads, PyTorch {version}, K = {args.steps}, commit {line['commit']}")
-    if args.history and any(line.get(kind) for kind in ("rows", "train", "further", "measurements", "linearity", "first_image")):
+    of_recipes = f" ({args.recipe_steps} of other recipes)" if recipes else ""
+    print(f"\n{machine}, {args.threads} threads, PyTorch {version}, K = {args.steps}{of_recipes}, commit {line['commit']}")
+    if args.history and any(line.get(kind) for kind in ("rows", "recipes", "train", "further", "measurements", "linearity", "first_image")):
         with open(args.history, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 
@@ -421,7 +452,7 @@ def table_row(row):
         least, most = row["goals"]
         met = f"{least:g} {verdict(row['ratio'] >= least)}, {most:g} {verdict(row['share'] <= most)}"
     seconds, mib = row["seconds"], row["mib"]
-    name = row["network"] if row["network"] == "Inception" else f"WRN-{row['network']}"
+    name = row["network"] if row["network"][0].isalpha() else f"WRN-{row['network']}"
     what = f"| {row['work']} " if "work" in row else ""
     return (f"{what}| {name} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
             f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {mib['engine']} of {mib[row['best']]} | {row['share']:.2f} | {met} |")

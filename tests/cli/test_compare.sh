@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/compare_pytorch.py --train runs the program from its files to its checkpoint and measures the process, --measurements what `evaluate`
-# does; tools/bench_table shows both.
+# does, --recipes an iteration by other recipes; tools/bench_table shows all three. test_peer.sh is of what PyTorch does.
 # PyTorch's part is played by a script that prints what tools/peer_pytorch.py prints.
 set -uo pipefail
 export LC_ALL=C
@@ -28,11 +28,14 @@ expect() { # WHAT COMMAND...
 }
 
 python3 "$tools/compare_pytorch.py" --engine "$program" --python ./peer --networks 10-1 --precisions f32 --steps 1 --threads 2 --rounds 1 \
-    --compiled-rounds 0 --iterations 1 --images 200 --no-iteration --train --measurements --attacked 4 --drawn 0 --history history.jsonl >out 2>err || { cat err && exit 1; }
+    --compiled-rounds 0 --iterations 1 --images 200 --no-iteration --recipes jem,jem++,dat --train --measurements --attacked 4 --drawn 0 --history history.jsonl >out 2>err || { cat err && exit 1; }
 expect 'the peer is asked to train, with a checkpoint' grep -q -e '--mode train --out .*peer.pt' peers
 # Data and buffer are 264 MiB: less would be another process. 1000 s is what the peer claims; an iteration here takes seconds.
 for mode in 'scores --images 200' 'pxgrad --images 200' 'pgd --images 4 --eps 0.001'; do
     expect "the peer is asked for $mode" grep -q -e "--mode $mode" peers
+done
+for recipe in jem jem++ dat; do
+    expect "the peer is asked for an iteration of $recipe" grep -q -e "--steps 1 .*--recipe $recipe\$" peers
 done
 expect 'the row holds one iteration and the peak of the process' python3 -c '
 import json
@@ -41,6 +44,12 @@ import json
 assert 0.005 < seconds < 500 and row["ratio"] > 2, row
 assert row["mib"]["eager"] == 100 and row["mib"]["engine"] > 264, row
 assert row["goals"] == [1, 1], row
+'
+expect 'each recipe was timed, with its goals' python3 -c '
+import json
+rows = json.load(open("history.jsonl"))["recipes"]
+assert [(row["recipe"], row["steps"], row["work"].split(",")[0]) for row in rows] == [(name, 1, name) for name in ("jem", "jem++", "dat")], rows
+assert all(0.005 < row["seconds"]["engine"][0] < 500 and row["mib"]["engine"] > 264 and row["goals"] == [1.5, 0.5] for row in rows), rows
 '
 expect 'scores, gradients and attacks were measured' python3 -c '
 import json
@@ -52,9 +61,13 @@ assert all(row["ratio"] > 2 and row["mib"]["eager"] == 100 for row in line["meas
 assert 0.1 < costs["scores"] < 100 and 0.01 < costs["pxgrad"] < 100, costs
 '
 "$tools/bench_table" history.jsonl >table || failures=$((failures + 1))
+expect 'the table of recipes is there' grep -q '^| other recipes ' table
+expect 'it holds their rows, of which one says its inner steps' grep -qxF "$(grep '^| jem++, M = 1, N = 5 | WRN-10-1 | f32' out)" table
 # shellcheck disable=SC2016  # Markdown's
 expect 'the table of train is there' grep -q '^| `train` of ' table
 expect 'it holds the row that was printed' grep -qxF "$(grep '^| WRN-10-1' out)" table
 expect 'and what was measured' grep -qxF "$(grep '^| PGD' out)" table
 expect 'and the costs' grep -qF 'as long as a sampling step' table
+if python3 "$tools/compare_pytorch.py" --engine "$program" --python ./peer --recipes softmax >out 2>err; then failures=$((failures + 1)); fi
+expect 'a recipe without a peer is refused' grep -q 'softmax has no peer' err
 exit $((failures > 0))
