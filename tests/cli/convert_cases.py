@@ -102,10 +102,21 @@ class Features(nn.Module):
         return F.leaky_relu(self.bn1(x), 0.2).mean(dim=(2, 3))
 
 
+class ActNorm(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.loc, self.scale = nn.Parameter(torch.zeros(1, channels, 1, 1)), nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.register_buffer("initialized", torch.tensor(1, dtype=torch.uint8))
+
+    def forward(self, x):
+        return self.scale * (x + self.loc)
+
+
 class Ccf(nn.Module):
     def __init__(self, code, depth=10, width=2, norm="batch", classes=10, channels=3, groups=3):
         super().__init__()
-        norms = {"batch": nn.BatchNorm2d, "none": lambda _: nn.Identity(), "instance": lambda n: nn.InstanceNorm2d(n, affine=True)}
+        norms = {"batch": nn.BatchNorm2d, "none": lambda _: nn.Identity(), "instance": lambda n: nn.InstanceNorm2d(n, affine=True),
+                 "layer": lambda n: nn.GroupNorm(1, n), "act": ActNorm}
         self.f = Features(code, depth, width, norms[norm], classes, channels, groups)
         self.energy_output = nn.Linear(self.f.last, 1)
         self.class_output = nn.Linear(self.f.last, classes)
@@ -120,11 +131,11 @@ def made(code, seed=1, **shape):
     network = Ccf(code, **shape).eval()
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
-            if name.endswith("running_var") or ".bn" in name and name.endswith(".weight"):
+            if name.endswith("running_var") or ".bn" in name and name.endswith((".weight", ".scale")):
                 tensor.uniform_(0.5, 1.5)
             elif name.endswith("num_batches_tracked"):
                 tensor.fill_(78)
-            elif ".bn" in name:
+            elif ".bn" in name and not name.endswith("initialized"):
                 tensor.uniform_(-0.2, 0.2)
     return network
 
@@ -137,10 +148,13 @@ def saved(path, state, buffer=None, **others):
     torch.save({"model_state_dict": state, "replay_buffer": buffer, **others}, path)
 
 
+MARKS = ("num_batches_tracked", ".initialized")
+
+
 def own_names(state):
     """What of the official tensors the engine has, counters aside."""
     return {name: tensor for name, tensor in state.items()
-            if not name.startswith(("f.linear.", "f.layer_one.", "f.other_layers.")) and not name.endswith("num_batches_tracked")}
+            if not name.startswith(("f.linear.", "f.layer_one.", "f.other_layers.")) and not name.endswith(MARKS)}
 
 
 def bits(tensor):
@@ -158,6 +172,9 @@ NETWORKS = {
     "jem_batch": dict(code="jem", depth=16, width=1, classes=100),
     "jempp": dict(code="jempp"),
     "jempp_none": dict(code="jempp", norm="none", classes=7),
+    "jem_instance": dict(code="jem", norm="instance"),
+    "jempp_layer": dict(code="jempp", norm="layer"),
+    "jem_act": dict(code="jem", norm="act", width=1),
     "sadajem": dict(code="sadajem", width=3),
     "sadajem_64": dict(code="sadajem", width=1, groups=4, classes=200),
 }
@@ -172,14 +189,18 @@ def there_and_back():
         state, buffer = network.state_dict(), made_buffer(size=64 if shape.get("groups") == 4 else 32)
         saved(f"{name}.pt", state, buffer)
         said = converted(f"{name}.pt", f"{name}.safetensors")
-        assert f"WRN-{shape.get('depth', 10)}-{shape.get('width', 2)}, norm {shape.get('norm', 'batch')}, 3 input channels, " \
+        norm = shape.get("norm", "batch")
+        told = "instance or layer" if norm in ("instance", "layer") else norm
+        assert f"WRN-{shape.get('depth', 10)}-{shape.get('width', 2)}, norm {told}, 3 input channels, " \
                f"{shape.get('classes', 10)} classes" in said, said
         assert ("f.linear.weight" in said) == (shape["code"] == "jem"), said
         assert ("all equal to their originals" in said) == (shape["code"] == "jempp"), said
         own = safetensors.torch.load_file(f"{name}.safetensors")
-        counters = {n: t for n, t in own.items() if n.endswith("num_batches_tracked")}
-        assert all(int(t) == 0 and t.dtype == torch.int64 and t.shape == () for t in counters.values())
-        assert counters.keys() == {n for n in Ccf(**{**shape, "code": "sadajem"}).state_dict() if n.endswith("num_batches_tracked")}
+        counters = {n: t for n, t in own.items() if n.endswith(MARKS)}
+        kind = (1, torch.uint8) if norm == "act" else (0, torch.int64)
+        assert all((int(t), t.dtype) == kind and t.shape == () for t in counters.values())
+        assert counters.keys() == {n for n in Ccf(**{**shape, "code": "sadajem"}).state_dict() if n.endswith(MARKS)}
+        assert ("--norm instance or --norm layer" in said) == (norm in ("instance", "layer")), said
         check_same({n: t for n, t in own.items() if n not in counters}, {**own_names(state), "replay_buffer": buffer})
         # back, into a network that knows nothing of this one
         for code in ("jem", "jempp", "sadajem") if shape.get("groups", 3) == 3 else ("sadajem",):
@@ -276,8 +297,11 @@ def wrong_files():
     refused("wrong.pt", "no.safetensors", saying=[
         "missing: f.layer2.0.bn2.running_var [64]", "shape of f.layer3.0.conv1.weight: [128,64,1,1] in the file, [128,64,3,3] expected",
         "superfluous: f.layer3.0.attention.weight [2]", "type of class_output.bias: torch.int64"])
-    saved("instance.pt", made("jem", norm="instance").state_dict())
-    refused("instance.pt", "no.safetensors", saying=["norm: batch without running statistics, or another one", "missing: f.bn1.running_mean [128]"])
+    saved("unset.pt", {name: torch.zeros_like(tensor) if name.endswith("initialized") else tensor
+                       for name, tensor in made("jem", norm="act").state_dict().items()})
+    refused("unset.pt", "no.safetensors", saying="act norms that no batch has set yet")
+    saved("half_act.pt", {name: tensor for name, tensor in made("jem", norm="act").state_dict().items() if name != "f.bn1.scale"})
+    refused("half_act.pt", "no.safetensors", saying="missing: f.bn1.scale [1,128,1,1]")
     saved("grey.pt", made("sadajem", channels=2).state_dict())
     refused("grey.pt", "no.safetensors", saying="input channels: 2")
     saved("half_head.pt", {name: tensor for name, tensor in state.items() if name != "energy_output.bias"})
@@ -382,7 +406,11 @@ def engine(*words):
 
 
 def read_by_the_engine():
-    """No flag tells the shapes; what it says of the converted network is what PyTorch says of the original."""
+    """No flag tells the shapes, but which of two norms it is; what it says of the converted network is what PyTorch says of the original."""
+    def which(name):
+        norm = NETWORKS[name].get("norm", "batch")
+        return ("--norm", norm) if norm in ("instance", "layer") else ()
+
     torch.manual_seed(6)
     os.makedirs("data")
     pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
@@ -392,11 +420,11 @@ def read_by_the_engine():
         with open(f"data/{name}", "wb") as file:
             file.write(records)
     x = pixels.double() / 255 * 2 - 1
-    for name in ("jem", "jempp", "sadajem"):
+    for name in ("jem", "jempp", "sadajem", "jem_instance", "jempp_layer", "jem_act"):
         network = made(**NETWORKS[name]).double()
         with torch.no_grad():
             logits = network(x)
-        got, said = engine("evaluate", "--checkpoint", f"{name}.safetensors", "--data", "cifar10", "--data-dir", "data")
+        got, said = engine("evaluate", "--checkpoint", f"{name}.safetensors", "--data", "cifar10", "--data-dir", "data", *which(name))
         assert not said, said
         nll = float(F.cross_entropy(logits, labels))
         assert abs(got["nll"] - nll) < NLL_TOLERANCE * max(1, nll), (name, got["nll"], nll)
@@ -407,7 +435,7 @@ def read_by_the_engine():
     begun, given = (safetensors.torch.load_file(path) for path in ("trained/checkpoints/last.state.safetensors", "sadajem.safetensors"))
     assert all(torch.equal(begun[name], tensor) for name, tensor in given.items() if not name.startswith("energy_output."))
     for name in NETWORKS:
-        got, said = engine("sample", "--from", "buffer", "--checkpoint", f"{name}.safetensors", "--count", "5", "--raw", f"{name}.raw.safetensors")
+        got, said = engine("sample", "--from", "buffer", "--checkpoint", f"{name}.safetensors", "--count", "5", "--raw", f"{name}.raw.safetensors", *which(name))
         assert not said and got["images"] == 5, (name, said)
         raw = safetensors.torch.load_file(f"{name}.raw.safetensors")
         network = made(**NETWORKS[name])
