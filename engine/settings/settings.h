@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/settings/enums.h"
+#include "engine/settings/method.h"
 #include "kernels/ops.h"
 
 namespace jem {
@@ -110,11 +111,14 @@ struct Settings {
     int64_t gap_window = 500;         // iterations
     int64_t chance_iterations = 200;  // of an accuracy at chance that count as divergence; 0: none do
 
-    bool generates() const { return p_x_weight != 0; }                 // by x+ and x-
-    bool samples() const { return generates() || p_x_y_weight != 0; }  // by chains of any kind
+    // In place of the recipe's, whose values of the settings above hold all the same.
+    std::optional<Method> own_method;
+
+    bool generates() const;  // by x-
+    bool samples() const;    // by chains of the replay buffer, of any kind
     bool chains_are_of_classes() const { return class_conditional != ClassConditional::off && energy_head == Head::classes; }
     bool loss_is_of_classes() const { return chains_are_of_classes() && class_conditional == ClassConditional::loss; }
-    bool classifies() const { return p_y_given_x_weight != 0; }
+    bool classifies() const;  // labelled images, or such as are made of them
     // Of so many training images.
     int64_t num_labelled(int64_t images) const { return labels_per_class > 0 ? labels_per_class * num_classes : images; }
     // An epoch sees the labelled images once, where there are any; those of p(x) where few of these have a label.
@@ -126,6 +130,11 @@ struct Settings {
     uint64_t seed_of_split() const { return split_seed.value_or(seed); }
     SgldSettings sgld() const;
 };
+
+// For people: the recipe, and whether its steps are others.
+std::string title_of(const Settings& settings);
+// Of settings that do not sample.
+std::string why_no_samples(const Settings& settings);
 
 // Throws InputError naming the flag for values that contradict each other or are out of range.
 void validate(const Settings& settings);
@@ -174,6 +183,17 @@ JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", 
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});
 JEM_ENUM_NAMES(Head, {{"lse", Head::classes}, {"linear", Head::energy}});
 JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}});
+JEM_ENUM_NAMES(BatchOf, {{"labelled", BatchOf::labelled},
+                         {"real", BatchOf::real},
+                         {"chain", BatchOf::chain},
+                         {"labelled-chain", BatchOf::labelled_chain},
+                         {"adversarial", BatchOf::adversarial}});
+JEM_ENUM_NAMES(ChainObjective, {{"lse", ChainObjective::lse},
+                                {"cross-entropy", ChainObjective::cross_entropy},
+                                {"class-logit", ChainObjective::class_logit},
+                                {"class-energy", ChainObjective::class_energy},
+                                {"apart", ChainObjective::apart}});
+JEM_ENUM_NAMES(ChainStepper, {{"sgld", ChainStepper::sgld}, {"attack", ChainStepper::attack}, {"normalised", ChainStepper::normalised}});
 #undef JEM_ENUM_NAMES
 
 template <class E>

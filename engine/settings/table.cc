@@ -537,30 +537,31 @@ void validate(const Settings& s) {
     if (s.in_channels == 2) throw InputError("--in-channels is 2 (images have 1 or 3). Give one of these, or --data.");
     if (s.ema == 1) throw InputError("--ema is 1 (the average would never move). Give a value below 1, such as 0.999.");
     if (s.best_by == BestBy::energy_gap && !s.samples())
-        throw InputError("--best-by energy-gap is of drawn images (--p-x-weight is 0: there are none). Give accuracy.");
+        throw InputError("--best-by energy-gap is of drawn images (" + why_no_samples(s) + "). Give accuracy.");
     const std::vector<std::string> measured = comma_parts(s.metrics);
     if (s.best_by == BestBy::frechet && (s.metric_interval == 0 || std::find(measured.begin(), measured.end(), "fid") == measured.end()))
         throw InputError("--best-by frechet has nothing to go by (fid is not measured). Give --metric-interval 1 --metrics accuracy,fid.");
-    if (!s.samples() && !s.classifies())
+    if (!s.own_method && !s.samples() && !s.classifies())
         throw InputError("--p-x-weight, --p-y-given-x-weight and --p-x-y-weight are all 0 (there is nothing to train). Make one positive.");
-    if (s.class_conditional != ClassConditional::off && !s.generates())
+    if (!s.own_method && s.class_conditional != ClassConditional::off && !s.generates())
         throw InputError("--class-conditional is of x- (--p-x-weight is 0: there are none). Give --p-x-weight, or leave it out.");
     if (s.network != NetworkKind::wide_resnet && s.norm != NormKind::none)
         throw InputError("--norm " + name_of(s.norm) + " is of a Wide-ResNet (--network " + name_of(s.network) +
                          " has no norms). Give --norm none.");
     if (s.network != NetworkKind::wide_resnet && s.recompute)
         throw InputError("--recompute is of a Wide-ResNet (this is --network " + name_of(s.network) + "). Leave it out.");
-    const bool places = s.p_x_y_weight != 0 || (s.generates() && s.chains_are_of_classes() && !method_of(s).chains_take_labels);
-    if (s.buffer_order == BufferOrder::fifo && places)
-        throw InputError("--buffer-order fifo has no places of classes (--class-conditional and --p-x-y-weight want them). Give in-place.");
-    if (s.label_smoothing > 0 && !s.classifies())
+    if (s.buffer_order == BufferOrder::fifo && takes_places(method_of(s)))
+        throw InputError(std::string("--buffer-order fifo has no places of classes (") +
+                         (s.own_method ? "the method has chains of classes" : "--class-conditional and --p-x-y-weight want them") +
+                         "). Give in-place.");
+    if (!s.own_method && s.label_smoothing > 0 && !s.classifies())
         throw InputError("--label-smoothing is of the cross-entropy (--p-y-given-x-weight is 0: there is none). Leave it out.");
     const bool few_labels = s.labels_per_class > 0;
     if (few_labels && s.samples() && s.init == StartForm::informative)
         throw InputError("--labels-per-class " + std::to_string(s.labels_per_class) +
                          " beside --init informative (its Gaussians are made of every image's label). Give --init uniform, or --init "
                          "gaussian, whose one Gaussian is of all images and needs no labels.");
-    if (few_labels && s.loss_is_of_classes())
+    if (few_labels && !s.own_method && s.loss_is_of_classes())
         throw InputError("--labels-per-class " + std::to_string(s.labels_per_class) +
                          " beside --class-conditional loss (it takes the label of every image of p(x)). Leave one of them out, or give "
                          "--class-conditional chain.");

@@ -8,6 +8,7 @@
 #include "engine/sampling/steppers.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/training/labelled_images.h"
+#include "engine/training/own_method.h"
 #include "engine/training/terms/terms.h"
 
 namespace jem {
@@ -29,12 +30,14 @@ int64_t share(const char* flag, int64_t batch, int64_t ranks) {
 
 }  // namespace
 
-TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data)
+TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data,
+                                     const std::vector<NamedObjective>& known)
     : device_(device),
       memory_(memory),
       network_(network),
       settings_(settings),
-      method_(method_of(settings)),
+      known_(known),
+      method_(checked_method(settings, known)),
       data_(data),
       ranks_(device.communicator()) {
     store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.count, data.largest_class);
@@ -42,16 +45,17 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
     if (settings.labels_per_class > 0)
         labelled_store_ =
             std::make_unique<ImageStore>(device, memory, data.shape, settings.num_labelled(data.count), settings.labels_per_class);
-    if (settings.samples()) {
+    const bool generates = has_chain(method_, BatchOf::chain);
+    if (generates || has_chain(method_, BatchOf::labelled_chain)) {
         const bool gaussian = settings.init == StartForm::gaussian;
         buffer_ = std::make_unique<ReplayBuffer>(
             device, memory,
             ReplayBuffer::Options{.size = settings.buffer_size,
-                                  .chains = settings.generates() ? share("--gen-batch-size", settings.gen_batch_size, ranks_.size())
-                                                                 : share("--batch-size", settings.batch_size, ranks_.size()),
+                                  .chains = generates ? share("--gen-batch-size", settings.gen_batch_size, ranks_.size())
+                                                      : share("--batch-size", settings.batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
                                   .classes = gaussian ? 1 : data.shape.num_classes,
-                                  .by_class = !settings.generates() || (settings.chains_are_of_classes() && !method_.chains_take_labels),
+                                  .by_class = !generates || draws_classes(method_),
                                   .num_classes = data.shape.num_classes,
                                   .order = settings.buffer_order,
                                   .reinit_freq = settings.reinit_freq,
@@ -62,12 +66,14 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
     build({.positive = settings.gen_batch_size, .negative = settings.gen_batch_size, .labelled = settings.batch_size});
 }
 
-TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given)
+TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given,
+                                     const std::vector<NamedObjective>& known)
     : device_(device),
       memory_(memory),
       network_(network),
       settings_(settings),
-      method_(method_of(settings)),
+      known_(known),
+      method_(checked_method(settings, known)),
       ranks_(device.communicator()) {
     build(given);
 }
@@ -108,7 +114,7 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
                            .height = settings_.image_size,
                            .width = settings_.image_size,
                            .channels = settings_.in_channels,
-                           .with_labels = labelled || settings_.loss_is_of_classes() || method_.chains_take_labels,
+                           .with_labels = labelled || takes_labels(method_, which, known_) || method_.chains_take_labels,
                            .drawn = data_.has_value()};
     if (data_) {
         const Augment of_labelled = settings_.augment ? Augment::both : Augment::off, how = labelled ? of_labelled : settings_.gen_augment;
@@ -134,7 +140,7 @@ NormMode TrainingIteration::mode_of(const ChainSpec& spec) const {
 std::unique_ptr<Stepper> TrainingIteration::stepper_of(Chain& c) {
     constexpr double kAnywhere = 1e9;  // a radius that limits nothing
     if (c.spec.stepper == ChainStepper::attack) {
-        const bool free = settings_.attack_objective == AttackObjective::authors;
+        const bool free = c.spec.climbs == ChainObjective::apart;  // as the scripts have it
         c.limits = {.step_size = in_units_of_x(settings_.attack_step_size),
                     .radius = free ? kAnywhere : in_units_of_x(settings_.attack_eps)};
         return attack_stepper(settings_.attack_norm, c.limits);
@@ -185,7 +191,6 @@ void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job
 void TrainingIteration::add_term(const TermSpec& spec) {
     auto term = std::make_unique<Term>(Term{.spec = spec, .passes = {}});
     const int64_t count = count_of(spec.batch);
-    const int64_t both = real_ && has_chain(method_, BatchOf::chain) ? count_of(BatchOf::real) + count_of(BatchOf::chain) : 0;
     for (int pass = 0; pass < (settings_.sam != SamForm::none ? kNumPasses : 1); ++pass) {
         const std::string name = spec.name + (pass == 0 ? "" : " again");
         const NormMode batch = pass == 0 ? NormMode::batch_update : NormMode::batch_keep;
@@ -194,21 +199,24 @@ void TrainingIteration::add_term(const TermSpec& spec) {
             network_.add_pass({.name = name, .batch = count, .norm = norm, .gradients = Gradients::weights, .head = spec.head});
         term->passes.push_back({number, {}});
         for (const ObjectiveSpec& objective : spec.objectives)
-            term->passes.back().objectives.push_back(make_objective(objective.name, {.device = device_,
-                                                                                     .memory = memory_,
-                                                                                     .scalars = scalars_,
-                                                                                     .settings = settings_,
-                                                                                     .name = name,
-                                                                                     .count = count,
-                                                                                     .both = both,
-                                                                                     .weight = objective.weight}));
+            term->passes.back().objectives.push_back(objective_called(objective.name, known_)
+                                                         .make({.device = device_,
+                                                                .memory = memory_,
+                                                                .scalars = scalars_,
+                                                                .settings = settings_,
+                                                                .name = name,
+                                                                .count = count,
+                                                                .both = images_of_difference(spec, objective.name),
+                                                                .weight = objective.weight}));
     }
     terms_.push_back(std::move(term));
 }
 
 void TrainingIteration::add_phases() {
-    const auto add = [&](const std::string& name, std::function<void()> queue, int64_t repeats = 1, bool sampling = false) {
-        if (repeats > 0) phases_.push_back({.name = name, .repeats = repeats, .sampling = sampling, .queue = std::move(queue)});
+    const auto add = [&](const std::string& name, std::function<void()> queue, int64_t repeats = 1, bool sampling = false,
+                         int64_t images = 0) {
+        if (repeats > 0)
+            phases_.push_back({.name = name, .repeats = repeats, .sampling = sampling, .queue = std::move(queue), .images = images});
     };
     if (data_) add("draw", [this] { queue_draw(); });
     size_t next = 0;
@@ -218,20 +226,21 @@ void TrainingIteration::add_phases() {
             const bool attack = spec->makes == BatchOf::adversarial;
             if (attack) add(spec->name + " start", [this, &c] { queue_attack_start(c); });
             add(
-                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, c.steps, !attack);
+                spec->name, [this, &c] { c.chain->step(memory_of(SamPass::at_weights), state()); }, c.steps, !attack, c.chain->count());
             continue;
         }
         const Term& term = *terms_[next];
         const bool first = next++ == 0;
         // of the buffer's
         Chain* const c = is_of_chain(term.spec.batch) && term.spec.batch != BatchOf::adversarial ? &chain_of(term.spec.batch) : nullptr;
-        add(term.spec.name, [this, &term, first, c] {
+        const auto queue = [this, &term, first, c] {
             if (first) device_.ops().fill_zero(parameters_->gradient());
             if (c != nullptr && data_)
                 device_.ops().chain_summary(state(), c->chain->images(), c->chain->centre(), c->chain->count(), c->scalars);
             if (c != nullptr) queue_agreement(Agreement::after_sampling, c->scalars);
             queue_term(term, SamPass::at_weights);
-        });
+        };
+        add(term.spec.name, queue, 1, false, count_of(term.spec.batch));
         // Behind the term, whose look at the energies keeps what has diverged out of the buffer.
         if (c != nullptr && data_ && !std::exchange(c->stored, true))
             add(c->kind == 0 ? "store" : "store of classes", [this, c] { buffer_->store(c->chain->images(), state(), c->kind); });
@@ -386,6 +395,19 @@ int64_t TrainingIteration::count_of(BatchOf which) {
     return which == BatchOf::real ? real_->count() : labelled_->count();
 }
 
+// Of the term and of that of the other half, where the objective is one of a difference.
+int64_t TrainingIteration::images_of_difference(const TermSpec& term, const std::string& objective) {
+    const ObjectiveTraits& traits = objective_called(objective, known_).traits;
+    int64_t images = count_of(term.batch);
+    for (const auto& step : method_.steps) {
+        const auto* other = std::get_if<TermSpec>(&step);
+        if (other == nullptr) continue;
+        for (const ObjectiveSpec& o : other->objectives)
+            if (o.name == traits.second || objective_called(o.name, known_).traits.second == objective) images += count_of(other->batch);
+    }
+    return images;
+}
+
 NetworkMemory TrainingIteration::memory_of(SamPass pass) {
     return {.weights = pass == SamPass::at_weights ? parameters_->weights() : parameters_->perturbed(),
             .gradient = parameters_->gradient(),
@@ -401,7 +423,8 @@ void TrainingIteration::queue_draw() {
         InputChain& chain = *c->chain;
         if (c->spec.makes == BatchOf::adversarial) continue;
         buffer_->draw(chain.images(), resident, state(), c->kind, c->spec.makes == BatchOf::labelled_chain ? labelled_->labels() : Array{});
-        const Array labels = method_.chains_take_labels ? real_->labels() : buffer_->labels(c->kind);
+        const bool of_real = method_.chains_take_labels && c->spec.makes == BatchOf::chain;
+        const Array labels = of_real ? real_->labels() : buffer_->labels(c->kind);
         if (chain.labels().count > 0) device_.copy(chain.labels().data, labels.data, chain.labels().bytes());
         chain.begin();
     }
@@ -428,10 +451,10 @@ void TrainingIteration::queue_term(const Term& term, SamPass pass) {
     const Term::Pass& of = term.passes[static_cast<size_t>(pass)];
     const int number = of.pass;
     const bool labelled = term.spec.batch == BatchOf::labelled || term.spec.batch == BatchOf::adversarial;
+    const bool kept = keep_logits_ && labelled && term.spec.head == Head::classes && pass == SamPass::at_weights;
     const Tensor images = images_of(term.spec.batch);
     network_.forward(number, memory_of(pass), images);
-    if (keep_logits_ && labelled && pass == SamPass::at_weights)
-        device_.copy(kept_logits(term.spec.batch).data, network_.logits(number).data, kept_logits(term.spec.batch).bytes());
+    if (kept) device_.copy(kept_logits(term.spec.batch).data, network_.logits(number).data, kept_logits(term.spec.batch).bytes());
     for (const auto& objective : of.objectives)
         objective->queue({.network = network_,
                           .pass = number,

@@ -18,6 +18,7 @@
 #include "engine/settings/method.h"
 #include "engine/settings/settings.h"
 #include "engine/training/batch.h"
+#include "engine/training/terms/terms.h"
 
 namespace jem {
 
@@ -36,8 +37,11 @@ public:
 
     // Registers all passes and memory; the network must not have been built. One of the two sources. The settings' batches are the
     // whole job's: InputError where they do not divide by its ranks.
-    TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data);
-    TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given);
+    // Terms of the loss go by `known`, which must outlive it. InputError, too, for a method of the settings' own that cannot be run.
+    TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data,
+                      const std::vector<NamedObjective>& known = objectives());
+    TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const GivenBatches& given,
+                      const std::vector<NamedObjective>& known = objectives());
     TrainingIteration(const TrainingIteration&) = delete;  // the phases refer to it
     TrainingIteration& operator=(const TrainingIteration&) = delete;
 
@@ -46,6 +50,7 @@ public:
         int64_t repeats = 1;          // in an iteration: K of a chain's
         bool sampling = false;        // whether take_steps() is of it
         std::function<void()> queue;  // once
+        int64_t images = 0;           // of this rank that a term, or a step of a chain, runs the network on
     };
     // In the order in which they run.
     const std::vector<Phase>& phases() const { return phases_; }
@@ -129,6 +134,7 @@ private:
     Tensor images_of(BatchOf which);
     Array labels_of(BatchOf which);
     int64_t count_of(BatchOf which);
+    int64_t images_of_difference(const TermSpec& term, const std::string& objective);
     void queue_draw();
     void queue_attack_start(Chain& chain);
     void queue_initialisation();
@@ -147,6 +153,7 @@ private:
     Memory& memory_;
     Network& network_;
     Settings settings_;
+    const std::vector<NamedObjective>& known_;
     Method method_;
     std::optional<DataSource> data_;
     Communicator& ranks_;

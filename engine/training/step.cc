@@ -1,13 +1,16 @@
 #include "engine/training/step.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <map>
+#include <variant>
 #include <vector>
 
 #include "data/input_error.h"
 #include "engine/network/file_tensors.h"
 #include "engine/run/checkpoint.h"
-#include "engine/settings/recipes/recipes.h"
 #include "engine/training/iteration.h"
+#include "engine/training/own_method.h"
 
 namespace jem {
 namespace {
@@ -42,8 +45,14 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
                              " is not [K, N, C, H, W] with K = --sgld-steps. Correct it, or leave it out.");
         return true;
     };
-    const Method method = method_of(s);
-    const bool adversarial = has_chain(method, BatchOf::adversarial), labelled = has_term(method, BatchOf::labelled);
+    const Method method = checked_method(s);
+    const bool adversarial = has_chain(method, BatchOf::adversarial), of_classes = has_chain(method, BatchOf::labelled_chain);
+    const auto keeps_logits = [&](BatchOf batch) {
+        return std::any_of(method.steps.begin(), method.steps.end(), [batch](const auto& step) {
+            const auto* term = std::get_if<TermSpec>(&step);
+            return term != nullptr && term->batch == batch && term->head == Head::classes;
+        });
+    };
     if (has_term(method, BatchOf::real)) given.positive = batch_of(input, "x_pos", s);
     if (s.generates()) {
         given.negative = batch_of(input, "x_neg_start", s);
@@ -54,7 +63,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     if (given.attack_noise && batch_of(input, "attack_noise", s) != given.labelled)
         throw InputError("Tensor attack_noise of " + input.batch_path +
                          " has other images than x_lab (it is where their attacks start). Give as many.");
-    if (s.p_x_y_weight != 0) {
+    if (of_classes) {
         if (batch_of(input, "x_neg_lab_start", s) != given.labelled)
             throw InputError("Tensor x_neg_lab_start of " + input.batch_path +
                              " has other images than x_lab (it is one chain each). Give as many.");
@@ -94,7 +103,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     };
     if (has_term(method, BatchOf::real)) {
         upload_images(iteration.real().images(), "x_pos");
-        if (iteration.real().labels().count > 0 && s.loss_is_of_classes()) upload_labels(iteration.real().labels(), "y_pos", "x_pos");
+        if (takes_labels(method, BatchOf::real)) upload_labels(iteration.real().labels(), "y_pos", "x_pos");
     }
     if (given.attack_noise) upload_images(iteration.attack_noise(), "attack_noise");
     if (s.generates()) {
@@ -105,8 +114,9 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
         upload_images(iteration.labelled().images(), "x_lab");
         upload_labels(iteration.labelled().labels(), "y", "x_lab");
     }
-    if (s.p_x_y_weight != 0) {
-        upload_labels(iteration.chain(BatchOf::labelled_chain).labels(), "y", "x_neg_lab_start");
+    if (of_classes) {
+        if (iteration.chain(BatchOf::labelled_chain).labels().count > 0)
+            upload_labels(iteration.chain(BatchOf::labelled_chain).labels(), "y", "x_neg_lab_start");
         if (given.noise_lab) upload_images(iteration.chain(BatchOf::labelled_chain).noise(), "noise_lab");
     }
 
@@ -131,7 +141,7 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     IterationState state;
     for (int64_t i = 0; i < input.iterations; ++i) {
         if (s.generates()) upload_images(iteration.chain().images(), "x_neg_start");
-        if (s.p_x_y_weight != 0) upload_images(iteration.chain(BatchOf::labelled_chain).images(), "x_neg_lab_start");
+        if (of_classes) upload_images(iteration.chain(BatchOf::labelled_chain).images(), "x_neg_lab_start");
         iteration.begin(i, s.lr, input.optimizer_step + i);
         if (i == 0 && holds_unset_norms(input.checkpoint)) iteration.initialise_norms();
         for (const TrainingIteration::Phase& phase : iteration.phases()) {
@@ -146,26 +156,29 @@ SafetensorsFile run_step(Device& device, Network& network, const Settings& s, co
     }
 
     SafetensorsFile results;
+    const auto scalars = [&](std::initializer_list<const char*> names) {  // those that somebody writes
+        for (const char* name : names)
+            if (iteration.scalars().has(name)) scalar(name, iteration.scalars().value(state, name));
+    };
     if (s.generates()) {
         results.tensors["x_neg"] =
             tensor_on(device, iteration.chain().images(), {given.negative, s.in_channels, s.image_size, s.image_size});
-        for (const char* name : {"f_pos", "f_neg", "loss_gen"}) scalar(name, iteration.scalars().value(state, name));
+        scalars({"f_pos", "f_neg", "loss_gen"});
     }
-    if (s.p_x_y_weight != 0) {
+    if (of_classes) {
         results.tensors["x_neg_lab"] = tensor_on(device, iteration.chain(BatchOf::labelled_chain).images(),
                                                  {given.labelled, s.in_channels, s.image_size, s.image_size});
-        for (const char* name : {"f_pos_lab", "f_neg_lab", "loss_joint"}) scalar(name, iteration.scalars().value(state, name));
+        scalars({"f_pos_lab", "f_neg_lab", "loss_joint"});
     }
-    if (s.classifies()) {
-        scalar("loss_clf", iteration.scalars().value(state, "loss_clf"));
-        if (labelled) results.tensors["logits_lab"] = tensor_on(device, iteration.kept_logits(), {given.labelled, s.num_classes});
-    }
+    scalars({"loss_clf"});
+    if (keeps_logits(BatchOf::labelled))
+        results.tensors["logits_lab"] = tensor_on(device, iteration.kept_logits(), {given.labelled, s.num_classes});
     if (adversarial) {
         results.tensors["x_adv"] =
             tensor_on(device, iteration.chain(BatchOf::adversarial).images(), {given.labelled, s.in_channels, s.image_size, s.image_size});
-        results.tensors["logits_adv"] = tensor_on(device, iteration.kept_logits(BatchOf::adversarial), {given.labelled, s.num_classes});
-        for (const char* name : {"f_adv", "loss_adv", "loss_adv_clf"})
-            if (iteration.scalars().has(name)) scalar(name, iteration.scalars().value(state, name));
+        if (keeps_logits(BatchOf::adversarial))
+            results.tensors["logits_adv"] = tensor_on(device, iteration.kept_logits(BatchOf::adversarial), {given.labelled, s.num_classes});
+        scalars({"f_adv", "loss_adv", "loss_adv_clf"});
     }
     scalar("grad_norm", state.grad_norm);
     parameters.save_array(parameters.weights(), results, "param.");

@@ -205,9 +205,10 @@ void Trainer::begin_afresh(const StartPoint& start) {
 void Trainer::start_or_resume_alone(bool resume) {
     folder_.create();
     const std::string without = text_of_classes_without_images(iteration_.store(), held_out_.class_names);
-    if (!without.empty() && (settings_.chains_are_of_classes() || settings_.p_x_y_weight != 0))
-        throw InputError("The training set has no image of " + without +
-                         " (chains of every class are drawn). Leave out --class-conditional and --p-x-y-weight, or the class.");
+    if (!without.empty() && takes_places(method_of(settings_)))
+        throw InputError("The training set has no image of " + without + " (chains of every class are drawn). " +
+                         (settings_.own_method ? "Leave out the method's chains of classes, or the class."
+                                               : "Leave out --class-conditional and --p-x-y-weight, or the class."));
     if (settings_.samples() && settings_.init == StartForm::informative && !without.empty())
         observer_.message("No chain starts from " + without + " (the training set has no image of it).");
     if (resume && folder_.has_checkpoint()) {
@@ -338,8 +339,8 @@ void Trainer::report(const IterationState& state, int64_t done) {
     const Scalars& scalars = iteration_.scalars();
     DivergenceWatch::Iteration seen;
     seen.raised = state.diverged != 0;
-    if (settings_.generates()) seen.gap = scalars.value(state, "f_pos") - scalars.value(state, "f_neg");
-    if (settings_.classifies()) seen.accuracy = scalars.value(state, "accuracy");
+    if (scalars.has("f_pos") && scalars.has("f_neg")) seen.gap = scalars.value(state, "f_pos") - scalars.value(state, "f_neg");
+    if (scalars.has("accuracy")) seen.accuracy = scalars.value(state, "accuracy");
     if (const auto finding = watch_.look(seen)) {
         trouble_ = Trouble{done, *finding};
         return;

@@ -57,6 +57,12 @@ changed own/checkpoints/last.safetensors strange/progress.safetensors "p.update(
 changed own/checkpoints/last.safetensors strange/large.safetensors "c.update(depth=994, width=32, num_classes=10)"
 changed own/checkpoints/last.safetensors strange/names.safetensors \
     "h['../../evil\x1b[2J'] = {'dtype': 'U8', 'shape': [0], 'data_offsets': [0, 0]}; h['/dev/null\n'] = h['../../evil\x1b[2J']"
+changed own/checkpoints/last.safetensors strange/method.safetensors \
+    "c['method'] = {'steps': [{'chain': '../../$evil\x1b[2J'}, {'term': 't', 'batch': 'chain', 'objectives': []}]}"
+changed own/checkpoints/last.safetensors strange/steps.safetensors "c['method'] = {'steps': [{}] * 10 ** 6}"
+# of terms that this program does not know: whoever does not train need not
+changed own/checkpoints/last.safetensors strange/terms.safetensors \
+    "c['method'] = {'steps': [{'term': 't', 'batch': 'chain', 'objectives': [{'name': '../../evil\x1b[2J'}]}]}"
 files >before
 
 evaluated=(--metrics accuracy --threads 1 --quiet --json)
@@ -66,7 +72,9 @@ run 0 evaluate --checkpoint strange/progress.safetensors "${evaluated[@]}"
 run 2 evaluate --checkpoint strange/names.safetensors "${evaluated[@]}"
 grep -q 'superfluous: ../../evil?' err || fail 'the name is not told' err
 ! grep -q $'\x1b' err || fail 'a name of a tensor steers the terminal' err
-for file in recipe data data_dir deep; do
+run 0 evaluate --checkpoint strange/terms.safetensors "${evaluated[@]}"
+nothing_else_changed 'evaluate of unknown terms in a checkpoint'
+for file in recipe data data_dir deep method steps; do
     run 2 evaluate --checkpoint "strange/$file.safetensors" "${evaluated[@]}"
     ! grep -q $'\x1b' err || fail "strange/$file.safetensors steers the terminal" err
 done
@@ -82,6 +90,8 @@ nothing_else_changed 'sample of names in a checkpoint'
 run 0 train --recipe sada-jem "${small[@]}" --iterations 1 --out new --quiet --start-from strange/paths.safetensors
 nothing_else_changed 'train --start-from' new
 for change in "c['start_from'] = '../../evil'" "c['features'] = r'$evil'" "c['metrics'] = '../../evil'" "c['recipe'] = '../evil'" \
+    "c['method'] = {'steps': [{'term': '../evil', 'batch': 'real', 'objectives': [{'name': 'cross-entropy'}]}]}" \
+    "c['method'] = {'steps': [{'term': 't', 'batch': 'chain', 'objectives': [{'name': '../evil\x1b[2J'}]}]}" \
     "c['metric_interval'] = 1; c['metrics'] = 'fid'; c['features'] = 'inception:../../evil'"; do
     rm -rf copy && cp -r own copy
     python3 - "$change" <<'END'

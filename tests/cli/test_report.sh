@@ -67,6 +67,8 @@ if run 0 s/sada-jem-1; then
     for part in 'Evaluation of last' 'FID (authors&#x27; protocol)' '1000 images) (authors&#x27; protocol)' 'Landscape energy' '<td>0.633</td>' '81.0 %' 'seed 1'; do expect "the page has $part" grep -qF "$part" $page; done
     [[ ! -e s/sada-jem-1/report/index.html.tmp ]] || fail 'a temporary file is left'
 fi
+"$made" own --seed 1 --config method=steps && run 0 own &&
+    expect 'the title says that the steps are not the recipe'"'"'s' grep -qF 'A method of one&#x27;s own with the values of sada-jem on cifar10' own/report/index.html
 echo mine >s/sada-jem-1/report/mine.png
 mv s/sada-jem-1/evaluation kept
 run 0 s/sada-jem-1 && expect 'a picture that is no longer true goes' test ! -e s/sada-jem-1/report/reliability_last.png &&

@@ -147,4 +147,77 @@ wrong 'recipe eb-jdat' --recipe jeat --attack-weight 1
 wrong 'cross-entropy' --recipe dat --energy-l2 0.1
 wrong 'energy-head' --recipe jeat --energy-head linear
 
+# --- a method of one's own -------------------------------------------------------------------------------------------------------------
+# what info writes says the same as the recipe alone
+for recipe in sada-jem eb-jdat; do
+    run 0 info --method $recipe && cp out $recipe.json
+    grep -q '"weight": "p_x_weight"' $recipe.json || fail "info --method $recipe has no weights by flags" $recipe.json
+    begin "by_$recipe" --recipe $recipe --iterations 2 --sgld-steps 1
+    run 0 train --config $recipe.json "${mnist[@]}" --sgld-steps 1 --iterations 2 --out "by_file_$recipe"
+    for file in metrics.jsonl:lines checkpoints/last.safetensors:tensors; do
+        python3 - "by_$recipe/${file%:*}" "by_file_$recipe/${file%:*}" "${file#*:}" <<'END' || fail "$recipe from a file is not the recipe: ${file%:*}"
+import json, sys
+def of(path):
+    with open(path, "rb") as f:
+        if sys.argv[3] == "lines":
+            return [{k: v for k, v in json.loads(line).items() if k not in ("time_s", "images_per_s")} for line in f]
+        header = int.from_bytes(f.read(8), "little")
+        f.seek(8 + header)
+        return f.read()
+sys.exit(of(sys.argv[1]) != of(sys.argv[2]))
+END
+    done
+done
+run 0 info --method dat --json && python3 -c 'import json; assert json.load(open("out"))["method"]["nesterov"]' || fail 'info --method --json is no JSON' out
+refused 'no recipe "jen"' info --method jen
+! grep -q '"method"' by_sada-jem/config.json || fail 'a recipe has a method of its own'
+
+# the run keeps it, and whatever reads the run's files goes by it
+for example in jem-adversarial generative; do
+    file=$root/docs/examples/$example.json
+    own=("${mnist[@]}" --sgld-steps 2 --warmup-iterations 0)
+    run 0 train --config "$file" "${own[@]}" --iterations 2 --out $example
+    python3 -c 'import json, sys
+kept, given = (json.load(open(f))["method"]["steps"] for f in sys.argv[1:])
+for step, wanted in zip(kept, given, strict=True):
+    assert all(step[k] == v or k == "objectives" for k, v in wanted.items())' $example/config.json "$file" || fail "$example/config.json has another method"
+    cp -r $example twice
+    run 0 train --resume --out twice --iterations 4 --threads 1 --quiet
+    run 0 train --config "$file" "${own[@]}" --iterations 4 --out whole
+    cmp -s <(tail -c 200000 twice/checkpoints/last.safetensors) <(tail -c 200000 whole/checkpoints/last.safetensors) ||
+        fail "$example does not go on as if it had not stopped"
+    run 0 train --resume --out twice --config "$file" --data-dir data --threads 1 --quiet || fail 'its own configuration does not repeat it'
+    rm -rf twice whole
+    best=$example/checkpoints/last.safetensors
+    run 0 evaluate --checkpoint $best --metrics accuracy --threads 1 --quiet --json
+    run 0 sample --checkpoint $best --from buffer --count 2 --steps 1 --sheet sheet.png --threads 1 --quiet
+    run 0 plan --config "$file" --data mnist "${small[@]}" --json && grep -q '"name":"sample".*"method":{"steps":' out || fail "plan knows no phase of $example" out
+    run 0 plan --config $example/config.json --threads 1 --quiet
+    run 0 bench --config "$file" --data mnist "${small[@]}" --sgld-steps 1 --repeat 1 --warmup 0
+    run 0 bench --config "$file" --data mnist "${small[@]}" --sgld-steps 1 --repeat 1 --warmup 0 --only sampling
+    run 0 watch $example --once
+done
+
+examples=$root/docs/examples
+run 0 plan --config "$examples/jem-adversarial.json" --data mnist "${small[@]}" --attack-weight 0.3 --attack-eps 4 # as its weights say
+refused '--attack-ce-weight has no effect' plan --config "$examples/jem-adversarial.json" --data mnist --attack-ce-weight 0.3
+refused '--class-conditional has no effect' plan --config "$examples/jem-adversarial.json" --data mnist --class-conditional chain
+refused '--p-x-weight has no effect' plan --config "$examples/generative.json" --data mnist --p-x-weight 1
+refused 'the method trains on none' plan --config "$examples/generative.json" --data mnist --attack-eps 4
+refused 'its method is another one' train --resume --out generative --config sada-jem.json
+refused 'its method is another one' train --resume --out by_sada-jem --config sada-jem.json --data mnist
+wrong_method() { # PATTERN METHOD
+    printf '{"data": "mnist", "method": %s}' "$2" >method.json
+    refused "$1" train --config method.json --data-dir data --out never
+    refused "$1" plan --config method.json
+    [[ ! -e never ]] || fail 'a refused method made a folder'
+}
+wrong_method 'In method.json: "method" has no "steps"' '{}'
+wrong_method 'has no term' '{"steps": []}'
+wrong_method 'step 2 of "method" is neither' '{"steps": [{"chain": "a"}, {"chains": "b"}]}'
+wrong_method 'known: energy-real' '{"steps": [{"term": "a", "batch": "real", "objectives": [{"name": "mine"}]}]}'
+wrong_method 'no chain before it' '{"steps": [{"term": "a", "batch": "chain", "objectives": [{"name": "energy-sampled"}]}]}'
+wrong_method 'at most 64' "{\"steps\": [$(yes '{},' | head -n 100000 | tr -d '\n'){}]}"
+wrong_method 'is no JSON' "{\"steps\": $(yes '[' | head -n 1000 | tr -d '\n')}"
+
 ((failures == 0)) || { echo "$failures failures" && exit 1; }

@@ -164,6 +164,16 @@ seed("features", "plausible", b"\1" + safetensors(statistics, form))
 # ---- text ----
 
 seed("settings", "run", config)
+EXAMPLES = os.path.join(ROOT, "docs", "examples")
+for name in os.listdir(EXAMPLES):
+    seed("settings", name, read(os.path.join(EXAMPLES, name)))
+seed("settings", "method", json.dumps({"recipe": "dat", "method": {
+    "running_statistics": True, "nesterov": True, "chains_take_labels": True, "attacks_start_apart": False, "steps": [
+        {"term": "a", "batch": "real", "objectives": [{"name": "binary-energy-real", "weight": "p_x_weight"}]},
+        {"chain": "b", "climbs": "class-logit", "stepper": "normalised", "evaluation_mode": True},
+        {"term": "c", "batch": "chain", "objectives": [{"name": "binary-energy-sampled", "weight": "p_x_weight"}], "head": "lse"},
+        {"chain": "d", "makes": "labelled-chain", "climbs": "class-logit"},
+        {"term": "e", "batch": "labelled-chain", "objectives": [{"name": "adversarial-cross-entropy", "weight": 1e-3}]}]}}))
 seed("settings", "recipe", '{"recipe": "softmax", "split_seed": 3, "gen_augment": "flip", "init": "gaussian", "lr_milestones": [1, 2]}')
 names = json.loads(config)
 for key, value in names.items():

@@ -1,7 +1,9 @@
-// config.json: a person's, a run's, and that in a checkpoint.
+// config.json: a person's, a run's, and that in a checkpoint; a method in it.
 #include "engine/settings/settings.h"
 
+#include "engine/settings/recipes/recipes.h"
 #include "engine/settings/table.h"
+#include "engine/training/own_method.h"
 #include "tests/fuzz/target.h"
 
 JEM_FUZZ_TARGET(bytes) {
@@ -15,5 +17,9 @@ JEM_FUZZ_TARGET(bytes) {
     if (!fuzz::reads([&] { person = settings_of_config(json); })) return;
     const nlohmann::json written = to_json(person);
     fuzz::require(to_json(settings_of_config(written)) == to_json(person));
+    if (person.own_method) fuzz::require(method_of_json(nlohmann::json(to_json(*person.own_method))) == *person.own_method);
     fuzz::reads([&] { validate(person); });
+    Method method;
+    if (!person.own_method || !fuzz::reads([&] { method = checked_method(person); })) return;
+    fuzz::require(method == method_of(person) && !method.steps.empty());
 }

@@ -21,7 +21,7 @@ constexpr const char *kSampling = "sampling", *kForward = "forward";
 struct BenchOptions {
     CommonOptions common;
     SettingsFlags flags;
-    std::string recipe = "sada-jem";
+    std::string recipe, config;
     int64_t repeat = 5, warmup = 2;
     std::string only;  // empty: whole iterations
     bool profile = false;
@@ -174,9 +174,15 @@ nlohmann::ordered_json print_profile(const WorkReport& profile, const Peaks& pea
     return json;
 }
 
+std::string phase_of_chain(const Method& method, BatchOf batch) {
+    for (const auto& step : method.steps)
+        if (const auto* chain = std::get_if<ChainSpec>(&step); chain != nullptr && chain->makes == batch) return chain->name;
+    return "";
+}
+
 int bench(const BenchOptions& o) {
-    Settings s = recipe(o.recipe);
-    s.sgld_steps = s.samples() ? 5 : 0;
+    Settings s = begin_settings(o.recipe, o.config).settings;
+    if (o.config.empty()) s.sgld_steps = s.samples() ? 5 : 0;
     o.flags.apply(s);
     if (o.common.seed) s.seed = *o.common.seed;
     if (s.data.empty() && s.in_channels == 0) s.data = "cifar10";
@@ -222,11 +228,12 @@ int bench(const BenchOptions& o) {
         forward ? made_up_batch(parts->predictor.batch() * s.in_channels * s.image_size * s.image_size, s.seed) : std::vector<uint8_t>();
     device->synchronize();
 
+    const std::string sampling_phase = phase_of_chain(method_of(s), BatchOf::chain);
     const int64_t an_epoch = s.iterations_per_epoch(count);
     IterationState state;
     const auto run_once = [&] {
         if (sampling) {
-            for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run("sample");
+            for (int64_t k = 0; k < s.sgld_steps; ++k) iteration.run(sampling_phase);
             return;
         }
         if (forward) {
@@ -286,9 +293,9 @@ int bench(const BenchOptions& o) {
 Command add_bench(CLI::App& app) {
     auto o = std::make_shared<BenchOptions>();
     constexpr auto last = CLI::MultiOptionPolicy::TakeLast;
-    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives (K is 5 unless given)")
-        ->capture_default_str()
+    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives (K is 5 unless given) [sada-jem]")
         ->multi_option_policy(last);
+    app.add_option("--config", o->config, "A run's config.json, or one of your own, in place of a recipe")->multi_option_policy(last);
     app.add_option("--repeat", o->repeat, "Iterations timed")
         ->transform(whole_number_in(1, 100000))
         ->capture_default_str()

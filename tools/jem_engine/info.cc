@@ -139,14 +139,44 @@ int info(const CommonOptions& common) {
     return kExitDone;
 }
 
+// JSON on one line, with spaces.
+std::string line_of(const nlohmann::ordered_json& json) {
+    if (!json.is_structured()) return json.dump();
+    std::string text;
+    for (const auto& [key, value] : json.items())
+        text += (text.empty() ? "" : ", ") + (json.is_object() ? "\"" + key + "\": " : "") + line_of(value);
+    return json.is_object() ? "{" + text + "}" : "[" + text + "]";
+}
+
+// A configuration of the recipe with its own steps, which says the same as the recipe alone; a step a line.
+int write_method(const CommonOptions& common, const std::string& name) {
+    const nlohmann::ordered_json json = {{"recipe", name}, {"method", to_json(method_of(recipe(name)))}};
+    if (!common.json) {
+        std::string steps, others;
+        for (const auto& [key, value] : json["method"].items()) {
+            if (key != "steps") others += ",\n    \"" + key + "\": " + line_of(value);
+            if (key != "steps") continue;
+            for (const auto& step : value) steps += (steps.empty() ? "      " : ",\n      ") + line_of(step);
+        }
+        fmt::print("{{\n  \"recipe\": {},\n  \"method\": {{\n    \"steps\": [\n{}\n    ]{}\n  }}\n}}\n", line_of(json["recipe"]), steps,
+                   others);
+    }
+    print_result(common, json);
+    return kExitDone;
+}
+
 }  // namespace
 
 Command add_info(CLI::App& app) {
     auto common = std::make_shared<CommonOptions>();
     const auto settings = std::make_shared<bool>(false);
+    const auto method = std::make_shared<std::string>();
     app.add_flag("--settings", *settings, "Every setting with its range and default, as a page of Markdown (docs/settings.md)");
+    app.add_option("--method", *method, "A recipe's terms and chains as a configuration, to make one's own of: for train --config")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     common->add_to(app);
-    return [common, settings] {
+    return [common, settings, method] {
+        if (!method->empty()) return write_method(*common, *method);
         if (!*settings) return info(*common);
         fmt::print("{}", settings_page());
         return kExitDone;

@@ -12,7 +12,9 @@
 
 #include "data/input_error.h"
 #include "data/load.h"
+#include "engine/files/json.h"
 #include "engine/files/messages.h"
+#include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
 #include "engine/settings/recipes/recipes.h"
 #include "kernels/random.h"
@@ -34,6 +36,7 @@ std::string whole_seed(std::string& text) {
     return "";
 }
 
+constexpr const char* kDefaultRecipe = "sada-jem";
 constexpr double kRhoOfAsam = 0.5;  // where the authors' script turns from SAM to ASAM by itself
 
 const std::string kAuthors = "Names of the authors' scripts";
@@ -150,6 +153,32 @@ std::vector<std::string> values_spelt_out(int argc, char** argv) {
     return out;
 }
 
+nlohmann::json read_config(const std::string& path) {
+    nlohmann::json json = parse_json(read_file(path));
+    if (json.is_discarded())
+        throw InputError(path + " is no JSON. Give the config.json of a run, or begin with what jem_engine info --method writes.");
+    return json;
+}
+
+BegunSettings begin_settings(const std::string& name, const std::string& config) {
+    if (config.empty()) return {.settings = recipe(name.empty() ? kDefaultRecipe : name)};
+    const nlohmann::json json = read_config(config);
+    const auto found = json.is_object() ? json.find("recipe") : json.end();
+    const std::string named = found != json.end() && found->is_string() ? found->get<std::string>() : "";
+    if (!name.empty() && !named.empty() && name != named)
+        throw InputError("--recipe " + name + " beside --config " + config + " (which names the recipe " + named +
+                         "). Leave one of them out.");
+    BegunSettings begun;
+    if (name.empty()) {
+        begun.settings = settings_of_config(json, config);
+    } else {
+        begun.settings = recipe(name);
+        merge_json(begun.settings, json, config);
+    }
+    begun.lr_given = json.contains("lr");
+    return begun;
+}
+
 void SettingsFlags::add(const Setting& setting, const std::string& flag, const std::string& help, const std::string& group) {
     const size_t at = given_.size();
     given_.push_back({nullptr, &setting, flag, ""});
@@ -204,11 +233,23 @@ void SettingsFlags::refuse_unheeded(const Settings& settings) const {
                              " is of chains with inner steps (--inner-steps is 0). Give --inner-steps, or leave it out.");
     for (const char* flag : {"--attack-objective", "--attack-norm", "--attack-eps", "--attack-steps", "--attack-step-size"})
         if (given(flag) && !has_chain(method_of(settings), BatchOf::adversarial))
-            throw InputError(std::string(flag) + " is of adversarial images (recipe " + settings.recipe +
+            throw InputError(std::string(flag) + " is of adversarial images (" +
+                             (settings.own_method ? "the method" : "recipe " + settings.recipe) +
                              " trains on none). Give --recipe jeat, dat or eb-jdat, or leave it out.");
+    if (settings.own_method) return refuse_unheeded_by(*settings.own_method);
     for (const char* flag : {"--attack-weight", "--attack-ce-weight"})
         if (given(flag) && settings.recipe != "eb-jdat")
             throw InputError(std::string(flag) + " is of recipe eb-jdat (this is " + settings.recipe + "). Leave it out.");
+}
+
+void SettingsFlags::refuse_unheeded_by(const Method& method) const {
+    for (const std::string& key : settings_of_recipes())
+        for (const Setting& setting : settings_table())
+            if (setting.key == key && given(setting.flag()) && !is_weight(method, key))
+                throw InputError(setting.flag() +
+                                 " has no effect beside a method of one's own (it is for the steps of recipes, and no weight "
+                                 "names it). Leave it out, or give \"" +
+                                 key + "\" as a weight where it is one.");
 }
 
 void SettingsFlags::apply(Settings& settings) const {

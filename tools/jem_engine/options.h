@@ -46,6 +46,7 @@ public:
 private:
     // InputError for a flag that the recipe, or another setting, leaves without effect.
     void refuse_unheeded(const Settings& settings) const;
+    void refuse_unheeded_by(const Method& method) const;
     struct Given {
         const CLI::Option* option;
         const Setting* setting;
@@ -57,6 +58,16 @@ private:
     CLI::App* app_ = nullptr;
     std::vector<Given> given_;
 };
+
+// The JSON of a configuration; InputError for a file that is none.
+nlohmann::json read_config(const std::string& path);
+
+// What --recipe and --config say before the flags: the recipe's values, and the file's on top. Either may be empty; of both: sada-jem.
+struct BegunSettings {
+    Settings settings;
+    bool lr_given = false;  // by the file
+};
+BegunSettings begin_settings(const std::string& recipe, const std::string& config);
 
 // The command line with the values of a flag that takes several joined by commas ("--decay_epochs 60 120" has two), and with "on" behind a
 // switch that stands alone: only so can an empty value be told from none.

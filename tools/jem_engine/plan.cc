@@ -20,7 +20,7 @@ namespace {
 struct PlanOptions {
     CommonOptions common;
     SettingsFlags flags;
-    std::string recipe, gpu;
+    std::string recipe, config, gpu;
 };
 
 double mib(double bytes) { return bytes / (1 << 20); }
@@ -122,10 +122,11 @@ PlannedGpu planned_gpu(const std::string& name, const std::string&) {
 #endif
 
 int plan(const PlanOptions& o) {
-    if (o.recipe.empty()) throw InputError("--recipe is needed. Give --recipe sada-jem.");
-    Settings s = recipe(o.recipe);
+    if (o.recipe.empty() && o.config.empty()) throw InputError("--recipe is needed (or --config). Give --recipe sada-jem.");
+    const BegunSettings begun = begin_settings(o.recipe, o.config);
+    Settings s = begun.settings;
     o.flags.apply(s);
-    if (!o.flags.given("--lr")) fit_rate_to_data(s);
+    if (!o.flags.given("--lr") && !begun.lr_given) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
     if (s.data.empty()) throw InputError("--data is needed (the name of a data set, whose files need not exist). Give cifar10.");
     fill_in_sizes(s);
@@ -148,7 +149,9 @@ int plan(const PlanOptions& o) {
     int64_t launches = 0;
     nlohmann::ordered_json phases = nlohmann::json::array(), regions = nlohmann::json::array(), convolutions = nlohmann::json::array(),
                            candidates = nlohmann::json::array();
-    for (const auto& [phase, work] : parts.work) {
+    for (const TrainingIteration::Phase& p : parts.iteration.phases()) {
+        const std::string& phase = p.name;
+        const WorkReport& work = parts.work[static_cast<size_t>(&p - parts.iteration.phases().data())].second;
         const int64_t repeats = parts.iteration.repeats(phase);
         const Totals t = totals_of(work);
         const double phase_bytes = t.bytes * static_cast<double>(repeats);
@@ -157,8 +160,7 @@ int plan(const PlanOptions& o) {
         bytes += phase_bytes;
         seconds += phase_seconds;
         launches += t.launches * repeats;
-        if (phase == "positive") image_flops = t.forward_flops / static_cast<double>(s.gen_batch_size);
-        if (phase == "labelled") image_flops = t.forward_flops / static_cast<double>(s.batch_size);
+        if (p.images > 0) image_flops = t.forward_flops / static_cast<double>(p.images);
         phases.push_back(
             {{"name", phase}, {"repeats", repeats}, {"flops", t.flops * static_cast<double>(repeats)}, {"launches", t.launches * repeats}});
         if (on_gpu) phases.back()["bytes"] = phase_bytes;
@@ -183,7 +185,7 @@ int plan(const PlanOptions& o) {
     const bool fits = !on_gpu || process <= gpu.memory_bytes;
 
     if (!o.common.json) {
-        fmt::print("{} on {}, {} ({})\n", s.recipe, s.data, device->name(), device->description());
+        fmt::print("{} on {}, {} ({})\n", title_of(s), s.data, device->name(), device->description());
         if (!counted)
             fmt::print("images    no folder of them at hand: {} training and {} test images are assumed\n", shape.num_train,
                        shape.num_test);
@@ -267,6 +269,7 @@ int plan(const PlanOptions& o) {
                                      {"launches_per_iteration", launches},
                                      {"phases", phases},
                                      {"convolutions", convolutions}};
+    if (s.own_method) result["method"] = to_json(*s.own_method);
     if (on_gpu) {
         result["gpu"] = gpu.title;
         result["precision"] = s.precision;
@@ -301,6 +304,7 @@ Command add_plan(CLI::App& app) {
     std::string recipes;
     for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
     app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")->multi_option_policy(last);
+    app.add_option("--config", o->config, "A run's config.json, or one of your own, in place of a recipe")->multi_option_policy(last);
     app.add_option("--gpu", o->gpu, "Plan for this GPU, without one: " + gpu_choices())->multi_option_policy(last);
     o->flags.add_to(app, SettingsFlags::Kind::training);
     o->common.add_to(app);

@@ -13,7 +13,7 @@ namespace {
 struct StepOptions {
     CommonOptions common;
     SettingsFlags flags;
-    std::string checkpoint, batch, dump, recipe = "sada-jem";
+    std::string checkpoint, batch, dump, recipe, config;
     int64_t optimizer_step = 0, repeat = 1;
 };
 
@@ -34,11 +34,12 @@ int step(const StepOptions& o) {
     check_outputs({{"--dump", o.dump}}, {{"--checkpoint", o.checkpoint}, {"--batch", o.batch}});
     const SafetensorsFile checkpoint = SafetensorsFile::read_weights(o.checkpoint);
     const SafetensorsFile batch = SafetensorsFile::read(o.batch);
-    Settings s = recipe(o.recipe);
+    const BegunSettings begun = begin_settings(o.recipe, o.config);
+    Settings s = begun.settings;
     s.conv_algorithm = ConvAlgorithm::direct;  // made for comparison: the smallest error
     take_shapes(s, checkpoint);
     o.flags.apply(s);
-    if (!o.flags.given("--lr")) fit_rate_to_data(s);
+    if (!o.flags.given("--lr") && !begun.lr_given) fit_rate_to_data(s);
     if (o.common.seed) s.seed = *o.common.seed;
     take_image_sizes(s, batch, o.flags);
     fill_in_sizes(s);
@@ -74,7 +75,8 @@ Command add_step(CLI::App& app) {
     app.add_option("--batch", o->batch, "x_pos, x_neg_start, x_lab [N,C,H,W], y [N]; optionally noise [K,N,C,H,W]")
         ->multi_option_policy(last);
     app.add_option("--dump", o->dump, "File to write")->multi_option_policy(last);
-    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives")->capture_default_str()->multi_option_policy(last);
+    app.add_option("--recipe", o->recipe, "Hyper-parameters that no flag gives [sada-jem]")->multi_option_policy(last);
+    app.add_option("--config", o->config, "A run's config.json, or one of your own, in place of a recipe")->multi_option_policy(last);
     app.add_option("--optimizer-step", o->optimizer_step, "Optimizer steps already made (Adam)")
         ->transform(whole_number_in(0, 1000000000))
         ->multi_option_policy(last);

@@ -5,9 +5,9 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/metric.h"
-#include "engine/files/json.h"
 #include "engine/files/output_file.h"
 #include "engine/run/checkpoint.h"
+#include "engine/training/own_method.h"
 #include "tools/jem_engine/console.h"
 #include "tools/jem_engine/feature_network.h"
 #include "tools/jem_engine/interrupt.h"
@@ -24,12 +24,6 @@ struct TrainOptions {
     bool resume = false;
 };
 
-nlohmann::json read_json(const std::string& path) {
-    nlohmann::json json = parse_json(read_file(path));
-    if (json.is_discarded()) throw InputError(path + " is no JSON. Give the config.json of a run.");
-    return json;
-}
-
 // A path that is kept is read from another folder one day.
 void make_absolute(Settings& s) {
     const auto absolute = [](const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); };
@@ -41,15 +35,10 @@ void make_absolute(Settings& s) {
         s.features = absolute(s.features);
 }
 
-std::string recipe_of(const nlohmann::json& config) {
-    const auto found = config.is_object() ? config.find("recipe") : config.end();
-    return found != config.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
 // A resumed run keeps its own configuration: another one may repeat it, and change nothing.
 void require_same(const Settings& run, const std::string& path, const std::string& folder) {
     Settings wanted = run;
-    merge_json(wanted, read_json(path), path);
+    merge_json(wanted, read_config(path), path);
     make_absolute(wanted);
     const auto has = to_json(run), wants = to_json(wanted);
     for (const Setting& setting : settings_table()) {
@@ -58,6 +47,9 @@ void require_same(const Settings& run, const std::string& path, const std::strin
                          " (the run in " + folder + " has " + has[setting.key].dump() +
                          "). Leave --config out; flags change what may be changed.");
     }
+    if (wanted.own_method != run.own_method)
+        throw InputError("--config " + path + " beside --resume: its method is another one than that of the run in " + folder +
+                         " (a run keeps its own). Leave --config out.");
 }
 
 // The images held out must stay those that the run was never trained on, and the labelled ones those whose labels it has seen.
@@ -92,25 +84,15 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
         if (!o.config.empty()) require_same(s, o.config, folder.root().string());
         s.split_seed = run->split_seed = run->seed_of_split();
         lr_given = true;
-    } else if (!o.config.empty()) {
-        const nlohmann::json json = read_json(o.config);
-        const std::string named = recipe_of(json);
-        if (!o.recipe.empty() && !named.empty() && o.recipe != named)
-            throw InputError("--recipe " + o.recipe + " beside --config " + o.config + " (which names the recipe " + named +
-                             "). Leave one of them out.");
-        if (!o.recipe.empty()) {
-            s = recipe(o.recipe);
-            merge_json(s, json, o.config);
-        } else {
-            s = settings_of_config(json, o.config);
-        }
-        lr_given |= json.contains("lr");
     } else {
-        if (o.resume && o.recipe.empty())
+        if (o.resume && o.recipe.empty() && o.config.empty())
             throw InputError("There is no run in '" + folder.root().string() +
                              "' to go on with (it has no config.json). Check --out, or start one with --recipe.");
-        if (o.recipe.empty()) throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
-        s = recipe(o.recipe);
+        if (o.recipe.empty() && o.config.empty())
+            throw InputError("--recipe is needed (or --config, or --resume). Give --recipe sada-jem.");
+        const BegunSettings begun = begin_settings(o.recipe, o.config);
+        s = begun.settings;
+        lr_given |= begun.lr_given;
     }
     o.flags.apply(s);
     if (!lr_given) fit_rate_to_data(s);
@@ -120,6 +102,7 @@ Settings settings_for(const TrainOptions& o, const RunFolder& folder) {
     make_absolute(s);
     fill_in_sizes(s);
     check_settings(s);
+    checked_method(s);
     check_sizes(s);
     if (s.n_valid == 0 && !has_test_set(s))
         throw InputError("no test images in '" + s.data_dir +
@@ -155,7 +138,7 @@ std::vector<const Metric*> metrics_of(const Settings& s) {
                              " is not measured while training (it runs the network many times). Keep weights with "
                              "--archive-interval, and use jem_engine evaluate.");
         if (m.of_samples && !s.samples())
-            throw InputError("--metrics " + name + " is of drawn images (--p-x-weight is 0: there are none). Leave it out.");
+            throw InputError("--metrics " + name + " is of drawn images (" + why_no_samples(s) + "). Leave it out.");
         if (m.of_samples && s.features.empty())
             throw InputError("--metrics " + name +
                              " needs a network for features (none was given). Give --features CHECKPOINT, or inception:FILE.");
@@ -219,7 +202,7 @@ int train(const TrainOptions& o) {
         settings = settings_for(o, folder);
         device = make_device(o.common, settings.precision);
         refuse_without_mpi(*device);
-        console.message(fmt::format("jem_engine: {} on {} ({}){}", settings.recipe, device->name(), device->description(),
+        console.message(fmt::format("jem_engine: {} on {} ({}){}", title_of(settings), device->name(), device->description(),
                                     ranks.size() > 1 ? fmt::format(", {} ranks", ranks.size()) : ""));
         metrics_of(settings);
         if (settings.metric_interval > 0) feature_network(settings.features, settings, *device);  // for its errors
@@ -308,7 +291,8 @@ Command add_train(CLI::App& app) {
     for (const std::string& name : recipe_names()) recipes += (recipes.empty() ? "" : "|") + name;
     app.add_option("--recipe", o->recipe, "Preset of all hyper-parameters (" + recipes + ")")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    app.add_option("--config", o->config, "The config.json that a run wrote")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--config", o->config, "The config.json that a run wrote, or one of your own, which may hold a method (docs/recipes.md)")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.add_option("--out", o->out, "Folder of the run")->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.add_flag("--resume", o->resume, "Go on from the folder's last checkpoint");
     o->flags.add_to(app, SettingsFlags::Kind::training);

@@ -62,7 +62,7 @@ std::optional<int64_t> total_iterations(const Settings& s, const LogView& log) {
 RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, const LockOwner& owner) {
     RunView view;
     view.folder = folder.root().string();
-    view.recipe = s.recipe;
+    view.recipe = title_of(s);
     view.network = fmt::format("WRN-{}-{}", s.depth, s.width);
     view.data = s.data;
     view.precision = s.precision;

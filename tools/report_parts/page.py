@@ -293,6 +293,8 @@ def run_page(run, montage, training, evaluations, refresh_seconds):
     """evaluations: [(Evaluation, its pictures)]"""
     config = run.config
     recipe, data = find_setting(config, "recipe"), find_setting(config, "data", "dataset")
+    if recipe and isinstance(config, dict) and "method" in config:
+        recipe = f"A method of one's own with the values of {recipe}"
     title = f"{recipe} on {data}" if recipe and data else recipe or run.name
     depth, width, seed = (find_setting(config, k) for k in ("depth", "width", "seed"))
     subtitle = ", ".join([f"WRN-{depth}-{width}"] * bool(depth and width) + [f"seed {seed}"] * bool(seed) + [f"run folder {run.name}"])

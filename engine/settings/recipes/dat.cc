@@ -45,16 +45,16 @@ Method method(const Settings& s) {
     m.attacks_start_apart = false;
     if (s.generates())
         m.steps = {
-            TermSpec{.name = "positive", .batch = BatchOf::real, .objectives = {{"binary-energy-real", s.p_x_weight}}},
+            TermSpec{.name = "positive", .batch = BatchOf::real, .objectives = {objective(s, "binary-energy-real", "p_x_weight")}},
             ChainSpec{
                 .name = "sample", .makes = BatchOf::chain, .climbs = ChainObjective::class_logit, .stepper = ChainStepper::normalised},
-            TermSpec{.name = "negative", .batch = BatchOf::chain, .objectives = {{"binary-energy-sampled", s.p_x_weight}}}};
+            TermSpec{.name = "negative", .batch = BatchOf::chain, .objectives = {objective(s, "binary-energy-sampled", "p_x_weight")}}};
     if (!s.classifies()) return m;
     ChainSpec attacks = attack(s);
     attacks.evaluation_mode = true;
-    m.steps.insert(
-        m.steps.end(),
-        {attacks, TermSpec{.name = "adversarial", .batch = BatchOf::adversarial, .objectives = {{"cross-entropy", s.p_y_given_x_weight}}}});
+    m.steps.insert(m.steps.end(), {attacks, TermSpec{.name = "adversarial",
+                                                     .batch = BatchOf::adversarial,
+                                                     .objectives = {objective(s, "cross-entropy", "p_y_given_x_weight")}}});
     return m;
 }
 

@@ -21,14 +21,14 @@ Method method(const Settings& s) {
     refuse_other_energies(s);
     Method m;
     TermSpec positive{.name = "positive", .batch = BatchOf::real, .objectives = {}};
-    if (s.generates()) positive.objectives.push_back({"energy-real", s.p_x_weight});
-    if (s.attack_weight != 0) positive.objectives.push_back({"adversarial-energy-real", s.attack_weight});
+    if (s.generates()) positive.objectives.push_back(objective(s, "energy-real", "p_x_weight"));
+    if (s.attack_weight != 0) positive.objectives.push_back(objective(s, "adversarial-energy-real", "attack_weight"));
     if (!positive.objectives.empty()) m.steps.emplace_back(positive);
     if (s.generates()) m.steps.insert(m.steps.end(), {chain(s), negative_term(s)});
     add_labelled(m, s);
     TermSpec adversarial{.name = "adversarial", .batch = BatchOf::adversarial, .objectives = {}};
-    if (s.attack_weight != 0) adversarial.objectives.push_back({"adversarial-energy", s.attack_weight});
-    if (s.attack_ce_weight != 0) adversarial.objectives.push_back({"adversarial-cross-entropy", s.attack_ce_weight});
+    if (s.attack_weight != 0) adversarial.objectives.push_back(objective(s, "adversarial-energy", "attack_weight"));
+    if (s.attack_ce_weight != 0) adversarial.objectives.push_back(objective(s, "adversarial-cross-entropy", "attack_ce_weight"));
     if (adversarial.objectives.empty()) return m;
     ChainSpec attacks = attack(s);
     attacks.evaluation_mode = true;

@@ -19,8 +19,8 @@ Method method(const Settings& s) {
            "its p(x) is of attacked images, which all have labels: others would be left out");
     Method m;
     TermSpec term{.name = "adversarial", .batch = BatchOf::adversarial, .objectives = {}};
-    if (s.generates()) term.objectives.push_back({"energy-real", s.p_x_weight});
-    if (s.classifies()) term.objectives.push_back({"cross-entropy", s.p_y_given_x_weight});
+    if (s.generates()) term.objectives.push_back(objective(s, "energy-real", "p_x_weight"));
+    if (s.classifies()) term.objectives.push_back(objective(s, "cross-entropy", "p_y_given_x_weight"));
     m.steps = {attack(s), term};
     if (s.generates()) m.steps.insert(m.steps.end(), {chain(s), negative_term(s)});
     return m;

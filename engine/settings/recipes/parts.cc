@@ -6,10 +6,14 @@
 
 namespace jem {
 
+ObjectiveSpec objective(const Settings& s, const char* name, const char* weight) {
+    return {.name = name, .weight = weight_by(s, weight), .setting = weight};
+}
+
 TermSpec positive_term(const Settings& s) {
     return {.name = "positive",
             .batch = BatchOf::real,
-            .objectives = {{s.loss_is_of_classes() ? "class-energy-real" : "energy-real", s.p_x_weight}},
+            .objectives = {objective(s, s.loss_is_of_classes() ? "class-energy-real" : "energy-real", "p_x_weight")},
             .head = s.energy_head};
 }
 
@@ -23,19 +27,20 @@ ChainSpec chain(const Settings& s) {
 TermSpec negative_term(const Settings& s) {
     return {.name = "negative",
             .batch = BatchOf::chain,
-            .objectives = {{s.loss_is_of_classes() ? "class-energy-sampled" : "energy-sampled", s.p_x_weight}},
+            .objectives = {objective(s, s.loss_is_of_classes() ? "class-energy-sampled" : "energy-sampled", "p_x_weight")},
             .head = s.energy_head};
 }
 
 void add_labelled(Method& m, const Settings& s) {
     TermSpec labelled{.name = "labelled", .batch = BatchOf::labelled, .objectives = {}};
-    if (s.classifies()) labelled.objectives.push_back({"cross-entropy", s.p_y_given_x_weight});
-    if (s.p_x_y_weight != 0) labelled.objectives.push_back({"joint-energy-labelled", s.p_x_y_weight});
+    if (s.classifies()) labelled.objectives.push_back(objective(s, "cross-entropy", "p_y_given_x_weight"));
+    if (s.p_x_y_weight != 0) labelled.objectives.push_back(objective(s, "joint-energy-labelled", "p_x_y_weight"));
     if (!labelled.objectives.empty()) m.steps.emplace_back(labelled);
     if (s.p_x_y_weight == 0) return;
     m.steps.emplace_back(ChainSpec{.name = "sample of classes", .makes = BatchOf::labelled_chain, .climbs = ChainObjective::class_logit});
-    m.steps.emplace_back(TermSpec{
-        .name = "negative of classes", .batch = BatchOf::labelled_chain, .objectives = {{"joint-energy-sampled", s.p_x_y_weight}}});
+    m.steps.emplace_back(TermSpec{.name = "negative of classes",
+                                  .batch = BatchOf::labelled_chain,
+                                  .objectives = {objective(s, "joint-energy-sampled", "p_x_y_weight")}});
 }
 
 ChainSpec attack(const Settings& s) {
@@ -72,6 +77,23 @@ bool has_chain(const Method& method, BatchOf batch) {
 
 bool draws_labelled(const Method& m) {
     return has_term(m, BatchOf::labelled) || has_chain(m, BatchOf::adversarial) || has_chain(m, BatchOf::labelled_chain);
+}
+
+bool draws_classes(const Method& m) {
+    return !m.chains_take_labels && std::any_of(m.steps.begin(), m.steps.end(), [](const auto& step) {
+        const auto* chain = std::get_if<ChainSpec>(&step);
+        return chain != nullptr && chain->makes == BatchOf::chain && chain->climbs != ChainObjective::lse;
+    });
+}
+
+bool takes_places(const Method& m) { return draws_classes(m) || has_chain(m, BatchOf::labelled_chain); }
+
+bool is_weight(const Method& m, const std::string& key) {
+    return std::any_of(m.steps.begin(), m.steps.end(), [&key](const auto& step) {
+        const auto* term = std::get_if<TermSpec>(&step);
+        return term != nullptr &&
+               std::any_of(term->objectives.begin(), term->objectives.end(), [&key](const ObjectiveSpec& o) { return o.setting == key; });
+    });
 }
 
 bool draws_generative(const Method& m) { return has_term(m, BatchOf::real) || has_chain(m, BatchOf::chain); }

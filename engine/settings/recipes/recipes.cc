@@ -34,7 +34,10 @@ std::vector<std::string> recipe_names() {
     return names;
 }
 
-Method method_of(const Settings& settings) { return found(settings.recipe).method(settings); }
+Method method_of(const Settings& settings) {
+    if (settings.own_method) return without_idle_parts(with_weights(*settings.own_method, settings));
+    return found(settings.recipe).method(settings);
+}
 
 void fit_rate_to_data(Settings& s) {
     if (s.data == "cifar100") s.lr = found(s.recipe).rate_of_cifar100;

@@ -16,6 +16,8 @@ struct Recipe {
     double rate_of_cifar100 = 0.01;  // the learning rate there, by the authors' scripts
 };
 
+// An objective that is weighed by the setting of that key.
+ObjectiveSpec objective(const Settings& settings, const char* name, const char* weight);
 // What several are made of: log p(x) by the energies of real images and of a chain's, log p(y|x) and log p(x|y) of the labelled images.
 TermSpec positive_term(const Settings& settings);
 ChainSpec chain(const Settings& settings);
@@ -42,7 +44,7 @@ Recipe softmax_sam_recipe();
 // The preset of that name; throws InputError for an unknown one, listing the known.
 Settings recipe(const std::string& name);
 std::vector<std::string> recipe_names();
-// Of settings.recipe.
+// Of settings.recipe, or the settings' own.
 Method method_of(const Settings& settings);
 
 // The recipe's learning rate for settings.data: for those that gave none.

@@ -14,6 +14,10 @@
 #include "tests/check.h"
 
 namespace jem {
+
+// tests/engine/sampling/example_stepper.cc
+std::unique_ptr<Stepper> leashed_stepper(const SgldSettings& settings, double radius);
+
 namespace {
 
 constexpr int64_t kImages = 3, kSide = 8, kPixels = kSide * kSide, kClasses = 4;
@@ -156,6 +160,31 @@ TEST_CASE("the_first_step_of_an_attack_goes_by_the_sign_of_the_gradient") {
         CHECK(y[i] == doctest::Approx(x[i] + (slope > 0 ? kStep : -kStep)).epsilon(1e-12));
     }
     CHECK(seen > 20);
+}
+
+TEST_CASE("a_stepper_of_its_own_file_moves_a_chain_that_keeps_what_it_asks_for") {
+    constexpr double kRadius = 0.002;
+    const SgldSettings settings{.step_size = 0.5, .noise = 0, .grad_clamp = 0.01, .pixel_clamp = true};
+    ChainOnDevice on(ChainObjective::lse, leashed_stepper(settings, kRadius));
+    const Values x = start(), g = on.lse_gradient(x), got = on.after(x, 1);
+    for (int64_t n = 0; n < kImages; ++n) {
+        double squares = 0;
+        for (int64_t p = 0; p < kPixels; ++p)
+            squares += std::pow(0.5 * std::clamp(g[static_cast<size_t>(n * kPixels + p)], -0.01, 0.01), 2);
+        const double shrunk = std::min(1.0, kRadius / std::sqrt(squares));
+        CHECK(shrunk < 1);  // the leash is felt
+        for (int64_t p = 0; p < kPixels; ++p) {
+            const auto i = static_cast<size_t>(n * kPixels + p);
+            CHECK(got[i] == doctest::Approx(x[i] + shrunk * 0.5 * std::clamp(g[i], -0.01, 0.01)).epsilon(1e-12));
+        }
+    }
+    const Values far = on.after(x, 20);
+    for (int64_t n = 0; n < kImages; ++n) {
+        double squares = 0;
+        for (auto i = static_cast<size_t>(n * kPixels); i < static_cast<size_t>((n + 1) * kPixels); ++i)
+            squares += std::pow(far[i] - x[i], 2);
+        CHECK(std::sqrt(squares) == doctest::Approx(kRadius).epsilon(1e-9));
+    }
 }
 
 }  // namespace jem

@@ -78,9 +78,9 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
     shape.width = set.width;
     shape.num_classes = set.num_classes;
     shape.flip = true;
-    TrainingIteration iteration(
-        device, memory, network, s,
-        TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
+    TrainingIteration iteration(device, memory, network, s,
+                                TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)},
+                                options.known);
     iteration.plan();
     memory.allocate();
     iteration.upload(set);

@@ -9,6 +9,7 @@
 #include "data/image_set.h"
 #include "engine/device/device.h"
 #include "engine/settings/settings.h"
+#include "engine/training/terms/terms.h"
 #include "tests/check.h"
 
 namespace jem {
@@ -25,6 +26,7 @@ struct JobOptions {
     int64_t iterations = 3;
     Execution execution = Execution::replayed;
     std::function<void(int64_t iteration)> before = {};
+    std::vector<NamedObjective> known = objectives();
     int disturbed = -1;  // the rank whose samples become NaN after the draw of the last iteration
 };
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/settings/recipes/recipes.h"
 #include "engine/training/trainer.h"
 #include "tests/check.h"
 #include "tests/engine/training/golden.h"
@@ -95,6 +96,11 @@ inline std::vector<Variant> variants() {
         s.sgld_steps = 0;
         s.sam = SamForm::asam;
         s.lr_schedule = LrSchedule::cosine;
+    });
+    add("a method of one's own", [](Settings& s) {
+        s.sam = SamForm::none;
+        s.attack_steps = 2;
+        s.own_method = method_of(recipe("eb-jdat"));
     });
     add("no norm, running statistics asked for, Gaussian start", [](Settings& s) {
         s.norm = NormKind::none;

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -58,34 +59,36 @@ TEST_CASE("what_the_settings_leave_out_has_no_phase_and_no_scalar") {
 }
 
 TEST_CASE("every_recipe_names_objectives_that_exist") {
-    const auto device = make_reference_device(DType::f64);
     for (const std::string& name : recipe_names()) {
         INFO(name);
-        Memory memory(*device);
-        Scalars scalars;
-        const Settings s = small_job_of(name);
-        const Method method = method_of(s);
+        const Method method = method_of(small_job_of(name));
         CHECK_FALSE(method.steps.empty());
         for (const auto& step : method.steps)
             if (const auto* term = std::get_if<TermSpec>(&step))
-                for (const ObjectiveSpec& o : term->objectives)
-                    CHECK(make_objective(o.name, {.device = *device,
-                                                  .memory = memory,
-                                                  .scalars = scalars,
-                                                  .settings = s,
-                                                  .name = term->name,
-                                                  .count = 2,
-                                                  .both = 4,
-                                                  .weight = o.weight}) != nullptr);
+                for (const ObjectiveSpec& o : term->objectives) CHECK(objective_called(o.name).name == o.name);
     }
-    Memory memory(*device);
-    Scalars scalars;
-    const Settings s;
-    CHECK_THROWS_AS(
-        make_objective(
-            "no such term",
-            {.device = *device, .memory = memory, .scalars = scalars, .settings = s, .name = "x", .count = 2, .both = 4, .weight = 1}),
-        std::logic_error);
+    CHECK_THROWS_AS(objective_called("no such term"), std::logic_error);
+}
+
+// A method of one's own is checked by what the list says of objectives.
+TEST_CASE("what_the_list_says_of_an_objective_is_what_it_does") {
+    const auto device = make_reference_device(DType::f64);
+    const Settings s = small_job_of("m-jem");  // whose form of squares has a scalar of its own
+    for (const NamedObjective& o : objectives()) {
+        INFO(o.name);
+        Memory memory(*device);
+        Scalars scalars;
+        const auto made = o.make(
+            {.device = *device, .memory = memory, .scalars = scalars, .settings = s, .name = "term", .count = 2, .both = 4, .weight = 1});
+        CHECK(scalars.has(o.traits.loss));
+        CHECK((o.traits.mean.empty() || scalars.has(o.traits.mean)));
+        CHECK((made->value() == std::optional<std::string>(o.traits.loss)) == o.traits.second.empty());
+        if (!o.traits.second.empty()) {
+            CHECK(objective_called(o.traits.second).traits.loss == o.traits.loss);
+            CHECK(objective_called(o.traits.second).traits.labels == o.traits.labels);
+        }
+        if (!o.traits.heeds.empty()) CHECK_NOTHROW(weight_by(s, o.traits.heeds));
+    }
 }
 
 TEST_CASE("a_scalar_is_found_by_its_name_and_there_are_only_so_many") {
