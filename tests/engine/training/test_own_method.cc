@@ -291,7 +291,8 @@ TEST_CASE("what_does_not_fit_together_is_refused_with_the_reason_and_a_way_out")
         {"dat", {"--energy-l2", "no effect"}, [](Settings& s) { s.energy_l2 = 0.1; }},
         {"dat", {"--dropout", "evaluation mode"}, [](Settings& s) { s.dropout = 0.1; }},
         {"dat", {"--labels-per-class 2", "chains_take_labels"}, [](Settings& s) { s.labels_per_class = 2; }},
-        {"sada-jem", {"--labels-per-class 2", "a term"},
+        {"sada-jem",
+         {"--labels-per-class 2", "a term"},
          [](Settings& s) {
              s.labels_per_class = 2, s.init = StartForm::uniform;
              term_called(s, "positive").objectives.push_back({"adversarial-cross-entropy", 1, ""});
