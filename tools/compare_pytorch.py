@@ -45,10 +45,11 @@ RECIPE_HEAD = MEASUREMENT_HEAD.replace("| what |", "| other recipes |", 1)
 # Least ratio of seconds, largest share of memory; Inception's are measured alone.
 MEASUREMENT_GOALS = {"scores": (1.5, 0.5), "pxgrad": (2.5, 0.5), "pgd": (2.5, 0.5), "inception": ()}
 # What --recipes knows (a class of each is in peer_recipes.py), and what its row says of the steps; {} is --steps.
-RECIPES = {"jem": "K = {}", "jem++": "M = {}, N = 5", "dat": "K = {}, 10 steps of attack"}
+RECIPES = {"jem": "K = {}", "jem++": "M = {}, N = 5", "dat": "K = {}, 10 steps of attack", "igebm": "K = {}"}
 RECIPE_GOALS = [1.5, 0.5]
 STEPS, RECIPE_STEPS = 5, 10  # K, unless --steps says otherwise
-NETWORKS, RECIPE_NETWORKS = "10-2,16-4", "10-2"  # likewise
+NETWORKS, RECIPE_NETWORKS = "10-2,16-4", {**dict.fromkeys(RECIPES, "10-2"), "igebm": "14-2"}  # likewise
+IGEBM_DEPTHS = ("14", "20")  # no Wide-ResNet has them
 COST_GOAL = 1.2  # of scores against passes forward, of gradients against sampling steps
 ATTACK_EPS = "0.001"  # breaks next to nothing: the engine ends attacks of broken images early
 FORWARD_BATCH, CHAINS = 100, 64  # of bench --only forward and --only sampling
@@ -91,6 +92,14 @@ def cpu():
     return f"{fields.get('model name', 'unknown CPU')} ({', '.join(wide)})", "amx_bf16" in flags
 
 
+def is_igebm(network):
+    return network.split("-")[0] in IGEBM_DEPTHS
+
+
+def name_of(network):
+    return network if network[0].isalpha() else f"{'IGEBM' if is_igebm(network) else 'WRN'}-{network}"
+
+
 def shape(args, network, precision):
     depth, width = network.split("-")
     return ["--depth", depth, "--width", width, "--threads", str(args.threads), "--precision", precision]
@@ -128,7 +137,7 @@ def median(seconds):
 
 def compare(args, work, network, precision, engine, theirs):
     """A row of history.jsonl; None where the engine refuses."""
-    results = by_turns(args, f"WRN-{network} {precision} {work}",
+    results = by_turns(args, f"{name_of(network)} {precision} {work}",
                        {"engine": engine, "eager": theirs, "compiled": [*theirs, "--compile", "--warmup", "2"]})  # the first compiles
     if results is None:
         return None
@@ -329,7 +338,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", required=True, help="the jem_engine program")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch")
-    parser.add_argument("--networks", help=f"depth-width, separated by commas ({NETWORKS}; of --recipes {RECIPE_NETWORKS})")
+    parser.add_argument("--networks", help=f"depth-width, separated by commas ({NETWORKS}; of --recipes {RECIPE_NETWORKS['jem']}). Those of depth "
+                        f"{' and '.join(IGEBM_DEPTHS)} are recipe igebm's ({RECIPE_NETWORKS['igebm']}), all others Wide-ResNets")
     parser.add_argument("--precisions", default="f32,bf16", help="separated by commas (f32,bf16)")
     parser.add_argument("--steps", type=int, help=f"SGLD steps, K ({STEPS}; of --recipes {RECIPE_STEPS})")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -350,13 +360,26 @@ def main():
     parser.add_argument("--no-iteration", action="store_true", help="without SADA-JEM's iterations")
     parser.add_argument("--history", help="file that one line of JSON is appended to")
     args = parser.parse_args()
-    networks, recipe_networks = ((args.networks or default).split(",") for default in (NETWORKS, RECIPE_NETWORKS))
     precisions, recipes = args.precisions.split(","), [name for name in args.recipes.split(",") if name]
     args.recipe_steps = RECIPE_STEPS if args.steps is None else args.steps
     args.steps = STEPS if args.steps is None else args.steps
     for recipe in recipes:
         if recipe not in RECIPES:
             parser.error(f"--recipes {recipe} has no peer in PyTorch. Give some of {', '.join(RECIPES)}.")
+
+    def given_or(default, igebm):
+        return [network for network in (args.networks or default).split(",") if is_igebm(network) == igebm]
+
+    networks = given_or(NETWORKS, False)
+    recipe_networks = {recipe: given_or(RECIPE_NETWORKS[recipe], recipe == "igebm") for recipe in recipes}
+    for recipe, found in recipe_networks.items():
+        if not found:
+            parser.error(f"--networks {args.networks} has none for {recipe} (depth {' and '.join(IGEBM_DEPTHS)} are igebm's, all others "
+                         f"Wide-ResNets). Add {RECIPE_NETWORKS[recipe]}.")
+    if not networks and (not args.no_iteration or args.train or args.sampling or args.evaluation or args.measurements or args.linearity
+                         or args.first_image):
+        parser.error(f"--networks {args.networks} has no Wide-ResNet (which all but --recipes igebm needs). Add 10-2, or give --no-iteration and "
+                     "--recipes igebm alone.")
 
     machine, amx = cpu()
     version = run([args.python, "-c", "import json, torch; print(json.dumps(torch.__version__))"])
@@ -369,7 +392,7 @@ def main():
             for precision in precisions:
                 row = compare_one(network, precision)
                 if row is None:
-                    print(f"| WRN-{network} | {precision} | not on this CPU | | | | | | |")
+                    print(f"| {name_of(network)} | {precision} | not on this CPU | | | | | | |")
                     continue
                 row["goals"] = goals_of(network, precision)
                 print(table_row(row), flush=True)
@@ -385,11 +408,12 @@ def main():
     if recipes:
         print(f"\n{RECIPE_HEAD}")
         line["recipes"] = []
-    for recipe, network, precision in itertools.product(recipes, recipe_networks, precisions):
-        row = compare_recipe(args, recipe, network, precision)
-        if row is not None:
-            line["recipes"].append(row)
-            print(table_row(row), flush=True)
+    for recipe in recipes:
+        for network, precision in itertools.product(recipe_networks[recipe], precisions):
+            row = compare_recipe(args, recipe, network, precision)
+            if row is not None:
+                line["recipes"].append(row)
+                print(table_row(row), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if args.train or args.evaluation or args.first_image:
             make_files(folder, args.images, TRAINING_IMAGES)
@@ -452,9 +476,8 @@ def table_row(row):
         least, most = row["goals"]
         met = f"{least:g} {verdict(row['ratio'] >= least)}, {most:g} {verdict(row['share'] <= most)}"
     seconds, mib = row["seconds"], row["mib"]
-    name = row["network"] if row["network"][0].isalpha() else f"WRN-{row['network']}"
     what = f"| {row['work']} " if "work" in row else ""
-    return (f"{what}| {name} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
+    return (f"{what}| {name_of(row['network'])} | {row['precision']} | {spread(seconds['eager'])} | {spread(seconds['compiled'])} | "
             f"{spread(seconds['engine'])} | {row['ratio']:.2f} | {mib['engine']} of {mib[row['best']]} | {row['share']:.2f} | {met} |")
 
 

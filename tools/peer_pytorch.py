@@ -215,8 +215,9 @@ def resident_bytes(field):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for flag, value, what in (("--depth", 28, "6n + 4"), ("--width", 10, "widening factor"), ("--steps", 5, "SGLD steps"),
-                              ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
+    parser.add_argument("--depth", type=int, help="6n + 4 (28; of igebm 14 or 20, 14)")
+    parser.add_argument("--width", type=int, help="widening factor (10; of igebm 8)")
+    for flag, value, what in (("--steps", 5, "SGLD steps"), ("--image-size", 32, ""), ("--in-channels", 3, ""), ("--num-classes", 10, ""),
                               ("--threads", 0, "0: PyTorch's choice"), ("--iterations", 3, "timed ones"), ("--warmup", 1, "untimed ones")):
         parser.add_argument(flag, type=int, default=value, help=f"{what} ({value})".strip())
     parser.add_argument("--recipe", choices=list(RECIPES), default="sada-jem", help="of --mode iteration and train (sada-jem)")
@@ -236,8 +237,13 @@ def main():
         parser.error("--mode train writes a checkpoint (--out is missing). Give --out FILE.")
     if args.recipe != "sada-jem" and args.mode not in ("iteration", "train"):
         parser.error(f"--mode {args.mode} is sada-jem's alone. Leave --recipe {args.recipe} out.")
-    if args.depth < 10 or (args.depth - 4) % 6:
-        parser.error(f"--depth {args.depth} is no Wide-ResNet (6n + 4 is needed). Use 10, 16, 22, 28, ...")
+    recipe = RECIPES[args.recipe]
+    for flag, value in (("depth", recipe.depth), ("width", recipe.width), ("pos", recipe.settings.gen_batch_size),
+                        ("neg", recipe.settings.gen_batch_size), ("lab", recipe.settings.batch_size)):
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+    if wrong := recipe.wrong_depth(args.depth):
+        parser.error(f"--depth {args.depth} {wrong}")
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -247,10 +253,6 @@ def main():
         torch.backends.cudnn.benchmark = True
 
     imported_bytes = resident_bytes("VmRSS")
-    recipe = RECIPES[args.recipe]
-    for flag, count in (("pos", recipe.settings.gen_batch_size), ("neg", recipe.settings.gen_batch_size), ("lab", recipe.settings.batch_size)):
-        if getattr(args, flag) is None:
-            setattr(args, flag, count)
     trainer = recipe(args)
     if args.mode == "first-image":
         first_image(trainer)

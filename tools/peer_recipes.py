@@ -1,7 +1,7 @@
 """Training iterations in PyTorch, as tools/peer_pytorch.py times them: the network, the data, the replay buffer, and a class a recipe.
 
 A recipe's numbers stand by the engine's names in its settings, and tests/cli/test_peer.sh holds them to the engine's own, the iteration to
-tests/golden. Another recipe is another class in RECIPES; one with another network overrides make_net.
+tests/golden. Another recipe is another class in RECIPES; one with another network overrides make_net, depth, width and wrong_depth.
 """
 
 import contextlib
@@ -14,6 +14,10 @@ from torch import nn
 kSamEps = 1e-12
 kUnitEps = 1e-10  # of g / (|g| + eps)
 kBatchNormMomentum = 0.9
+kAdamBeta2 = 0.999
+kClampFloor = 0.1  # of Adam's clamp
+kUnitVectorEps = 1e-12  # of a / (|a| + eps) in the spectral norm
+kCapEps = 1e-6  # of s = sigma + eps
 kTrainingImages = 50000  # CIFAR-10's
 kBufferSize = 10000
 kCropPadding = 4  # reflected
@@ -32,16 +36,22 @@ class Settings:
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    adam_beta1: float = 0.9
+    adam_clamp: float = 0.0
     weight_decay: float = 5e-4
     ema: float = 0.0
+    p_y_given_x_weight: float = 1.0
+    energy_l2: float = 0.0
     sgld_step_size: float = 1.0
     sgld_noise: float = 0.0
+    sgld_noise_first: bool = False
     sgld_grad_clamp: float = 1.0
     sgld_pixel_clamp: bool = True
     inner_steps: int = 0
     inner_step_size: float = 0.2
     reinit_freq: float = 0.05
     init: str = "informative"
+    buffer_order: str = "in-place"
     sam: str = "sam"
     rho: float = 0.2
     attack_eps: float = 8.0
@@ -112,6 +122,117 @@ class WideResNet(nn.Module):
         return self.class_output(self.f(x))
 
 
+def unit_vector(a):
+    return a / (torch.linalg.vector_norm(a) + kUnitVectorEps)
+
+
+class SpectralConv(nn.Module):
+    """3x3, by its weights over an estimate of their largest singular value, made once an iteration; capped: only where that is above 1."""
+
+    def __init__(self, width_in, width_out, capped=False):
+        super().__init__()
+        # Where the second convolution of a block is next to nothing, the block is its shortcut.
+        self.weight = nn.Parameter(torch.empty(width_out, width_in, 3, 3).normal_(std=1e-10 if capped else 1))
+        self.register_buffer("weight_u", torch.ones(width_out))
+        self.capped = capped
+        self.normalised = None  # a leaf: passes leave their gradients there, which go through the estimate once
+
+    def normalise(self):
+        """One step of power iteration, whose vectors are constants of the gradient. Returns what .normalised is, with the way back to .weight."""
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # as the weights lie in memory
+        v = unit_vector(matrix.detach().T @ self.weight_u)
+        product = matrix @ v
+        self.weight_u.copy_(unit_vector(product.detach()))
+        sigma = self.weight_u @ product
+        normalised = self.weight / ((sigma + kCapEps).clamp(min=1) if self.capped else sigma)
+        self.normalised = normalised.detach().requires_grad_(True)
+        return normalised
+
+    def forward(self, x):
+        return F.conv2d(x, self.normalised, padding=1)
+
+
+def by_channel(values, x):
+    """In the type of x, which autocast would widen else."""
+    return values.to(x.dtype)[:, None, None]
+
+
+class IgebmBlock(nn.Module):
+    def __init__(self, width_in, width_out, halves):
+        super().__init__()
+        self.shift1 = nn.Parameter(torch.zeros(width_in))
+        self.conv1 = SpectralConv(width_in, width_out)
+        self.shift2 = nn.Parameter(torch.zeros(width_out))
+        self.conv2 = SpectralConv(width_out, width_out, capped=True)
+        self.gain = nn.Parameter(torch.ones(width_out))
+        self.shortcut = SpectralConv(width_in, width_out) if width_in != width_out else nn.Identity()
+        self.halves = halves
+
+    def forward(self, x):
+        y = F.leaky_relu(self.conv1(x + by_channel(self.shift1, x)), 0.2, inplace=True)
+        y = self.conv2(y + by_channel(self.shift2, y))
+        y = torch.addcmul(self.shortcut(x), y, by_channel(self.gain, y))
+        return F.leaky_relu(F.avg_pool2d(y, 2) if self.halves else y, 0.2, inplace=True)
+
+
+class IgebmFeatures(nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        blocks_a_part = (args.depth - 2) // 6
+        factors = (1, 2, 2) if blocks_a_part == 2 else (1, 2, 4)
+        widths = [16 * args.width * factor for factor in factors for _ in range(blocks_a_part)]
+        self.conv1 = SpectralConv(args.in_channels, widths[0])
+        self.blocks = [f"block{i}" for i in range(len(widths))]
+        for i, width in enumerate(widths):
+            self.add_module(self.blocks[i], IgebmBlock(widths[max(i - 1, 0)], width, halves=i % blocks_a_part == 0))
+        self.num_features = widths[-1]
+
+    def forward(self, x):
+        x = F.leaky_relu(self.conv1(x), 0.2, inplace=True)
+        for block in self.blocks:
+            x = getattr(self, block)(x)
+        return F.relu(x).sum(dim=(2, 3))
+
+
+class IgebmNet(nn.Module):
+    """IGEBM's residual network, of depth 14 or 20, without dropout. Its tensors carry the engine's names."""
+
+    def __init__(self, args):
+        super().__init__()
+        self.f = IgebmFeatures(args)
+        self.class_output = nn.Linear(self.f.num_features, args.num_classes)
+        self.convs = [module for module in self.modules() if isinstance(module, SpectralConv)]
+
+    def forward(self, x):
+        return self.class_output(self.f(x))
+
+
+class ClampedAdam(torch.optim.Adam):
+    """Each value of the gradient is clamped by the second moment as it was before the step, as IGEBM's custom_adam.py does."""
+
+    def __init__(self, params, clamp, **settings):
+        super().__init__(params, **settings)
+        self.clamp = clamp
+
+    @torch.no_grad()
+    def clamp_gradients(self):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        states = [self.state[p] for group in self.param_groups for p in group["params"]]
+        if not states[0]:  # there is no moment yet
+            torch._foreach_clamp_min_(grads, -kClampFloor)
+            torch._foreach_clamp_max_(grads, kClampFloor)
+            return
+        limits = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        torch._foreach_mul_(limits, self.clamp / (1 - kAdamBeta2 ** float(states[0]["step"])) ** 0.5)
+        torch._foreach_add_(limits, kClampFloor)
+        torch._foreach_clamp_max_(grads, limits)
+        torch._foreach_clamp_min_(grads, torch._foreach_neg(limits))
+
+    def step(self):
+        self.clamp_gradients()
+        super().step()
+
+
 class Order:
     """Numbers of images, a permutation an epoch; what is left of the last one is dropped."""
 
@@ -148,6 +269,10 @@ def lse(logits):
     return torch.logsumexp(logits, dim=1)
 
 
+def class_logit(logits, y):
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
 def lengths_of(x):
     """Of each image, [N, 1, 1, 1]."""
     return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
@@ -155,6 +280,7 @@ def lengths_of(x):
 
 class SadaJem:
     settings = Settings()
+    depth, width = 28, 10  # unless told otherwise
     nesterov = False
 
     def __init__(self, args):
@@ -166,6 +292,11 @@ class SadaJem:
         self.norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
         self.image = (args.in_channels, args.image_size, args.image_size)
 
+    @staticmethod
+    def wrong_depth(depth):
+        """What is wrong with it, or None."""
+        return "is no Wide-ResNet (6n + 4 is needed). Use 10, 16, 22, 28, ..." if depth < 10 or (depth - 4) % 6 else None
+
     def make_net(self):
         return WideResNet(self.args, self.settings.norm)
 
@@ -176,15 +307,18 @@ class SadaJem:
         x = torch.empty(count, *self.image, device=self.args.device).uniform_(-1, 1)
         return x.contiguous(memory_format=torch.channels_last)
 
+    def make_optimizer(self):
+        s = self.settings
+        if s.optimizer == "sgd":
+            return torch.optim.SGD(self.params, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, nesterov=self.nesterov, foreach=True)
+        of_adam = {"lr": s.lr, "betas": (s.adam_beta1, kAdamBeta2), "weight_decay": s.weight_decay, "foreach": True}
+        return ClampedAdam(self.params, s.adam_clamp, **of_adam) if s.adam_clamp > 0 else torch.optim.Adam(self.params, **of_adam)
+
     def make_data(self):
         """The set as bytes and the buffer in f32, as the authors' code holds them; not its ten covariance matrices (377 MB). Where all chains
         start afresh there is no buffer."""
         args, s = self.args, self.settings
-        if s.optimizer == "adam":
-            self.optimizer = torch.optim.Adam(self.params, lr=s.lr, weight_decay=s.weight_decay, foreach=True)
-        else:
-            self.optimizer = torch.optim.SGD(self.params, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, nesterov=self.nesterov,
-                                             foreach=True)
+        self.optimizer = self.make_optimizer()
         self.average = [p.detach().clone() for p in self.params] if s.ema > 0 else None
         self.pixels = torch.randint(256, (kTrainingImages, *self.image), dtype=torch.uint8, device=args.device)
         self.labels = torch.arange(kTrainingImages, device=args.device) % args.num_classes
@@ -192,6 +326,7 @@ class SadaJem:
         self.buffer = None
         if s.reinit_freq < 1:
             self.buffer = torch.empty(kBufferSize, *self.image, device=args.device).uniform_(-1, 1)
+            self.places = torch.arange(args.neg, device=args.device)  # of the oldest images
         self.generative, self.labelled = Order(args.pos), Order(args.lab)
 
     def take(self, numbers):
@@ -206,9 +341,10 @@ class SadaJem:
 
     def draw(self):
         args, s = self.args, self.settings
-        numbers = self.labelled.next().to(args.device)
-        self.x_lab = self.real(numbers, True, s.input_noise if s.input_noise_on == "both" else 0)
-        self.y = self.labels[numbers]
+        if s.p_y_given_x_weight > 0:
+            numbers = self.labelled.next().to(args.device)
+            self.x_lab = self.real(numbers, True, s.input_noise if s.input_noise_on == "both" else 0)
+            self.y = self.labels[numbers]
         numbers = self.generative.next().to(args.device)
         self.x_pos, self.y_pos = self.real(numbers, s.gen_augment == "on", s.input_noise), self.labels[numbers]
         self.x_neg_start = self.starts()
@@ -227,6 +363,13 @@ class SadaJem:
                 members = self.members[torch.randint(args.num_classes, ()).item()]
                 chains[chain] = gaussian_starts(self.take(members).flatten(1), 1).view(self.image)
         return chains.contiguous(memory_format=torch.channels_last)
+
+    def store(self, x_neg):
+        if self.settings.buffer_order == "fifo":
+            self.buffer[self.places] = x_neg
+            self.places.add_(len(x_neg)).remainder_(kBufferSize)
+        else:
+            self.buffer[self.index] = x_neg
 
     def arithmetic(self):
         bf16 = self.args.precision == "bf16"
@@ -264,7 +407,7 @@ class SadaJem:
         if s.sgld_grad_clamp > 0:
             g.clamp_(-s.sgld_grad_clamp, s.sgld_grad_clamp)
         x.add_(g, alpha=s.sgld_step_size)
-        if s.sgld_noise > 0:
+        if s.sgld_noise > 0 and not s.sgld_noise_first:
             x.add_(torch.randn_like(x), alpha=s.sgld_noise)
         return x.clamp_(-1, 1) if s.sgld_pixel_clamp else x
 
@@ -312,7 +455,7 @@ class SadaJem:
         self.optimizer.zero_grad(set_to_none=True)
         x_neg, loss = self.accumulate(None)
         if self.buffer is not None:
-            self.buffer[self.index] = x_neg
+            self.store(x_neg)
         if s.sam == "sam":
             self.sharpen(x_neg)
         self.optimizer.step()
@@ -377,7 +520,7 @@ class Dat(SadaJem):
         return x.addcdiv_(g, lengths_of(g).add_(kUnitEps), value=length)
 
     def chain(self, x):
-        return self.climb(x, self.args.steps, lambda logits: logits.gather(1, self.y_pos[:, None]),
+        return self.climb(x, self.args.steps, lambda logits: class_logit(logits, self.y_pos),
                           lambda x, g: self.unit_step(x, g, self.settings.sgld_step_size).clamp_(-1, 1))
 
     def attack(self):
@@ -403,4 +546,47 @@ class Dat(SadaJem):
         return x_neg, float(loss_pos.detach() + loss_neg.detach() + loss_clf.detach())
 
 
-RECIPES = {"sada-jem": SadaJem, "jem": Jem, "jem++": JemPlusPlus, "dat": Dat}
+class Igebm(SadaJem):
+    """The energy of an image and a class alone. Its chains climb the logits of the classes of x+."""
+    settings = Settings(norm="none", gen_batch_size=128, optimizer="adam", lr=3e-4, adam_beta1=0.0, adam_clamp=3.0, weight_decay=0.0,
+                        p_y_given_x_weight=0.0, energy_l2=1.0, sgld_step_size=40.0, sgld_noise=0.01, sgld_noise_first=True,
+                        sgld_grad_clamp=0.005, init="uniform", buffer_order="fifo", sam="none")
+    depth, width = 14, 8
+
+    @staticmethod
+    def wrong_depth(depth):
+        return None if depth in (14, 20) else "is no network of IGEBM's (it has 14 or 20). Use one of them."
+
+    def make_net(self):
+        return IgebmNet(self.args)
+
+    def want_weight_gradients(self, wanted):
+        """Of what the passes see: normalised weights in place of weights."""
+        for values in self.seen:
+            values.requires_grad_(wanted)
+
+    def of_class(self, logits):
+        return class_logit(logits, self.y_pos)
+
+    def chain(self, x):
+        for _ in range(self.args.steps):
+            x = self.climb(x.add_(torch.randn_like(x), alpha=self.settings.sgld_noise), 1, self.of_class, self.sgld_step)
+        return x
+
+    def accumulate(self, x_neg):
+        s, convs = self.settings, self.net.convs
+        normalised = [conv.normalise() for conv in convs]
+        leaves = [conv.normalised for conv in convs]
+        self.seen = leaves + [p for p in self.params if p.dim() != 4]
+        f_pos = self.of_class(self.logits(self.x_pos))
+        loss_pos = s.energy_l2 * f_pos.square().mean() - f_pos.mean()
+        loss_pos.backward()
+        x_neg = self.sample()
+        f_neg = self.of_class(self.logits(x_neg))
+        loss_neg = s.energy_l2 * f_neg.square().mean() + f_neg.mean()
+        loss_neg.backward()
+        torch.autograd.backward(normalised, [leaf.grad for leaf in leaves])
+        return x_neg, float(loss_pos.detach() + loss_neg.detach())
+
+
+RECIPES = {"sada-jem": SadaJem, "jem": Jem, "jem++": JemPlusPlus, "dat": Dat, "igebm": Igebm}
