@@ -60,6 +60,10 @@ std::unique_ptr<Network> make_network(const Settings& s) {
     return std::make_unique<WideResNet>(wide_resnet_settings(s));
 }
 
+std::string network_title(const Settings& s) {
+    return (s.network == NetworkKind::igebm ? "IGEBM-" : "WRN-") + std::to_string(s.depth) + "-" + std::to_string(s.width);
+}
+
 std::optional<UnsupportedSize> unsupported_size(const Settings& s) {
     return s.network == NetworkKind::igebm ? unsupported_size(igebm_settings(s)) : unsupported_size(wide_resnet_settings(s));
 }

@@ -14,6 +14,8 @@ WideResNetSettings wide_resnet_settings(const Settings& settings);
 
 // Sizes of 0 must have been filled in. Throws as the network's constructor does.
 std::unique_ptr<Network> make_network(const Settings& settings);
+// "WRN-28-10", "IGEBM-14-8": for people.
+std::string network_title(const Settings& settings);
 // Takes over what the shapes of a file's tensors tell of the network, and of its images those of a replay buffer.
 void take_shapes(Settings& settings, const SafetensorsFile& file);
 // The first size that the network does not have.

@@ -68,7 +68,7 @@ std::string text_of_recovery(const Recovery& r) {
     return text.empty() ? text : text + " That is since the run went back; give --lr or --sgld-steps anew to undo it.";
 }
 
-void check_sizes(const Settings& s, int64_t images) {
+void check_counts(const Settings& s, int64_t images) {
     const Method method = method_of(s);
     const int64_t labelled = s.num_labelled(images);
     if (labelled > images)
@@ -89,11 +89,16 @@ void check_sizes(const Settings& s, int64_t images) {
 }
 
 const TrainingIteration::DataSource& checked(const Settings& s, const TrainingIteration::DataSource& train) {
-    check_sizes(s, train.count);
+    check_counts(s, train.count);
     return train;
 }
 
 }  // namespace
+
+void check_images(const Settings& s, const ImageSet& train) {
+    source_of(train, s);
+    check_counts(s, train.count());
+}
 
 TrainingParts::TrainingParts(Device& device, Network& network, const Settings& settings, const TrainingIteration::DataSource& train,
                              int64_t held_out)

@@ -64,6 +64,9 @@ struct TrainingResult {
     std::string unwritten;  // what could not be written at the end, and why; empty: nothing
 };
 
+// InputError where a run of these settings cannot learn from these images: other sizes, fewer than a batch, too few of a class.
+void check_images(const Settings& settings, const ImageSet& train);
+
 // With several ranks every rank has one, and makes the same calls (its making is one of them); only rank 0's writes, evaluates and tells
 // its observer.
 class Trainer {

@@ -88,7 +88,7 @@ done
 for wrong in 'width 1e99' 'width 1.5' 'batch-size 99999999999999999999' 'seed -1' 'seed 99999999999999999999999' 'lr-milestones 5,x'; do
     refused "--${wrong% *}" "${base[@]}" "--${wrong% *}" "${wrong#* }"
 done
-for wrong in 'optimizer adamw' 'sam samm' 'norm layer' 'init zeros' 'augment maybe' 'device tpu' 'lr-schedule linear' 'sampling-norm none'; do
+for wrong in 'optimizer adamw' 'sam samm' 'norm group' 'init zeros' 'augment maybe' 'device tpu' 'lr-schedule linear' 'sampling-norm none'; do
     refused "--${wrong% *}" "${base[@]}" "--${wrong% *}" "${wrong#* }"
 done
 refused 'lr' "${base[@]}" --lr

@@ -138,7 +138,10 @@ begin own --p-x-weight 0.5 && silent 'authors'
 wrong '--gen-batch-size' --batch_size 64
 wrong '--decay_rate' --decay_rate 0.3 0.2
 wrong '--iterations' --iterations -1
-wrong '--dropout_rate' --dropout_rate 0.3
+wrong '--ent_weight' --ent_weight 0.3
+wrong '--act-init is of --norm act' --act-init data
+wrong '--norm batch is of a Wide-ResNet' --network igebm --depth 14 --norm batch
+wrong '--buffer-order fifo has no places' --buffer-order fifo --class-conditional chain
 # what a recipe cannot heed
 wrong '--outer-step-size' --recipe jem++ --sgld_lr 0.1
 wrong 'inner steps' --outer-step-size 0.1

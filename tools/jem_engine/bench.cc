@@ -264,7 +264,7 @@ int bench(const BenchOptions& o) {
     std::sort(sorted.begin(), sorted.end());
     const double median = sorted[sorted.size() / 2];
     nlohmann::ordered_json json = {{"device", device->description()},
-                                   {"network", fmt::format("WRN-{}-{}", s.depth, s.width)},
+                                   {"network", network_title(s)},
                                    {"ranks", ranks.size()},
                                    {"seconds", seconds},
                                    {"median_s", median},

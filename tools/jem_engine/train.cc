@@ -213,6 +213,7 @@ int train(const TrainOptions& o) {
         };
         images = load_training_images(settings, reading("training"));
         held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test, reading("test"));
+        check_images(settings, images.train);
         if (first) lock = own_folder(o, folder, console);
         console.set_image_shape(held_out.height, held_out.width, held_out.channels);
     });
@@ -221,7 +222,7 @@ int train(const TrainOptions& o) {
     const auto trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
                                                    settings.n_valid > 0 ? "valid" : "test", folder, console);
     trainer->measure_by(measure_of(settings, *device, console, settings.n_valid > 0 ? "valid" : "test"));
-    console.message(fmt::format("WRN-{}-{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", settings.depth, settings.width,
+    console.message(fmt::format("{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", network_title(settings),
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),
                                 static_cast<double>(trainer->memory().arena_bytes()) / (1 << 20)));
     if (ranks.size() == 1) {

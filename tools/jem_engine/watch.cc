@@ -63,7 +63,7 @@ RunView view_of(const RunFolder& folder, const Settings& s, const LogView& log, 
     RunView view;
     view.folder = folder.root().string();
     view.recipe = title_of(s);
-    view.network = fmt::format("WRN-{}-{}", s.depth, s.width);
+    view.network = network_title(s);
     view.data = s.data;
     view.precision = s.precision;
     view.total = total_iterations(s, log);

@@ -297,7 +297,8 @@ def run_page(run, montage, training, evaluations, refresh_seconds):
         recipe = f"A method of one's own with the values of {recipe}"
     title = f"{recipe} on {data}" if recipe and data else recipe or run.name
     depth, width, seed = (find_setting(config, k) for k in ("depth", "width", "seed"))
-    subtitle = ", ".join([f"WRN-{depth}-{width}"] * bool(depth and width) + [f"seed {seed}"] * bool(seed) + [f"run folder {run.name}"])
+    kind = "IGEBM" if find_setting(config, "network") == "igebm" else "WRN"
+    subtitle = ", ".join([f"{kind}-{depth}-{width}"] * bool(depth and width) + [f"seed {seed}"] * bool(seed) + [f"run folder {run.name}"])
     lost = sum(1 for m in run.metrics for key in ("loss", "loss_gen", "loss_clf") if key in m and not math.isfinite(number(m[key])))
     if lost:
         run.words.insert(0, f"{plural(lost, 'logged loss').replace('losss', 'losses')} {'are' if lost > 1 else 'is'} not finite: the run diverged there, and the pictures have gaps.")
