@@ -313,7 +313,10 @@ public:
         });
     }
     void pool_backward(const Tensor& d_x, const Tensor& d_y, const Tensor& x, const Pooling& how) override {
-        exec_.for_each("pool_backward", d_x.count(), PoolBackward<R, A>{d_x.as<A>(), d_y.as<A>(), windows_of(x, d_y, how)});
+        const auto windows = windows_of(x, d_y, how);
+        side_by_side({d_x.block, d_y.block}, [&](auto width) {
+            exec_.for_each("pool_backward", d_x.count() / width(), PoolBackward<R, A, width()>{d_x.as<A>(), d_y.as<A>(), windows});
+        });
     }
     void concatenate(const Tensor& y, std::span<const Tensor> parts) override { copy_channels("concatenate", y, parts, true); }
     void concatenate_backward(std::span<const Tensor> d_parts, const Tensor& d_y) override {

@@ -108,31 +108,35 @@ struct Pool {
     }
 };
 
-// Item: one value of d_x, from the windows that hold it, in their order.
-template <class R, class A>
+// Item: kWidth neighbouring channels of one position of d_x, which are neighbours in d_y, too; each from the windows that hold it, in their
+// order.
+template <class R, class A, int kWidth>
 struct PoolBackward {
     A* d_x;
     const A* d_y;
     PoolWindows<R, A> windows;
 
-    JEM_HD void operator()(int64_t i) const {
+    JEM_HD void operator()(int64_t item) const {
         const Places &in = windows.in, &out = windows.out;
+        const int64_t i = item * kWidth;
         const int64_t image = in.image(i), channel = in.channel(i);
         const A* from = d_y + out.begin(image, channel);
         const A* plane = windows.how.kind == PoolKind::max ? windows.x + in.begin(image, channel) : nullptr;
         const int position = static_cast<int>(in.position(i)), outputs = static_cast<int>(out.width);
         const int h = position / windows.width(), w = position % windows.width();
         const int past_row = windows.how.rows.past(h, static_cast<int>(out.height)), past_column = windows.how.columns.past(w, outputs);
-        R sum = R(0);
+        R sums[kWidth] = {};
         for (int row = windows.how.rows.first(h); row < past_row; ++row)
             for (int column = windows.how.columns.first(w); column < past_column; ++column) {
-                const R d = static_cast<R>(from[(row * outputs + column) * out.block]);
-                if (windows.how.kind == PoolKind::average)
-                    sum += d / windows.divisor(row, column);
-                else if (windows.maximum(plane, row, column) == position)
-                    sum += d;
+                for (int k = 0; k < kWidth; ++k) {
+                    const R d = static_cast<R>(from[(row * outputs + column) * out.block + k]);
+                    if (windows.how.kind == PoolKind::average)
+                        sums[k] += d / windows.divisor(row, column);
+                    else if (windows.maximum(plane + k, row, column) == position)
+                        sums[k] += d;
+                }
             }
-        d_x[i] = static_cast<A>(sum);
+        for (int k = 0; k < kWidth; ++k) d_x[i + k] = static_cast<A>(sums[k]);
     }
 };
 

@@ -271,8 +271,8 @@ int bench(const BenchOptions& o) {
                                    {"peak_rss_bytes", peak_resident_bytes()},
                                    {"arena_bytes", parts->memory.arena_bytes()}};
     if (!o.common.json)
-        fmt::print("{}\nWRN-{}-{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
-                   device->description(), s.depth, s.width, median,
+        fmt::print("{}\n{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
+                   device->description(), network_title(s), median,
                    forward    ? fmt::format("{} images forward", parts->predictor.batch())
                    : sampling ? fmt::format("{} sampling steps", s.sgld_steps)
                               : "an iteration",

@@ -189,7 +189,7 @@ int plan(const PlanOptions& o) {
         if (!counted)
             fmt::print("images    no folder of them at hand: {} training and {} test images are assumed\n", shape.num_train,
                        shape.num_test);
-        fmt::print("network   WRN-{}-{}, {} parameters, {:.3f} GFLOP forward an image\n\n", s.depth, s.width, network->parameter_count(),
+        fmt::print("network   {}, {} parameters, {:.3f} GFLOP forward an image\n\n", network_title(s), network->parameter_count(),
                    image_flops / 1e9);
         fmt::print("{:<22} {:>12}\n", "memory", "MiB");
         for (const MemoryRegion& r : by_size) fmt::print("  {:<20} {:>12.1f}\n", r.name, mib(static_cast<double>(r.bytes)));
