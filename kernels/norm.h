@@ -173,17 +173,25 @@ struct BatchNormMoments {
     }
 };
 
-// A channel's mean and M2 over all ranks, joined in their order (Chan, Golub & LeVeque 1979). moments: [ranks, 2, C], of count values each.
-JEM_HD inline void joined_moments(const double* moments, int64_t ranks, int64_t channels, int64_t c, double count, double& mean,
-                                  double& m2) {
-    double sum = 0;
-    m2 = 0;
-    for (int64_t r = 0; r < ranks; ++r) sum += moments[2 * r * channels + c];
-    mean = sum / static_cast<double>(ranks);
-    for (int64_t r = 0; r < ranks; ++r) {
-        const double d = moments[2 * r * channels + c] - mean;
-        m2 += moments[(2 * r + 1) * channels + c] + count * d * d;
+// Mean and M2 of `shares` sets of count values each, joined in their order (Chan, Golub & LeVeque 1979). Neighbouring sets' lie `stride` apart.
+struct JoinedMoments {
+    double mean = 0, m2 = 0;
+};
+JEM_HD inline JoinedMoments joined_moments(const double* means, const double* m2s, int64_t shares, int64_t stride, double count) {
+    JoinedMoments all;
+    JEM_UNROLL(1)
+    for (int64_t i = 0; i < shares; ++i) all.mean += means[i * stride];
+    all.mean /= static_cast<double>(shares);
+    JEM_UNROLL(1)
+    for (int64_t i = 0; i < shares; ++i) {
+        const double d = means[i * stride] - all.mean;
+        all.m2 += m2s[i * stride] + count * d * d;
     }
+    return all;
+}
+// The same of a channel's over all ranks: [ranks, 2, C].
+JEM_HD inline JoinedMoments moments_of_ranks(const double* moments, int64_t ranks, int64_t channels, int64_t c, double count) {
+    return joined_moments(moments + c, moments + channels + c, ranks, 2 * channels, count);
 }
 
 // One item is one channel.
@@ -195,10 +203,9 @@ struct JoinMoments {
     double count;  // of each rank
 
     JEM_HD void operator()(int64_t c) const {
-        double mean, m2;
-        joined_moments(moments, ranks, channels, c, count, mean, m2);
+        const JoinedMoments joined = moments_of_ranks(moments, ranks, channels, c, count);
         const double all = count * static_cast<double>(ranks);
-        out.set(c, mean, m2 / all, all);
+        out.set(c, joined.mean, joined.m2 / all, all);
     }
 };
 
@@ -300,20 +307,12 @@ struct GroupNormCoefficients {
 
     JEM_HD void operator()(int64_t item) const {
         const int64_t first = item * group, all = images * channels;
-        double sum = 0, m2 = 0;
-        JEM_UNROLL(1)
-        for (int64_t i = first; i < first + group; ++i) sum += moments[i];
-        const double centre = sum / static_cast<double>(group);
-        JEM_UNROLL(1)
-        for (int64_t i = first; i < first + group; ++i) {
-            const double d = moments[i] - centre;
-            m2 += moments[all + i] + rows * d * d;
-        }
-        const double var = m2 / (rows * static_cast<double>(group)), inverse = 1.0 / std::sqrt((var < 0 ? 0 : var) + epsilon);
+        const JoinedMoments joined = joined_moments(moments + first, moments + all + first, group, 1, rows);
+        const double var = joined.m2 / (rows * static_cast<double>(group)), inverse = 1.0 / std::sqrt((var < 0 ? 0 : var) + epsilon);
         JEM_UNROLL(1)
         for (int64_t i = first; i < first + group; ++i) {
             const int64_t c = i - first + first % channels;
-            mean[i] = static_cast<R>(centre);
+            mean[i] = static_cast<R>(joined.mean);
             inv_std[i] = static_cast<R>(inverse);
             scale[i] = static_cast<R>(static_cast<double>(gamma[c]) * inverse);
             beta[i] = beta_of_channel[c];
@@ -406,11 +405,10 @@ struct AffineOfMoments {
     double count;  // of each rank
 
     JEM_HD void operator()(int64_t c) const {
-        double mean, m2;
-        joined_moments(moments, ranks, channels, c, count, mean, m2);
+        const JoinedMoments joined = moments_of_ranks(moments, ranks, channels, c, count);
         const double all = count * static_cast<double>(ranks);
-        loc[c] = static_cast<R>(-mean);
-        factor[c] = static_cast<R>(1 / (std::sqrt(m2 / (all > 1 ? all - 1 : 1)) + kEpsilon));
+        loc[c] = static_cast<R>(-joined.mean);
+        factor[c] = static_cast<R>(1 / (std::sqrt(joined.m2 / (all > 1 ? all - 1 : 1)) + kEpsilon));
     }
 };
 

@@ -1,6 +1,5 @@
 #include "models/igebm.h"
 
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -35,8 +34,7 @@ std::optional<IgebmSettings> igebm_from_shapes(const SafetensorsFile& file) {
 }
 
 Igebm::Igebm(const IgebmSettings& settings) : settings_(settings) {
-    if (const auto wrong = unsupported_size(settings_))
-        throw std::invalid_argument(wrong->flag + " " + std::to_string(wrong->value) + " (" + wrong->why + "). Change the flag.");
+    require_supported(unsupported_size(settings_));
     int64_t size = settings_.image_size, channels = kChannelsOfAWidth * settings_.width;
     const auto conv = [&](int64_t in, int64_t out, SpectralForm form = SpectralForm::full) {
         return ConvSettings{.shape = {.in_channels = in, .out_channels = out, .height = size, .width = size, .kernel = 3},
@@ -73,13 +71,7 @@ Igebm::Igebm(const IgebmSettings& settings) : settings_(settings) {
             channels = out;
             blocks_.push_back(b);
         }
-    add_head(Head::classes, "class_output", channels, settings_.num_classes);
-    if (settings_.energy_head) add_head(Head::energy, "energy_output", channels, 1);
-}
-
-std::vector<std::string> Igebm::idle_prefixes() const {
-    if (settings_.energy_head) return {};
-    return {"energy_output."};
+    add_heads(channels, settings_.num_classes, settings_.energy_head);
 }
 
 void Igebm::add_tensors(int pass) {

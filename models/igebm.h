@@ -6,8 +6,9 @@
 #include <optional>
 #include <vector>
 
+#include "engine/files/safetensors.h"
 #include "models/layers.h"
-#include "models/wide_resnet.h"
+#include "models/sizes.h"
 
 namespace jem {
 
@@ -30,7 +31,7 @@ public:
     // Throws std::invalid_argument for sizes out of range.
     explicit Igebm(const IgebmSettings& settings);
 
-    std::vector<std::string> idle_prefixes() const override;
+    std::vector<std::string> idle_prefixes() const override { return idle_heads(); }
     void forward(int pass, const NetworkMemory& memory, const Tensor& images) override;
     void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) override;
 

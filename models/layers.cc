@@ -8,8 +8,10 @@
 namespace jem {
 namespace {
 
-constexpr int64_t kNormArrays = 5;  // mean, inv_std, scale, a, b
-constexpr int64_t kOwnArrays = 6;   // and beta
+constexpr const char* kEnergyHead = "energy_output";
+
+// As the norm's ops see it: images' channels where it is of each image.
+Tensor seen_by(const Norm& norm, const Tensor& t) { return norm.takes_images() ? of_images(t) : t; }
 
 double slope_in_front(const Conv& conv) { return conv.settings.in_front != nullptr ? conv.settings.in_front->settings.slope : kLeakySlope; }
 
@@ -79,6 +81,16 @@ const Linear* LayeredNetwork::add_head(Head head, const std::string& name, int64
     linear.has_bias = bias;
     if (bias == LinearBias::own) linear.bias = add_parameter(name + ".bias", {out}, in, 0);
     return &linear;
+}
+
+void LayeredNetwork::add_heads(int64_t in, int64_t classes, bool energy) {
+    add_head(Head::classes, "class_output", in, classes);
+    if (energy) add_head(Head::energy, kEnergyHead, in, 1);
+}
+
+std::vector<std::string> LayeredNetwork::idle_heads() const {
+    if (has_head(Head::energy)) return {};
+    return {std::string(kEnergyHead) + "."};
 }
 
 Network::Range LayeredNetwork::parameters_of(Head head) const {
@@ -152,16 +164,12 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
     const int64_t most = all.empty() ? 0 : *all.rbegin();  // images of a pass
     int64_t widest = 0, own_sums = 0, widest_affine = 0;
     for (Norm& norm : norms_) {
-        const int64_t images = norm.takes_images() ? most : 1;
-        if (norm.takes_batch()) {
-            norm.coefficients = memory.keep("statistics", "norm coefficients", static_cast<size_t>(kNormArrays * norm.channels) * real);
-            widest = std::max(widest, norm.channels);
-        } else if (norm.settings.kind != NormKind::none) {
-            norm.of_images =
-                memory.keep("statistics", "norm coefficients", static_cast<size_t>(kOwnArrays * images * norm.channels) * real);
-            own_sums = std::max(own_sums, images * norm.channels);
-            if (norm.is_affine()) widest_affine = std::max(widest_affine, norm.channels);
-        }
+        if (norm.settings.kind == NormKind::none) continue;
+        const int64_t each = (norm.takes_images() ? most : 1) * norm.channels;
+        norm.coefficients = memory.keep("statistics", "norm coefficients", static_cast<size_t>(norm.arrays() * each) * real);
+        if (norm.takes_batch()) widest = std::max(widest, norm.channels);
+        if (!norm.takes_batch()) own_sums = std::max(own_sums, each);
+        if (norm.is_affine()) widest_affine = std::max(widest_affine, norm.channels);
     }
     if (own_sums > 0) image_sums_ = memory.keep("statistics", "norm sums", static_cast<size_t>(2 * own_sums) * sizeof(double));
     if (widest > 0) norm_sums_ = memory.keep("statistics", "norm sums of a convolution", static_cast<size_t>(2 * widest) * real);
@@ -334,28 +342,13 @@ void LayeredNetwork::add_bias_gradient(const Conv& conv, const NetworkMemory& m,
 
 // Norms and activations -------------------------------------------------------------------------------------------------------
 
-Array LayeredNetwork::coefficient(const Norm& norm, int64_t index) {
-    const Array all{memory_->at(norm.coefficients), device_->real_type(), kNormArrays * norm.channels};
-    return all.slice(index * norm.channels, norm.channels);
-}
-
-NormCoefficients LayeredNetwork::coefficients(const Norm& norm, Array weights) {
-    return {.mean = coefficient(norm, 0),
-            .inv_std = coefficient(norm, 1),
-            .scale = coefficient(norm, 2),
-            .beta = weights.slice(norm.beta, norm.channels),
-            .a = coefficient(norm, 3),
-            .b = coefficient(norm, 4),
-            .slope = norm.settings.slope};
-}
-
-NormCoefficients LayeredNetwork::own_coefficients(const Norm& norm, int64_t images) {
-    const int64_t each = images * norm.channels;
-    const Array all{memory_->at(norm.of_images), device_->real_type(), kOwnArrays * each};
+NormCoefficients LayeredNetwork::coefficients(const Norm& norm, Array weights, int64_t images) {
+    const int64_t each = (norm.takes_images() ? images : 1) * norm.channels;
+    const Array all{memory_->at(norm.coefficients), device_->real_type(), norm.arrays() * each};
     return {.mean = all.slice(0, each),
             .inv_std = all.slice(each, each),
             .scale = all.slice(2 * each, each),
-            .beta = all.slice(5 * each, each),
+            .beta = norm.takes_batch() ? weights.slice(norm.beta, each) : all.slice(5 * each, each),
             .a = all.slice(3 * each, each),
             .b = all.slice(4 * each, each),
             .slope = norm.settings.slope};
@@ -381,12 +374,12 @@ void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, Nor
     if (norm.is_affine()) {
         const NormSettings& s = norm.settings;
         if (m.initialises && s.shifts && s.scales) initialise(norm, m, x);
-        return ops().affine_norm(own_coefficients(norm, 1), s.shifts ? m.weights.slice(norm.beta, norm.channels) : Array{},
+        return ops().affine_norm(coefficients(norm, m.weights), s.shifts ? m.weights.slice(norm.beta, norm.channels) : Array{},
                                  s.scales ? m.weights.slice(norm.gamma, norm.channels) : Array{});
     }
     if (norm.takes_images()) {
         ops().image_moments(image_sums(norm, x.n), x);
-        return ops().group_norm(own_coefficients(norm, x.n), image_sums(norm, x.n), m.weights.slice(norm.gamma, norm.channels),
+        return ops().group_norm(coefficients(norm, m.weights, x.n), image_sums(norm, x.n), m.weights.slice(norm.gamma, norm.channels),
                                 m.weights.slice(norm.beta, norm.channels), x, norm.group(), norm.settings.epsilon);
     }
     if (!norm.takes_batch()) return;
@@ -407,14 +400,8 @@ void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, Nor
 }
 
 void LayeredNetwork::activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x) {
-    if (norm.takes_batch())
-        ops().norm_leaky(y, x, coefficients(norm, m.weights));
-    else if (norm.takes_images())
-        ops().norm_leaky(of_images(y), of_images(x), own_coefficients(norm, x.n));
-    else if (norm.is_affine())
-        ops().norm_leaky(y, x, own_coefficients(norm, 1));
-    else
-        ops().leaky(y, x, norm.settings.slope);
+    if (norm.settings.kind == NormKind::none) return ops().leaky(y, x, norm.settings.slope);
+    ops().norm_leaky(seen_by(norm, y), seen_by(norm, x), coefficients(norm, m.weights, x.n));
 }
 
 void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m, const PassSettings& pass, const Tensor& d_x,
@@ -423,21 +410,14 @@ void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m,
     const bool weights = pass.gradients == Gradients::weights;
     const Array d_gamma = weights ? m.gradient.slice(norm.gamma, norm.channels) : Array{};
     const Array d_beta = weights ? m.gradient.slice(norm.beta, norm.channels) : Array{};
+    const NormCoefficients norm_values = coefficients(norm, m.weights, x.n);
     if (norm.is_affine()) {
-        const NormCoefficients own = own_coefficients(norm, 1);
         if (weights) affine_weights(norm, m, d_x, x);
-        return ops().norm_leaky_backward(d_x, d_x, x, own, residual);
-    }
-    if (norm.takes_images()) {
-        const NormCoefficients own = own_coefficients(norm, x.n);
-        ops().image_backward_sums(image_sums(norm, x.n), own, d_x, x);
-        if (weights) ops().group_norm_weights(d_gamma, d_beta, own, image_sums(norm, x.n), x);
-        ops().group_norm_backward(own, image_sums(norm, x.n), x, norm.group());
-        const Tensor gradient = of_images(d_x), added = residual != nullptr ? of_images(*residual) : Tensor{};
-        return ops().norm_leaky_backward(gradient, gradient, of_images(x), own, residual != nullptr ? &added : nullptr);
-    }
-    const NormCoefficients norm_values = coefficients(norm, m.weights);
-    if (pass.norm == NormMode::running) {
+    } else if (norm.takes_images()) {
+        ops().image_backward_sums(image_sums(norm, x.n), norm_values, d_x, x);
+        if (weights) ops().group_norm_weights(d_gamma, d_beta, norm_values, image_sums(norm, x.n), x);
+        ops().group_norm_backward(norm_values, image_sums(norm, x.n), x, norm.group());
+    } else if (pass.norm == NormMode::running) {
         // Nothing flows through running statistics: a and b stay 0, and what the sums make of them goes where nobody reads it.
         if (weights) {
             NormCoefficients unread = norm_values;
@@ -456,11 +436,12 @@ void LayeredNetwork::activate_backward(const Norm& norm, const NetworkMemory& m,
         ranks.all_gather(shares(norm));
         ops().join_backward_sums(norm_values, shares(norm), x);
     }
-    ops().norm_leaky_backward(d_x, d_x, x, norm_values, residual);
+    const Tensor gradient = seen_by(norm, d_x), added = residual != nullptr ? seen_by(norm, *residual) : Tensor{};
+    ops().norm_leaky_backward(gradient, gradient, seen_by(norm, x), norm_values, residual != nullptr ? &added : nullptr);
 }
 
 void LayeredNetwork::affine_weights(const Norm& norm, const NetworkMemory& m, const Tensor& d_y, const Tensor& x) {
-    const NormCoefficients own = own_coefficients(norm, 1);
+    const NormCoefficients own = coefficients(norm, m.weights);
     const Array sums = image_sums(norm, 1);
     ops().norm_backward_own_sums(sums, own, {}, {}, d_y, x);
     ops().affine_weights(norm.settings.shifts ? m.gradient.slice(norm.beta, norm.channels) : Array{},

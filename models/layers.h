@@ -29,11 +29,12 @@ struct Norm {
     int64_t channels = 0;
     int64_t gamma = 0, beta = 0;                // offsets in the flat parameters; of act the scale and the shift in front of it
     int64_t running_mean = 0, running_var = 0;  // offsets in the flat statistics
-    Slot coefficients;                          // R [5, channels]: mean, inv_std, scale, a, b
-    Slot of_images;                             // R [6, images of the largest pass, channels]: and beta; of act [6, channels]
+    // R [5, channels]: mean, inv_std, scale, a, b; of act and beta, [6, channels]; of images [6, images of the largest pass, channels].
+    Slot coefficients;
 
     bool takes_batch() const { return settings.kind == NormKind::batch; }
     bool takes_images() const { return settings.kind == NormKind::instance || settings.kind == NormKind::layer; }
+    int64_t arrays() const { return takes_batch() ? 5 : 6; }  // of coefficients
     bool is_affine() const { return settings.kind == NormKind::act; }
     int64_t group() const { return settings.kind == NormKind::layer ? channels : 1; }  // of takes_images
 };
@@ -108,6 +109,11 @@ protected:
     const Norm* add_norm(const std::string& name, int64_t channels, const NormSettings& settings);
     const Conv* add_conv(const std::string& name, const ConvSettings& settings);
     const Linear* add_head(Head head, const std::string& name, int64_t in, int64_t out, LinearBias bias = LinearBias::own);
+    // Those of the public JEM checkpoints: the classes', and where it is asked for the energy's.
+    void add_heads(int64_t in, int64_t classes, bool energy);
+    // What a file holds of them that the network has not, as Network::idle_prefixes: every published one holds the energy's, a conditional
+    // model's too.
+    std::vector<std::string> idle_heads() const;
     DropoutLayer add_dropout(double rate, uint64_t seed) { return {rate, seed, dropouts_++}; }
     bool has_head(Head head) const { return heads_[static_cast<size_t>(head)].in > 0; }
 
@@ -178,9 +184,7 @@ private:
     int64_t add_parameter(const std::string& name, std::vector<int64_t> shape, int64_t fan_in, double initial);
     int64_t add_statistic(const std::string& name, int64_t channels, double initial);
     ConvPlan* plan_of(const Conv& conv, const ConvOptions& options);
-    Array coefficient(const Norm& norm, int64_t index);
-    NormCoefficients coefficients(const Norm& norm, Array weights);
-    NormCoefficients own_coefficients(const Norm& norm, int64_t images);
+    NormCoefficients coefficients(const Norm& norm, Array weights, int64_t images = 1);
     Array image_sums(const Norm& norm, int64_t images);
     void initialise(const Norm& norm, const NetworkMemory& m, const Tensor& x);
     Array shares(const Norm& norm);

@@ -1,12 +1,10 @@
 #include "models/wide_resnet.h"
 
-#include <stdexcept>
 #include <utility>
 
 namespace jem {
 namespace {
 
-constexpr const char* kEnergyHead = "energy_output";
 constexpr int64_t kStemChannels = 16;
 
 // What a norm's tensors tell of its kind. Instance and layer norms have the same ones, and a batch norm may lack some by mistake: of these
@@ -23,14 +21,6 @@ NormKind norm_of(const SafetensorsFile& file, const std::string& name, NormKind 
 std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& s) {
     if (s.depth < 10 || (s.depth - 4) % 6 != 0) return {{"--depth", s.depth, "a Wide-ResNet has depth 6n + 4: 10, 16, 22, 28 ..."}};
     return unsupported_image(s.width, s.in_channels, s.image_size, s.num_classes);
-}
-
-std::optional<UnsupportedSize> unsupported_image(int64_t width, int64_t in_channels, int64_t image_size, int64_t num_classes) {
-    if (width < 1 || width > 32) return {{"--width", width, "1 to 32 is supported"}};
-    if (in_channels != 1 && in_channels != 3) return {{"--in-channels", in_channels, "images have 1 or 3"}};
-    if (image_size < 8 || image_size > 64) return {{"--image-size", image_size, "8 to 64 is supported"}};
-    if (num_classes < 2 || num_classes > 10000) return {{"--num-classes", num_classes, "2 to 10000 is supported"}};
-    return std::nullopt;
 }
 
 WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideResNetSettings& otherwise) {
@@ -56,8 +46,7 @@ WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideR
 }
 
 WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(settings.norm_batch), settings_(settings) {
-    if (const auto wrong = unsupported_size(settings_))
-        throw std::invalid_argument(wrong->flag + " " + std::to_string(wrong->value) + " (" + wrong->why + "). Change the flag.");
+    require_supported(unsupported_size(settings_));
     const int64_t blocks_a_group = (settings_.depth - 4) / 6;
     const int64_t groups = settings_.image_size >= 64 ? 4 : 3;
     int64_t size = settings_.image_size, channels = kStemChannels;
@@ -95,14 +84,7 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(sett
             blocks_.push_back(b);
         }
     tail_ = add_norm("f.bn1", channels, norm);
-    add_head(Head::classes, "class_output", channels, settings_.num_classes);
-    if (settings_.energy_head) add_head(Head::energy, kEnergyHead, channels, 1);
-}
-
-// Every published checkpoint holds the energy head, a conditional model's too.
-std::vector<std::string> WideResNet::idle_prefixes() const {
-    if (settings_.energy_head) return {};
-    return {std::string(kEnergyHead) + "."};
+    add_heads(channels, settings_.num_classes, settings_.energy_head);
 }
 
 // JEM's unused layer, JEM++'s second names of the same tensors.

@@ -8,6 +8,7 @@
 
 #include "engine/files/safetensors.h"
 #include "models/layers.h"
+#include "models/sizes.h"
 
 namespace jem {
 
@@ -23,15 +24,7 @@ struct WideResNetSettings {
     bool energy_head = false;  // besides the classes' a head of one unit: Head::energy
 };
 
-// The first size that no such network has, by its flag.
-struct UnsupportedSize {
-    std::string flag;
-    int64_t value;
-    std::string why;
-};
 std::optional<UnsupportedSize> unsupported_size(const WideResNetSettings& settings);
-// The same of what every network is asked for.
-std::optional<UnsupportedSize> unsupported_image(int64_t width, int64_t in_channels, int64_t image_size, int64_t num_classes);
 
 // The depth, width, norm, channels and classes that the shapes of a file's tensors tell; what they don't is as in `otherwise`.
 WideResNetSettings settings_from_shapes(const SafetensorsFile& file, const WideResNetSettings& otherwise);
@@ -41,7 +34,7 @@ public:
     // Throws std::invalid_argument for a depth that is not 6n + 4, or sizes out of range.
     explicit WideResNet(const WideResNetSettings& settings);
 
-    std::vector<std::string> idle_prefixes() const override;
+    std::vector<std::string> idle_prefixes() const override { return idle_heads(); }
     std::vector<std::string> unread_prefixes() const override;
     void forward(int pass, const NetworkMemory& memory, const Tensor& images) override;
     void backward(int pass, const NetworkMemory& memory, const Tensor& images, const Tensor* d_images) override;
