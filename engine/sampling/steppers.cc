@@ -8,23 +8,27 @@ public:
     SgldStepper(const SgldSettings& settings, int scalar) : settings_(settings), scalar_(scalar) {}
 
     void queue(Device& device, const StepCall& c) override {
-        SgldSettings settings = settings_;
-        settings.first = device.communicator().rank() * c.x.count;
-        settings.noise_from = c.first_step;
+        SgldSettings settings = settings_of(device, c);
         if (settings.noise_first) settings.noise = 0;
         device.ops().sgld_gradient_norm(c.state, c.gradient, c.images, scalar_);
         device.ops().sgld_step(c.x, c.gradient, c.noise, c.state, settings);
     }
     void queue_before(Device& device, const StepCall& c) override {
         if (!settings_.noise_first || settings_.noise == 0) return;
-        // A step of length 0, whatever it goes along.
-        SgldSettings alone{.step_size = 0, .noise = settings_.noise, .grad_clamp = 0, .pixel_clamp = false, .seed = settings_.seed};
-        alone.first = device.communicator().rank() * c.x.count;
-        alone.noise_from = c.first_step;
+        SgldSettings alone = settings_of(device, c);
+        alone.step_size = alone.grad_clamp = 0;  // a step of length 0, whatever it goes along
+        alone.pixel_clamp = false;
         device.ops().sgld_step(c.x, c.x, c.noise, c.state, alone);
     }
 
 private:
+    SgldSettings settings_of(Device& device, const StepCall& c) const {
+        SgldSettings settings = settings_;
+        settings.first = device.communicator().rank() * c.x.count;
+        settings.noise_from = c.first_step;
+        return settings;
+    }
+
     SgldSettings settings_;
     int scalar_;
 };

@@ -30,6 +30,16 @@ int64_t share(const char* flag, int64_t batch, int64_t ranks) {
 
 }  // namespace
 
+TrainingIteration::DataSource TrainingIteration::source_of(const ImageSet& images) {
+    ImageSetShape shape = {};
+    shape.channels = images.channels;
+    shape.height = images.height;
+    shape.width = images.width;
+    shape.num_classes = images.num_classes;
+    shape.flip = images.flip;
+    return {shape, images.count(), largest_class_of(images)};
+}
+
 TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& network, const Settings& settings, const DataSource& data,
                                      const std::vector<NamedObjective>& known)
     : device_(device),
@@ -286,6 +296,7 @@ void TrainingIteration::take_steps(int64_t steps) {
 
 void TrainingIteration::initialise_norms() {
     if (settings_.norm != NormKind::act) return;
+    run("draw");
     queue_initialisation();
     if (settings_.ema > 0) device_.copy(parameters_->average().data, parameters_->weights().data, parameters_->weights().bytes());
 }

@@ -35,6 +35,9 @@ public:
         int64_t count = 0, largest_class = 0;
     };
 
+    // What images are for it, whichever they are.
+    static DataSource source_of(const ImageSet& images);
+
     // Registers all passes and memory; the network must not have been built. One of the two sources. The settings' batches are the
     // whole job's: InputError where they do not divide by its ranks.
     // Terms of the loss go by `known`, which must outlive it. InputError, too, for a method of the settings' own that cannot be run.
@@ -66,8 +69,8 @@ public:
     void begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt = 0);
     // From now on chains take so many steps, at least 1, where they take any.
     void take_steps(int64_t steps);
-    // Norms that a batch sets (NormKind::act) take their values from the batch that an iteration begins with, as drawn or given: before the
-    // first one, on every rank. Nothing elsewhere.
+    // Norms that a batch sets (NormKind::act) take their values from the batch that the iteration that was begun begins with, drawn or
+    // given: before the first one, on every rank. Nothing elsewhere.
     void initialise_norms();
     // After divergence, once parameters and buffer are those of before it.
     void lower_flag();

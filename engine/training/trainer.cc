@@ -32,13 +32,7 @@ constexpr int64_t kAtOnce = 20;
 TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s) {
     require_size(images, s.in_channels, s.image_size, s.image_size);
     require_labels(images, s);
-    ImageSetShape shape = {};
-    shape.channels = images.channels;
-    shape.height = images.height;
-    shape.width = images.width;
-    shape.num_classes = images.num_classes;
-    shape.flip = images.flip;
-    return {shape, images.count(), largest_class_of(images)};
+    return TrainingIteration::source_of(images);
 }
 
 // "class 9 (ankle boot)", "classes 3 (dress), 9 (ankle boot)"; empty where every class has images.
@@ -156,7 +150,6 @@ void Trainer::start_or_resume(bool resume) {
 void Trainer::initialise_norms() {
     if (progress_.iteration > 0 || !settings_.start_from.empty()) return;
     iteration_.begin(0, 0, 0, progress_.recovery.attempt);
-    iteration_.run("draw");
     iteration_.initialise_norms();
 }
 

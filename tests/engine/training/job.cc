@@ -20,6 +20,7 @@ ImageSet job_images() {
     set.channels = 1;
     set.height = set.width = kSide;
     set.num_classes = kClasses;
+    set.flip = true;
     TestData data(7);
     for (int64_t i = 0; i < kImages; ++i) {
         set.labels.push_back(static_cast<int32_t>(i % kClasses));
@@ -72,15 +73,7 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
     Network& network = *made;
     const ImageSet set = job_images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
-    ImageSetShape shape = {};
-    shape.channels = set.channels;
-    shape.height = set.height;
-    shape.width = set.width;
-    shape.num_classes = set.num_classes;
-    shape.flip = true;
-    TrainingIteration iteration(device, memory, network, s,
-                                TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)},
-                                options.known);
+    TrainingIteration iteration(device, memory, network, s, TrainingIteration::source_of(set), options.known);
     iteration.plan();
     memory.allocate();
     iteration.upload(set);
@@ -92,7 +85,6 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
         iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
     }
     iteration.begin(0, 0, 0);
-    iteration.run("draw");
     iteration.initialise_norms();
     Outcome out;
     for (int64_t i = 0; i < options.iterations; ++i) {

@@ -31,13 +31,7 @@ Batches draw(double noise, InputNoiseOn on) {
     const auto device = make_cpu_device({.threads = 1});
     WideResNet network(wide_resnet_settings(s));
     Memory memory(*device);
-    ImageSetShape shape = {};
-    shape.channels = set.channels;
-    shape.height = shape.width = set.height;
-    shape.num_classes = set.num_classes;
-    TrainingIteration iteration(
-        *device, memory, network, s,
-        TrainingIteration::DataSource{.shape = shape, .count = set.count(), .largest_class = largest_class_of(set)});
+    TrainingIteration iteration(*device, memory, network, s, TrainingIteration::source_of(set));
     iteration.plan();
     memory.allocate();
     iteration.upload(set);

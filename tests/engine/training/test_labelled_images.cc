@@ -109,11 +109,7 @@ TEST_CASE("with_few_labels_labelled_batches_hold_no_other_image_and_p_of_x_sees_
     const auto device = make_cpu_device({.threads = 1});
     WideResNet network(wide_resnet_settings(s));
     Memory memory(*device);
-    const TrainingIteration::DataSource source = {
-        {.channels = kChannels, .height = kSide, .width = kSide, .num_classes = kClasses, .num_train = 0, .num_test = 0, .flip = true},
-        set.count(),
-        largest_class_of(set)};
-    TrainingIteration iteration(*device, memory, network, s, source);
+    TrainingIteration iteration(*device, memory, network, s, TrainingIteration::source_of(set));
     iteration.plan();
     memory.allocate();
     iteration.upload(set);

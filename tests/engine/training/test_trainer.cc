@@ -620,11 +620,7 @@ TEST_CASE("nothing_changes_while_the_state_says_diverged") {
         WideResNet network(wide_resnet_settings(s));
         const ImageSet set = images(kTrainImages, 1);
         Memory memory(*device);
-        const TrainingIteration::DataSource source = {
-            {.channels = kChannels, .height = kSide, .width = kSide, .num_classes = kClasses, .num_train = 0, .num_test = 0, .flip = true},
-            set.count(),
-            largest_class_of(set)};
-        TrainingIteration iteration(*device, memory, network, s, source);
+        TrainingIteration iteration(*device, memory, network, s, TrainingIteration::source_of(set));
         iteration.plan();
         memory.allocate();
         iteration.upload(set);
@@ -674,16 +670,7 @@ TEST_CASE("what_runs_when_does_not_depend_on_sharing_memory_or_on_recording") {
             const auto device = make_cpu_device({.threads = 1});
             WideResNet network(wide_resnet_settings(s));
             Memory memory(*device, sharing, Memory::Guards::always);
-            const TrainingIteration::DataSource source = {{.channels = kChannels,
-                                                           .height = kSide,
-                                                           .width = kSide,
-                                                           .num_classes = kClasses,
-                                                           .num_train = 0,
-                                                           .num_test = 0,
-                                                           .flip = true},
-                                                          set.count(),
-                                                          largest_class_of(set)};
-            TrainingIteration iteration(*device, memory, network, s, source);
+            TrainingIteration iteration(*device, memory, network, s, TrainingIteration::source_of(set));
             iteration.plan();
             memory.allocate();
             iteration.upload(set);
