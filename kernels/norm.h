@@ -173,7 +173,8 @@ struct BatchNormMoments {
     }
 };
 
-// Mean and M2 of `shares` sets of count values each, joined in their order (Chan, Golub & LeVeque 1979). Neighbouring sets' lie `stride` apart.
+// Mean and M2 of `shares` sets of count values each, joined in their order (Chan, Golub & LeVeque 1979). Neighbouring sets' lie `stride`
+// apart.
 struct JoinedMoments {
     double mean = 0, m2 = 0;
 };
