@@ -852,7 +852,9 @@ void add_parameter_cases(std::vector<Case>& cases, const Limits& limits, const s
                      s.ops().keep_estimate(u, norm, s.state());
                      const std::pair<const char*, Array> all[] = {
                          {"v", norm.v}, {"u", u}, {"scalars", norm.scalars}, {"normalised weights", normalised}, {"gradient", g}};
-                     for (const auto& [what, array] : all) out.push_back({what, s.read(array), element});
+                     for (const auto& [what, array] : all)
+                         if (n > 1 || array.data != g.data)  // one weight's gradient is 0: only roundings are left of it
+                             out.push_back({what, s.read(array), element});
                  }
              return out;
          }});
