@@ -100,27 +100,54 @@ InputError damaged_tensor(const std::filesystem::path& path, const std::string& 
     return damaged(path, "tensor " + quoted(name) + ": " + why);
 }
 
-json parse_header(const std::filesystem::path& path, const std::string& text) {
-    std::vector<std::set<std::string>> open_objects;  // the keys seen in each
-    const auto check = [&](int depth, json::parse_event_t event, json& value) {
-        if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start) {
-            if (depth > 2) throw damaged(path, "the header is nested deeper than the format allows");  // also bounds the parser's memory
-        }
-        if (event == json::parse_event_t::object_start) open_objects.emplace_back();
-        if (event == json::parse_event_t::object_end) open_objects.pop_back();
-        if (event == json::parse_event_t::key && !open_objects.back().insert(value.get<std::string>()).second) {
-            throw damaged(path, "the header has " + quoted(value.get<std::string>()) + " twice");
-        }
-        return true;
-    };
-    json header;
-    try {
-        header = json::parse(text, check);
-    } catch (const json::parse_error& error) {
-        throw damaged(path, "the header is not JSON at its byte " + std::to_string(error.byte));
-    } catch (const json::exception&) {
-        throw damaged(path, "the header is not JSON: a number is out of range");
+/// Looks over a header before values are made of it: the library's own way to look on while it makes them takes quadratic time where there
+/// are many tensors.
+class HeaderCheck final : public json::json_sax_t {
+public:
+    explicit HeaderCheck(const std::filesystem::path& path) : path_(path) {}
+
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(json::number_integer_t) override { return true; }
+    bool number_unsigned(json::number_unsigned_t) override { return true; }
+    bool number_float(json::number_float_t, const std::string&) override { return true; }
+    bool string(std::string&) override { return true; }
+    bool binary(json::binary_t&) override { return true; }
+    bool start_object(size_t) override {
+        keys_.emplace_back();
+        return deeper();
     }
+    bool key(std::string& name) override {
+        if (!keys_.back().insert(name).second) throw damaged(path_, "the header has " + jem::quoted(name) + " twice");
+        return true;
+    }
+    bool end_object() override {
+        keys_.pop_back();
+        return --levels_ >= 0;
+    }
+    bool start_array(size_t) override { return deeper(); }
+    bool end_array() override { return --levels_ >= 0; }
+    bool parse_error(size_t at, const std::string&, const json::exception& error) override {
+        if (dynamic_cast<const json::parse_error*>(&error) == nullptr)
+            throw damaged(path_, "the header is not JSON: a number is out of range");
+        throw damaged(path_, "the header is not JSON at its byte " + std::to_string(at));
+    }
+
+private:
+    bool deeper() {
+        if (++levels_ > 3) throw damaged(path_, "the header is nested deeper than the format allows");  // also bounds the parser's memory
+        return true;
+    }
+
+    const std::filesystem::path& path_;
+    int levels_ = 0;
+    std::vector<std::set<std::string>> keys_;  // of each open object
+};
+
+json parse_header(const std::filesystem::path& path, const std::string& text) {
+    HeaderCheck check(path);
+    json::sax_parse(text, &check);
+    const json header = json::parse(text);
     if (!header.is_object()) throw damaged(path, "the header is not a JSON object");
     return header;
 }

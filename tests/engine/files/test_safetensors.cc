@@ -249,6 +249,15 @@ TEST_CASE("a_file_of_pytorch_is_recognised_and_the_way_to_convert_it_named") {
     }
 }
 
+// In time that grows with the header: the file of a stranger must not hold the program up.
+TEST_CASE("a_header_of_a_hundred_thousand_tensors_is_read_in_a_moment") {
+    const TempFolder folder;
+    std::string header;
+    for (int i = 0; i < 100'000; ++i)
+        header += (i == 0 ? "{\"t" : ",\"t") + std::to_string(i) + R"(":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
+    CHECK(SafetensorsFile::read(folder.write("many", file_with(header + "}", 0))).tensors.size() == 100'000);
+}
+
 TEST_CASE("safetensors_reader_says_what_is_wrong_with_a_header") {
     const TempFolder folder;
     struct Case {
