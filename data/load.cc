@@ -204,13 +204,24 @@ ImageSet load_image_set(const std::string& name, const path& dir, Split split, c
     return load_image_set(known_set(name), dir, split, options);
 }
 
-ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOptions options) {
+NamedSet named_set(const std::string& name_and_dir) {
     const size_t colon = name_and_dir.find(':');
-    const std::string name = name_and_dir.substr(0, colon);
-    const path dir = colon == std::string::npos ? path() : path(name_and_dir.substr(colon + 1));
-    if (const KnownSet& known = known_set(name); dir.empty() && known.default_dir.empty())
-        throw InputError("no folder for data set " + name + " (it has no default). Give " + name + ":DIR, DIR being a folder with " +
-                         known.files + ".");
+    const NamedSet set{.name = name_and_dir.substr(0, colon),
+                       .dir = colon == std::string::npos ? path() : path(name_and_dir.substr(colon + 1))};
+    if (const KnownSet& known = known_set(set.name); set.dir.empty() && known.default_dir.empty())
+        throw InputError("no folder for data set " + set.name + " (it has no default). Give " + set.name +
+                         ":DIR, DIR being a folder with " + known.files + ".");
+    return set;
+}
+
+int64_t training_images_of(const NamedSet& set) {
+    const KnownSet& known = known_set(set.name);
+    if (known.read != nullptr) return known.shape.num_train;
+    return is_folder(set.dir) ? std::ssize(list_image_folder(set.dir, Split::train, Classes::ignored).files) : 0;
+}
+
+ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOptions options) {
+    const auto [name, dir] = named_set(name_and_dir);
     options.classes = Classes::ignored;
     ImageSet set = fitted(load_image_set(name, dir, split, options), options.channels, options.size, options.crop);
     if (known_set(name).read == nullptr) set.name = (dir / "").lexically_normal().parent_path().filename().string();

@@ -49,6 +49,16 @@ std::vector<std::filesystem::path> image_files(const std::string& name, const st
 ImageSet load_image_set(const KnownSet& known, const std::filesystem::path& dir, Split split, const LoadOptions& options = {});
 ImageSet load_image_set(const std::string& name, const std::filesystem::path& dir, Split split, const LoadOptions& options = {});
 
+/// NAME or NAME:DIR, as people name a set beside --data. InputError for an unknown name, and without DIR where the set has no default
+/// folder.
+struct NamedSet {
+    std::string name;
+    std::filesystem::path dir;  // empty: the default
+};
+NamedSet named_set(const std::string& name_and_dir);
+/// Training images of it, by its published size or, of a folder, by the files' names; 0 where there is no such folder.
+int64_t training_images_of(const NamedSet& set);
+
 /// A set to compare with: NAME or NAME:DIR of a known set, without DIR in its default folder. Each image is fitted to options.channels x
 /// options.size x options.size; labels and class names are the set's own, and `images:DIR` is
 /// named as the folder. The errors of load_image_set.

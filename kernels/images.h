@@ -45,6 +45,29 @@ struct DrawImages {
     }
 };
 
+// One item is one draw: any image, and how it is cropped and flipped, for the fresh start of the chain of that number.
+struct DrawStarts {
+    ImageDraw* draws;  // [chains]
+    const IterationState* state;
+    int64_t first_chain;
+    uint32_t count;
+    RandomStream stream;
+    int crop, flip;  // 1: on
+    uint64_t seed;
+
+    JEM_HD void operator()(int64_t n) const {
+        const Random4 r = random4(seed, stream, *state, 0, static_cast<uint64_t>(first_chain + n));
+        ImageDraw draw = {};
+        draw.index = static_cast<int32_t>(index_of(r.v[0], count));
+        if (crop != 0) {
+            draw.dy = static_cast<int32_t>(index_of(r.v[1], 2 * kCropPadding + 1)) - kCropPadding;
+            draw.dx = static_cast<int32_t>(index_of(r.v[2], 2 * kCropPadding + 1)) - kCropPadding;
+        }
+        if (flip != 0) draw.flip = static_cast<int32_t>(r.v[3] >> 31);
+        draws[n] = draw;
+    }
+};
+
 JEM_HD inline int64_t reflected(int64_t i, int64_t size) {
     if (i < 0) i = -i;
     return i >= size ? 2 * (size - 1) - i : i;

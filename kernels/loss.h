@@ -211,6 +211,26 @@ struct LogitsApart {
     }
 };
 
+// Reduction over the values of real images: the share of pairs with a drawn image in which the real one's is the larger, ties counting a
+// half: the area under the ROC curve (AUROC). Sums of halves are exact.
+template <class R>
+struct Separation {
+    static constexpr int kSums = 1;
+    IterationState* state;
+    const R* drawn;  // [count]
+    int64_t count;
+    double pairs;
+    int scalar;
+
+    JEM_HD void map(double (&sums)[kSums], R real) const {
+        int64_t halves = 0;
+        JEM_UNROLL(1)
+        for (int64_t n = 0; n < count; ++n) halves += (real > drawn[n] ? 1 : 0) + (real >= drawn[n] ? 1 : 0);
+        sums[0] = 0.5 * static_cast<double>(halves);
+    }
+    JEM_HD void finish(const double (&sums)[kSums]) const { state->scalars[scalar][0] = sums[0] / pairs; }
+};
+
 struct ClassificationScalars {
     int loss = 0, accuracy = 0;  // the second in the first pass alone; -1: nobody asks for it
 };

@@ -195,6 +195,8 @@ public:
     virtual void class_logit(Array value, const Tensor& d_logits, const Tensor& logits, Array labels, double factor = 1) = 0;
     // The same of LogitsApart; start: R [N, classes], the logits where the chain began.
     virtual void logits_apart(Array value, const Tensor& d_logits, const Tensor& logits, Array start, Array labels) = 0;
+    // How well values of real images, R, lie above those of drawn ones, R, into the scalar: AUROC.
+    virtual void separation(IterationState* state, Array real, Array drawn, int scalar) = 0;
     virtual void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) = 0;
 
     // Sampling; images are R [N, H*W, C] --------------------------------------------------------------------------------
@@ -224,6 +226,8 @@ public:
     // weights is scratch, R [chains, largest_class] (empty for the uniform start).
     virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
                               const IterationState* state, const ChainStart& start) = 0;
+    // Images for fresh chains: draws is ImageDraw [chains] as bytes, for crop_flip.
+    virtual void draw_starts(Array draws, int64_t images, const IterationState* state, const ChainStart& start, bool crop, bool flip) = 0;
     // How the chains went that ended at x and began at start, into the scalars: clamped and way.
     virtual void chain_summary(IterationState* state, Array x, Array start, int64_t images, ChainScalars scalars) = 0;
     // births i32 [buffer size]: the iteration in which an image's chain last began afresh. index, fresh: as draw_chains left them.

@@ -371,6 +371,10 @@ public:
         exec_.for_each("logits_apart", logits.n,
                        LogitsApart<R>{value.as<R>(), d_logits.as<R>(), logits.as<R>(), start.as<R>(), labels.as<int32_t>(), logits.c});
     }
+    void separation(IterationState* state, Array real, Array drawn, int scalar) override {
+        const double pairs = static_cast<double>(real.count) * static_cast<double>(drawn.count);
+        exec_.reduce("separation", real.count, Separation<R>{state, drawn.as<R>(), drawn.count, pairs, scalar}, In<R>{real.as<R>()});
+    }
     void classification_summary(IterationState* state, Array loss, Array hit, ClassificationScalars scalars, SamPass pass) override {
         exec_.for_each("classification_summary", 1,
                        ClassificationSummary<R>{state, loss.as<R>(), hit.as<R>(), loss.count, scalars, static_cast<int>(pass)});
@@ -493,6 +497,11 @@ public:
                                               .first_chain = start.first_chain,
                                               .stream = start.pixels,
                                               .seed = start.seed});
+    }
+    void draw_starts(Array draws, int64_t images, const IterationState* state, const ChainStart& start, bool crop, bool flip) override {
+        exec_.for_each("draw_starts", static_cast<int64_t>(draws.bytes() / sizeof(ImageDraw)),
+                       DrawStarts{static_cast<ImageDraw*>(draws.data), state, start.first_chain, static_cast<uint32_t>(images),
+                                  start.weights, crop ? 1 : 0, flip ? 1 : 0, start.seed});
     }
     void chain_summary(IterationState* state, Array x, Array start, int64_t images, ChainScalars scalars) override {
         exec_.reduce("chain_summary", x.count, ChainSummary<R>{state, static_cast<double>(images), static_cast<double>(x.count), scalars},

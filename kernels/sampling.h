@@ -17,6 +17,7 @@ enum class StartForm : int {
     informative,  // p0(x): a mixture over classes of N(mu_c, Sigma_c + 1e-4 I) (JEM++; SADA-JEM, section 3.2)
     gaussian,     // one N(mu, Sigma + 1e-4 I) over all images
     uniform,      // U(-1, 1) (JEM)
+    images,       // one of another set's (DAT)
 };
 
 // Fours of the job's batch that a rank's values touch, `count` from number `first` on; the outer ones may be its own in part.

@@ -66,6 +66,7 @@ struct DrawnImages {
     const Settings* settings = nullptr;                                                 // of fresh chains
     int64_t buffer_count = 0;                                                           // of the replay buffer; 0: there is none
     std::function<std::vector<double>(int64_t first, int64_t count)> buffer = nullptr;  // its images, [count, H, W, C] in [-1, 1]
+    std::function<ImageSet()> starts = nullptr;  // what fresh chains are made from; null: the training set
 };
 
 // By whose features images are compared.

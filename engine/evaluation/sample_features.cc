@@ -98,8 +98,9 @@ void SampleFeatures::draw_fresh() {
     const DrawnImages& drawn = *e_.drawn();
     const int64_t count = e_.settings().samples.count, chains = std::min(kChains, count);
     NetworkInUse in_use(e_.network());
+    const ImageSet own = drawn.starts ? drawn.starts() : ImageSet{};
     Sampler sampler(in_use.device(), in_use.network(), in_use.memory(), *drawn.settings,
-                    {.chains = chains, .steps = e_.settings().samples.steps}, e_.training());
+                    {.chains = chains, .steps = e_.settings().samples.steps}, drawn.starts ? own : e_.training());
     in_use.ready([&] { sampler.plan(in_use.passes(), in_use.state()); });
     sampler.ready(in_use.passes(), in_use.state());
     const int64_t pixels = e_.network().size.pixels(), batches = (count + chains - 1) / chains;

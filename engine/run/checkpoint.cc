@@ -31,6 +31,8 @@ std::string progress_text(const RunProgress& p) {
     const Recovery& r = p.recovery;
     json["recovery"] = {{"attempt", r.attempt},   {"rate_factor", r.rate_factor}, {"step_factor", r.step_factor},
                         {"in_a_row", r.in_a_row}, {"diverged_at", r.diverged_at}, {"restored_at", r.restored_at}};
+    const StepGrowth& g = p.growth;
+    json["growth"] = {{"steps", g.steps}, {"since", g.since}, {"recent", g.recent}, {"seen", g.seen}};
     return json.dump();
 }
 
@@ -47,7 +49,14 @@ RunProgress progress_of(const nlohmann::json& json) {
                   .best_score = json.value("best_score", json.at("best_accuracy").get<double>()),
                   .seconds = json.at("seconds"),
                   .recovery = {},
+                  .growth = {},
                   .watched = {}};
+    if (json.contains("growth")) {
+        const nlohmann::json& g = json.at("growth");
+        p.growth = {.steps = g.at("steps"), .since = g.at("since"), .recent = g.at("recent"), .seen = g.at("seen")};
+        if (p.growth.steps < 0 || p.growth.since < 0 || p.growth.since > kMostIterations + 2 || p.growth.seen < 0)
+            throw nlohmann::json::other_error::create(0, "no growth of K", &g);
+    }
     if (!json.contains("recovery")) return p;
     const nlohmann::json& r = json.at("recovery");
     p.recovery = {.attempt = r.at("attempt"),

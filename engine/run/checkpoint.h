@@ -11,6 +11,7 @@
 
 #include "engine/files/safetensors.h"
 #include "engine/network/parameters.h"
+#include "engine/sampling/step_growth.h"
 #include "engine/settings/settings.h"
 
 namespace jem {
@@ -37,6 +38,7 @@ struct RunProgress {
     double best_score = 0;       // by that, the larger the better
     double seconds = 0;          // spent so far
     Recovery recovery;
+    StepGrowth growth;            // where K grows
     std::vector<double> watched;  // DivergenceWatch::memory()
 };
 

@@ -20,7 +20,7 @@ ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& option
     images_ = memory.keep("replay buffer", "replay buffer", static_cast<size_t>(options.size * options.pixels) * real);
     births_ = memory.keep("replay buffer", "births", static_cast<size_t>(options.size) * sizeof(int32_t));
     add_chains(options.chains, options.by_class);
-    if (options.form == StartForm::uniform || options.size == 0) return;
+    if (!starts_from_gaussians() || options.size == 0) return;
     const int64_t starts = (options.size + options.classes - 1) / options.classes, pieces = (starts + kMostRows - 2) / (kMostRows - 1);
     block_ = std::min(kMostImages, rounded_up(options.largest_class, 4));
     rows_ = rounded_up((starts + pieces - 1) / pieces + 1, kWidth);
@@ -45,7 +45,9 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
            .labels = {},
            .places = {},
            .born = {},
-           .all = {}};
+           .all = {},
+           .draws = {},
+           .kept = {}};
     if (!kinds_.empty()) k.first = kinds_.back().first + kinds_.back().job_chains;
     k.index = memory_.keep("samples", "buffer index" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     k.fresh = memory_.keep("samples", "fresh chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
@@ -55,8 +57,12 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
         k.born = memory_.keep("samples", "births of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     }
     if (job_chains > chains) k.all = memory_.transient("all ranks' chains" + of, static_cast<size_t>(job_chains * options_.pixels) * real);
-    if (options_.form != StartForm::uniform)
+    if (starts_from_gaussians())
         k.weights = memory_.transient("start weights" + of, static_cast<size_t>(chains * options_.largest_class) * real);
+    if (options_.form == StartForm::images) {
+        k.draws = memory_.keep("samples", "images for fresh chains" + of, static_cast<size_t>(chains) * sizeof(ImageDraw));
+        k.kept = memory_.transient("chains that go on" + of, static_cast<size_t>(chains * options_.pixels) * real);
+    }
     kinds_.push_back(k);
     return static_cast<int>(kinds_.size()) - 1;
 }
@@ -102,12 +108,25 @@ void ReplayBuffer::draw(Array chains, const ResidentImages& images, const Iterat
         }
     }
     device_.ops().draw_chains(index(kind), fresh(kind), state, options_.size, images.classes, options_.reinit_freq, options_.seed, how);
-    device_.ops().start_images(chains, this->images(), ranks.own(index(kind)), ranks.own(fresh(kind)), weights(kind, k.chains), images,
-                               state,
-                               {.first_chain = k.first + ranks.rank() * k.chains,
-                                .weights = RandomStream::init_weights,
-                                .pixels = RandomStream::init_pixels,
-                                .seed = options_.seed});
+    queue_starts(chains, this->images(), ranks.own(index(kind)), ranks.own(fresh(kind)), kind, images, state,
+                 {.first_chain = k.first + ranks.rank() * k.chains,
+                  .weights = RandomStream::init_weights,
+                  .pixels = RandomStream::init_pixels,
+                  .seed = options_.seed});
+}
+
+void ReplayBuffer::queue_starts(Array x, Array from, Array index, Array fresh, int kind, const ResidentImages& images,
+                                const IterationState* state, const ChainStart& how) {
+    Ops& ops = device_.ops();
+    if (options_.form != StartForm::images) return ops.start_images(x, from, index, fresh, weights(kind, fresh.count), images, state, how);
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    const Array draws{memory_.at(k.draws), DType::u8, fresh.count * static_cast<int64_t>(sizeof(ImageDraw))};
+    ops.draw_starts(draws, images.count, state, how, options_.crop, options_.flip);
+    ops.crop_flip(x, draws, images, state, BatchDraw{});  // no noise
+    if (from.count == 0) return;
+    const auto kept = [&] { return Array{memory_.at(k.kept), x.type, x.count}; };
+    ops.start_images(kept(), from, index, fresh, Array{}, images, state, how);  // what is fresh in it is not looked at
+    ops.copy_images(x, kept(), fresh);                                          // fresh is 0, or -1 where a chain goes on: one class
 }
 
 void ReplayBuffer::store(Array chains, const IterationState* state, int kind) {
@@ -137,8 +156,7 @@ ChainStart ReplayBuffer::fill_draws(int64_t first_chain) const {
 }
 
 void ReplayBuffer::start(Array x, Array classes, int64_t first_chain, const ResidentImages& images, const IterationState* state) {
-    device_.ops().start_images(x, Array{nullptr, device_.real_type(), 0}, classes, classes, weights(0, classes.count), images, state,
-                               fill_draws(first_chain));
+    queue_starts(x, Array{nullptr, device_.real_type(), 0}, classes, classes, 0, images, state, fill_draws(first_chain));
 }
 
 Tensor ReplayBuffer::part_of_product(Slot slot, int64_t rows, int64_t columns) {

@@ -21,7 +21,8 @@ public:
         BufferOrder order = BufferOrder::in_place;              // fifo: by no class
         double reinit_freq = 0;
         StartForm form = StartForm::informative;
-        int64_t largest_class = 0;  // images of it; 0 with the uniform start
+        int64_t largest_class = 0;        // images of it; 0 where starts are no Gaussian's
+        bool crop = false, flip = false;  // of images that chains start from
         uint64_t seed = 0;
     };
 
@@ -57,9 +58,14 @@ private:
         Slot labels;        // i32 [chains of the job], where they have some
         Slot places, born;  // likewise, of a buffer whose oldest images make place
         Slot all;           // with several ranks: R [chains of the job, pixels]
+        Slot draws, kept;   // with starts from images: which ones, and R [chains, pixels], those of the buffer
     };
 
+    bool starts_from_gaussians() const { return options_.form == StartForm::informative || options_.form == StartForm::gaussian; }
     Array weights(int kind, int64_t chains);
+    // What of x is fresh begins as the options say, the rest goes on from `from`, which is empty where nothing does.
+    void queue_starts(Array x, Array from, Array index, Array fresh, int kind, const ResidentImages& images, const IterationState* state,
+                      const ChainStart& how);
     ChainStart fill_draws(int64_t first_chain) const;
     Tensor part_of_product(Slot slot, int64_t rows, int64_t columns);
     void fill_of_class(Array x, const ResidentImages& images, const IterationState* state, const ClassStarts& starts);

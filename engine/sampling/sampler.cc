@@ -11,8 +11,8 @@ constexpr const char* kGradientNorm = "sgld_grad_norm";
 
 }  // namespace
 
-Sampler::Sampler(Device& device, Network& network, Memory& memory, const Settings& s, const Options& options, const ImageSet& train)
-    : device_(device), memory_(memory), settings_(s), train_(train), options_(options) {
+Sampler::Sampler(Device& device, Network& network, Memory& memory, const Settings& s, const Options& options, const ImageSet& starts)
+    : device_(device), memory_(memory), settings_(s), start_images_(starts), options_(options) {
     const int64_t pixels = s.in_channels * s.image_size * s.image_size;
     const int gradient_norm = scalars_.number(kGradientNorm);
     std::unique_ptr<Stepper> stepper;
@@ -49,21 +49,21 @@ Sampler::Sampler(Device& device, Network& network, Memory& memory, const Setting
         marks_ = memory.keep("samples", "known values", values * sizeof(int32_t));
     }
     if (options.starts == Starts::given) return;
-    const bool gaussian = s.init == StartForm::gaussian;
+    const bool images = s.init == StartForm::images, merged = images || s.init == StartForm::gaussian;
     ImageSetShape shape = {};
     shape.channels = static_cast<int>(s.in_channels);
     shape.height = shape.width = static_cast<int>(s.image_size);
     shape.num_classes = static_cast<int>(s.num_classes);
-    store_ = std::make_unique<ImageStore>(device, memory, shape, train.count(), largest_class_of(train));
-    if (gaussian) store_->merge_classes();
-    starts_ =
-        std::make_unique<ReplayBuffer>(device, memory,
-                                       ReplayBuffer::Options{.chains = options.chains,
-                                                             .pixels = s.in_channels * s.image_size * s.image_size,
-                                                             .classes = gaussian ? 1 : s.num_classes,
-                                                             .form = s.init,
-                                                             .largest_class = s.init == StartForm::uniform ? 0 : store_->largest_class(),
-                                                             .seed = s.seed});
+    store_ = std::make_unique<ImageStore>(device, memory, shape, starts.count(), largest_class_of(starts));
+    if (merged) store_->merge_classes();
+    starts_ = std::make_unique<ReplayBuffer>(
+        device, memory,
+        ReplayBuffer::Options{.chains = options.chains,
+                              .pixels = s.in_channels * s.image_size * s.image_size,
+                              .classes = merged ? 1 : s.num_classes,
+                              .form = s.init,
+                              .largest_class = s.init == StartForm::uniform || images ? 0 : store_->largest_class(),
+                              .seed = s.seed});
 }
 
 void Sampler::step() {
@@ -85,7 +85,7 @@ void Sampler::plan(const NetworkMemory& passes, IterationState* state) {
 void Sampler::ready(const NetworkMemory& passes, IterationState* state) {
     passes_ = passes;
     state_ = state;
-    if (store_ && train_.count() > 0) store_->upload(train_);
+    if (store_ && start_images_.count() > 0) store_->upload(start_images_);
     if (options_.steps > 0) step_ = capture(device_, [&] { step(); });
 }
 

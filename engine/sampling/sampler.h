@@ -19,7 +19,8 @@ namespace jem {
 class Sampler {
 public:
     // Registers a chain of so many images, by the settings' step, noise, clamps, norm statistics and energy; and, unless their starts are
-    // uniform, the training set. The network must not have been built. settings must outlive it, and train ready().
+    // uniform, the images that these are made from: the training set, or another. The network must not have been built.
+    // settings must outlive it, and `starts` ready().
     enum class Starts { fresh, given };
     struct Options {
         int64_t chains = 0, steps = 0;
@@ -31,7 +32,7 @@ public:
         int64_t frame_every = 0;
         bool trace = false;
     };
-    Sampler(Device& device, Network& network, Memory& memory, const Settings& settings, const Options& options, const ImageSet& train);
+    Sampler(Device& device, Network& network, Memory& memory, const Settings& settings, const Options& options, const ImageSet& starts);
 
     // To be run inside Memory::plan; and when memory is there and the weights are loaded.
     void plan(const NetworkMemory& passes, IterationState* state);
@@ -67,7 +68,7 @@ private:
     Device& device_;
     Memory& memory_;
     const Settings& settings_;
-    const ImageSet& train_;
+    const ImageSet& start_images_;
     Options options_;
     Scalars scalars_;
     MetropolisStepper* metropolis_ = nullptr;  // the chain's

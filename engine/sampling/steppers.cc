@@ -48,9 +48,10 @@ private:
 
 class NormalisedStepper final : public Stepper {
 public:
-    explicit NormalisedStepper(const AttackLimits& limits) : limits_(limits) {}
+    NormalisedStepper(const AttackLimits& limits, int scalar) : limits_(limits), scalar_(scalar) {}
 
     void queue(Device& device, const StepCall& c) override {
+        if (scalar_ >= 0) device.ops().sgld_gradient_norm(c.state, c.gradient, c.images, scalar_);
         device.ops().normalised_step(c.x, c.gradient, c.norms, limits_.step_size);
         device.ops().project_on_ball(c.x, c.centre, c.norms, limits_.radius);
     }
@@ -59,6 +60,7 @@ public:
 
 private:
     const AttackLimits& limits_;
+    int scalar_;
 };
 
 }  // namespace
@@ -101,7 +103,9 @@ std::unique_ptr<Stepper> sgld_stepper(const SgldSettings& settings, Scalars& sca
 
 std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits) { return std::make_unique<SignStepper>(limits); }
 
-std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits) { return std::make_unique<NormalisedStepper>(limits); }
+std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits, int scalar) {
+    return std::make_unique<NormalisedStepper>(limits, scalar);
+}
 
 std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits) {
     return norm == AttackNorm::linf ? sign_stepper(limits) : normalised_stepper(limits);

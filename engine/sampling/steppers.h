@@ -67,8 +67,9 @@ inline double in_units_of_x(double length) { return 2 * length / 255; }
 // x += alpha * sign(g), kept within radius of the centre, value by value, and in [-1, 1] (Madry et al. 2018; L-infinity). limits must
 // outlive the stepper.
 std::unique_ptr<Stepper> sign_stepper(const AttackLimits& limits);
-// x += alpha * g / |g| of each image, kept within radius of the centre in L2, and in [-1, 1].
-std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits);
+// x += alpha * g / |g| of each image, kept within radius of the centre in L2, and in [-1, 1]. Tells the gradient's norm in the scalar; -1:
+// in none.
+std::unique_ptr<Stepper> normalised_stepper(const AttackLimits& limits, int scalar = -1);
 // One of the two.
 std::unique_ptr<Stepper> attack_stepper(AttackNorm norm, const AttackLimits& limits);
 

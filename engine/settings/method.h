@@ -67,6 +67,8 @@ bool has_chain(const Method& method, BatchOf batch);
 // Whether it draws x_lab, for a term or for attacks; x+ or starts of x-.
 bool draws_labelled(const Method& method);
 bool draws_generative(const Method& method);
+// Whether there are terms of both x+ and x-.
+bool tells_apart(const Method& method);
 // Whether x- are of classes that are drawn for them.
 bool draws_classes(const Method& method);
 // Keys of what recipes make their steps of: where a configuration has the steps, nothing else reads them but weights that name one.

@@ -67,6 +67,7 @@ struct Settings {
 
     // Sampling
     int64_t sgld_steps = 10;
+    double grow_steps_at = 0;  // AUROC from which K grows, beginning with 0; 0: K stays
     double sgld_step_size = 1, sgld_noise = 0, sgld_grad_clamp = 1;
     bool sgld_pixel_clamp = true;
     bool sgld_noise_first = false;  // it moves x before the gradient is taken
@@ -78,6 +79,7 @@ struct Settings {
     BufferOrder buffer_order = BufferOrder::in_place;
     double reinit_freq = 0.05;
     StartForm init = StartForm::informative;
+    std::string init_data;  // of StartForm::images: the set, NAME or NAME:DIR
 
     // Objective
     SamForm sam = SamForm::sam;
@@ -179,7 +181,10 @@ JEM_ENUM_NAMES(ClassConditional, {{"off", ClassConditional::off}, {"chain", Clas
 JEM_ENUM_NAMES(AttackObjective, {{"energy", AttackObjective::energy}, {"ce", AttackObjective::ce}, {"authors", AttackObjective::authors}});
 JEM_ENUM_NAMES(AttackNorm, {{"linf", AttackNorm::linf}, {"l2", AttackNorm::l2}});
 JEM_ENUM_NAMES(SamplingNorm, {{"batch", SamplingNorm::batch}, {"running", SamplingNorm::running}});
-JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative}, {"uniform", StartForm::uniform}, {"gaussian", StartForm::gaussian}});
+JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative},
+                           {"uniform", StartForm::uniform},
+                           {"gaussian", StartForm::gaussian},
+                           {"images", StartForm::images}});
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});
 JEM_ENUM_NAMES(Head, {{"lse", Head::classes}, {"linear", Head::energy}});
 JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}});

@@ -198,6 +198,33 @@ Setting gen_augment(const Row& row) {
     return s;
 }
 
+// A word, or the name of a set, whose images they are.
+Setting init(const Row& row) {
+    std::vector<std::pair<std::string, StartForm>> words = EnumNames<StartForm>::all();
+    std::erase_if(words, [](const auto& word) { return word.second == StartForm::images; });
+    Setting s =
+        one_of(row, &Settings::init, words, {{"gm", StartForm::informative}, {"u", StartForm::uniform}, {"noise", StartForm::uniform}});
+    s.values = "informative|uniform|gaussian|NAME[:DIR]";
+    const auto set_of = [](const std::string& text) {
+        const std::string name = text.substr(0, text.find(':'));
+        const auto& known = known_sets();
+        const bool named = std::any_of(known.begin(), known.end(), [&](const KnownSet& k) { return k.name == name; });
+        return named ? text : text.find('/') != std::string::npos ? "images:" + text : std::string();
+    };
+    s.get = [](const Settings& of) { return Json(of.init == StartForm::images ? of.init_data : name_of(of.init)); };
+    s.set = [set = s.set, set_of](Settings& of, const nlohmann::json& j) {
+        of.init_data = j.is_string() ? set_of(j.get<std::string>()) : "";
+        if (of.init_data.empty()) return set(of, j);
+        of.init = StartForm::images;
+    };
+    s.parse = [parse = s.parse, set_of](Settings& of, const std::string& flag, const std::string& text) {
+        of.init_data = set_of(text);
+        if (of.init_data.empty()) return parse(of, flag, text);
+        of.init = StartForm::images;
+    };
+    return s;
+}
+
 Setting precision(const Row& row) {
     std::vector<std::pair<std::string, std::string>> known;
     for (const char* name : {"f32", "tf32", "bf16", "f64"}) known.emplace_back(name, name);
@@ -382,6 +409,11 @@ std::vector<Setting> make_table() {
 
         integer({"sgld_steps", "Sampling", "K, SGLD steps an iteration", {"--n_steps"}, "", Use::sampling}, &Settings::sgld_steps,
                 {0, 100000}),
+        number(
+            {"grow_steps_at", "Sampling",
+             "AUROC of x+ against x- from which K grows by 1, its mean over 8 iterations, beginning with 0 and up to --sgld-steps (DAT); "
+             "0: K stays"},
+            &Settings::grow_steps_at, {0, 1}),
         number({"sgld_step_size", "Sampling", "alpha", {"--sgld_lr"}, "", Use::sampling}, &Settings::sgld_step_size, {0, 1e6}),
         number({"sgld_noise", "Sampling", "sigma of the noise added in each step", {"--sgld_std"}, "", Use::sampling},
                &Settings::sgld_noise, {0, 100}),
@@ -412,8 +444,13 @@ std::vector<Setting> make_table() {
                 "Where chains go that have ended: back where they were drawn, or in place of the oldest images (IGEBM)"},
                &Settings::buffer_order),
         number({"reinit_freq", "Sampling", "Probability of a fresh start, gamma", {"--reinit_freq"}}, &Settings::reinit_freq, {0, 1}),
-        choice({"init", "Sampling", "Where fresh chains start (gm and u: the authors' informative and uniform)", {}, "", Use::sampling},
-               &Settings::init, {{"gm", StartForm::informative}, {"u", StartForm::uniform}}),
+        init({"init",
+              "Sampling",
+              "Where fresh chains start (gm and u: the authors' informative and uniform); NAME:DIR: from the training images of another "
+              "set, augmented as --gen-augment says",
+              {"--negatives-start"},
+              "",
+              Use::sampling}),
 
         choice({"sam", "Sharpness", "Sharpness-aware minimisation"}, &Settings::sam),
         number({"rho", "Sharpness", "SAM's radius"}, &Settings::rho, {0, 1000}),
@@ -554,6 +591,8 @@ void validate(const Settings& s) {
         throw InputError(std::string("--buffer-order fifo has no places of classes (") +
                          (s.own_method ? "the method has chains of classes" : "--class-conditional and --p-x-y-weight want them") +
                          "). Give in-place.");
+    if (s.grow_steps_at > 0 && s.samples() && !tells_apart(method_of(s)))
+        throw InputError("--grow-steps-at goes by how well x+ and x- are told apart (not both have a term here). Give 0.");
     if (!s.own_method && s.label_smoothing > 0 && !s.classifies())
         throw InputError("--label-smoothing is of the cross-entropy (--p-y-given-x-weight is 0: there is none). Leave it out.");
     const bool few_labels = s.labels_per_class > 0;

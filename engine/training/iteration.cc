@@ -20,6 +20,9 @@ constexpr const char* kChainWay = "chain_way";        // the same of |x_K - x_0|
 constexpr const char* kClamped = "clamped";           // share of the samples' values at -1 or 1
 constexpr const char* kOfLabelled = "_lab";           // behind them: of the chains of the labelled images' classes
 
+bool crops(Augment how) { return how == Augment::crop || how == Augment::both; }
+bool flips(Augment how) { return how == Augment::flip || how == Augment::both; }
+
 // A rank's share of a batch of the whole job.
 int64_t share(const char* flag, int64_t batch, int64_t ranks) {
     if (batch % ranks != 0)
@@ -57,20 +60,26 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
             std::make_unique<ImageStore>(device, memory, data.shape, settings.num_labelled(data.count), settings.labels_per_class);
     const bool generates = has_chain(method_, BatchOf::chain);
     if (generates || has_chain(method_, BatchOf::labelled_chain)) {
-        const bool gaussian = settings.init == StartForm::gaussian;
+        const bool images = settings.init == StartForm::images, merged = images || settings.init == StartForm::gaussian;
+        if (images) {
+            start_store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.starts);
+            start_store_->merge_classes();
+        }
         buffer_ = std::make_unique<ReplayBuffer>(
             device, memory,
             ReplayBuffer::Options{.size = settings.buffer_size,
                                   .chains = generates ? share("--gen-batch-size", settings.gen_batch_size, ranks_.size())
                                                       : share("--batch-size", settings.batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
-                                  .classes = gaussian ? 1 : data.shape.num_classes,
+                                  .classes = merged ? 1 : data.shape.num_classes,
                                   .by_class = !generates || draws_classes(method_),
                                   .num_classes = data.shape.num_classes,
                                   .order = settings.buffer_order,
                                   .reinit_freq = settings.reinit_freq,
                                   .form = settings.init,
-                                  .largest_class = settings.init == StartForm::uniform ? 0 : store_->largest_class(),
+                                  .largest_class = settings.init == StartForm::uniform || images ? 0 : store_->largest_class(),
+                                  .crop = crops(settings.gen_augment),
+                                  .flip = flips(settings.gen_augment) && data.shape.flip,
                                   .seed = settings.seed});
     }
     build({.positive = settings.gen_batch_size, .negative = settings.gen_batch_size, .labelled = settings.batch_size});
@@ -113,6 +122,14 @@ void TrainingIteration::build(const GivenBatches& job) {
     if (!classes)
         idle_ = memory_.keep("scalars", "idle head",
                              static_cast<size_t>(network_.parameters_of(Head::classes).count) * size_of(device_.real_type()));
+    if (settings_.grow_steps_at > 0 && tells_apart(method_)) {
+        const auto values = [&](const char* name, BatchOf which) {
+            return memory_.keep("scalars", name, static_cast<size_t>(count_of(which) * ranks) * size_of(device_.real_type()));
+        };
+        real_values_ = values("values of x+", BatchOf::real);
+        drawn_values_ = values("values of x-", BatchOf::chain);
+        separation_ = scalars_.number(kSeparation);
+    }
     network_.build(device_, memory_, settings_.conv_algorithm);
     add_phases();
 }
@@ -130,8 +147,8 @@ std::unique_ptr<Batch> TrainingIteration::make_batch(BatchOf which, int64_t coun
         const Augment of_labelled = settings_.augment ? Augment::both : Augment::off, how = labelled ? of_labelled : settings_.gen_augment;
         options.how = {.order = labelled ? RandomStream::labelled_order : RandomStream::generative_order,
                        .augment = labelled ? RandomStream::labelled_augment : RandomStream::generative_augment,
-                       .crop = how == Augment::crop || how == Augment::both,
-                       .flip = (how == Augment::flip || how == Augment::both) && data_->shape.flip,
+                       .crop = crops(how),
+                       .flip = flips(how) && data_->shape.flip,
                        .noise = !labelled || settings_.input_noise_on == InputNoiseOn::both ? settings_.input_noise : 0,
                        .noise_salt = labelled ? 0u : 1u,
                        .seed = settings_.seed,
@@ -160,7 +177,7 @@ std::unique_ptr<Stepper> TrainingIteration::stepper_of(Chain& c) {
         .norm = scalars_.number(kChainNorm + of), .way = scalars_.number(kChainWay + of), .clamped = scalars_.number(kClamped + of)};
     if (c.spec.stepper == ChainStepper::sgld) return sgld_stepper(settings_.sgld(), scalars_, kChainNorm + of);
     c.limits = {.step_size = settings_.sgld_step_size, .radius = kAnywhere};
-    return normalised_stepper(c.limits);
+    return normalised_stepper(c.limits, c.scalars.norm);
 }
 
 void TrainingIteration::add_chain(const ChainSpec& spec, const GivenBatches& job) {
@@ -270,12 +287,13 @@ std::vector<std::pair<std::string, WorkReport>> TrainingIteration::plan() {
     std::vector<std::pair<std::string, WorkReport>> out;
     for (const Phase& phase : phases_) out.emplace_back(phase.name, memory_.plan(phase.queue));
     if (settings_.norm == NormKind::act) memory_.plan([&] { queue_initialisation(); });
-    if (buffer_) memory_.plan([&] { buffer_->plan_fill(store_->view(), state()); });
+    if (buffer_) memory_.plan([&] { buffer_->plan_fill(start_store().view(), state()); });
     return out;
 }
 
-void TrainingIteration::upload(const ImageSet& images) {
+void TrainingIteration::upload(const ImageSet& images, const ImageSet& starts) {
     store_->upload(images);
+    if (start_store_) start_store_->upload(starts);
     if (labelled_store_) labelled_store_->upload(labelled_images(images, settings_));
 }
 
@@ -427,13 +445,13 @@ NetworkMemory TrainingIteration::memory_of(SamPass pass) {
 }
 
 void TrainingIteration::queue_draw() {
-    const ResidentImages resident = store_->view();
+    const ResidentImages resident = store_->view(), starts = start_store().view();
     if (labelled_) labelled_->draw(labelled_store().view(), state());
     if (real_) real_->draw(resident, state());
     for (const auto& c : chains_) {
         InputChain& chain = *c->chain;
         if (c->spec.makes == BatchOf::adversarial) continue;
-        buffer_->draw(chain.images(), resident, state(), c->kind, c->spec.makes == BatchOf::labelled_chain ? labelled_->labels() : Array{});
+        buffer_->draw(chain.images(), starts, state(), c->kind, c->spec.makes == BatchOf::labelled_chain ? labelled_->labels() : Array{});
         const bool of_real = method_.chains_take_labels && c->spec.makes == BatchOf::chain;
         const Array labels = of_real ? real_->labels() : buffer_->labels(c->kind);
         if (chain.labels().count > 0) device_.copy(chain.labels().data, labels.data, chain.labels().bytes());
@@ -466,6 +484,10 @@ void TrainingIteration::queue_term(const Term& term, SamPass pass) {
     const Tensor images = images_of(term.spec.batch);
     network_.forward(number, memory_of(pass), images);
     if (kept) device_.copy(kept_logits(term.spec.batch).data, network_.logits(number).data, kept_logits(term.spec.batch).bytes());
+    const Slot values = term.spec.batch == BatchOf::real ? real_values_ : term.spec.batch == BatchOf::chain ? drawn_values_ : Slot{};
+    if (values.valid() && pass == SamPass::at_weights)
+        device_.ops().log_sum_exp(ranks_.own(all_values(values)), network_.logits(number),
+                                  method_.chains_take_labels ? labels_of(term.spec.batch) : Array{});
     for (const auto& objective : of.objectives)
         objective->queue({.network = network_,
                           .pass = number,
@@ -485,9 +507,20 @@ void TrainingIteration::queue_agreement(Agreement when, const ChainScalars& chai
     device_.ops().agree_on_state(state(), states(), when, chain);
 }
 
+Array TrainingIteration::all_values(Slot slot) {
+    return {memory_.at(slot), device_.real_type(), static_cast<int64_t>(memory_.bytes(slot) / size_of(device_.real_type()))};
+}
+
+void TrainingIteration::queue_separation() {
+    ranks_.all_gather(all_values(real_values_));
+    ranks_.all_gather(all_values(drawn_values_));
+    device_.ops().separation(state(), all_values(real_values_), all_values(drawn_values_), separation_);
+}
+
 void TrainingIteration::queue_perturb() {
     Ops& ops = device_.ops();
     Parameters& w = *parameters_;
+    if (separation_ >= 0) queue_separation();
     const bool own = settings_.sam_local && settings_.sam != SamForm::none;
     network_.finish_gradient(memory_of(SamPass::at_weights));
     if (!own) ranks_.all_reduce_sum(w.gradient());

@@ -33,6 +33,7 @@ public:
     struct DataSource {  // training: everything on the device
         ImageSetShape shape;
         int64_t count = 0, largest_class = 0;
+        int64_t starts = 0;  // images of the set that chains start from (--init NAME:DIR)
     };
 
     // What images are for it, whichever they are.
@@ -67,8 +68,11 @@ public:
 
     // attempt: of the run, part of every random number but the order of the images, which an epoch sees once each.
     void begin(int64_t iteration, double lr, int64_t optimizer_step, uint64_t attempt = 0);
-    // From now on chains take so many steps, at least 1, where they take any.
+    // From now on chains take so many steps, where the settings have them take any.
     void take_steps(int64_t steps);
+    // The scalar that says how well x+ and x- are told apart, AUROC of f(x)[y] where chains take the labels of x+, else of log p(x); only
+    // with grow_steps_at.
+    static constexpr const char* kSeparation = "auroc_neg";
     // Norms that a batch sets (NormKind::act) take their values from the batch that the iteration that was begun begins with, drawn or
     // given: before the first one, on every rank. Nothing elsewhere.
     void initialise_norms();
@@ -91,8 +95,10 @@ public:
 
     Parameters& parameters() { return *parameters_; }
     ReplayBuffer& buffer() { return *buffer_; }
-    // The training images, once memory is allocated.
-    void upload(const ImageSet& images);
+    // The training images and those of the other set that chains start from, once memory is allocated.
+    void upload(const ImageSet& images, const ImageSet& starts = {});
+    // The images that fresh chains are made from: all of them, or the other set.
+    ImageStore& start_store() { return start_store_ ? *start_store_ : *store_; }
     ImageStore& store() { return *store_; }                                                // all of them
     ImageStore& labelled_store() { return labelled_store_ ? *labelled_store_ : *store_; }  // those that x_lab is drawn from
     InputChain& chain(BatchOf which = BatchOf::chain) { return *chain_of(which).chain; }
@@ -145,6 +151,8 @@ private:
     NormMode mode_of(const ChainSpec& spec) const;
     void queue_agreement(Agreement when, const ChainScalars& chain = {});
     void queue_term(const Term& term, SamPass pass);
+    Array all_values(Slot slot);  // R, the job's
+    void queue_separation();
     void queue_perturb();
     void queue_second();
     void queue_update();
@@ -165,13 +173,16 @@ private:
     Scalars scalars_;
     std::unique_ptr<Parameters> parameters_;
     std::unique_ptr<ImageStore> store_, labelled_store_;  // labelled_store_: with --labels-per-class, else none
+    std::unique_ptr<ImageStore> start_store_;             // with --init images, else none
     std::unique_ptr<ReplayBuffer> buffer_;
     std::vector<std::unique_ptr<Chain>> chains_;  // in the method's order
     std::unique_ptr<Batch> real_, labelled_;
     std::vector<std::unique_ptr<Term>> terms_;  // in the method's order
     Slot state_, kept_logits_, kept_adversarial_logits_;
-    Slot states_;  // of all ranks
-    Slot idle_;    // idle_weights(), while the optimizer decays them
+    Slot states_;                      // of all ranks
+    Slot real_values_, drawn_values_;  // what they are told apart by, the job's
+    int separation_ = -1;              // the scalar
+    Slot idle_;                        // idle_weights(), while the optimizer decays them
     std::vector<Phase> phases_;
     std::vector<std::unique_ptr<StepGraph>> graphs_;  // of the phases, once recorded
 };

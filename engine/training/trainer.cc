@@ -29,10 +29,13 @@ constexpr int64_t kYoung = 1000;
 // A checkpoint that diverges again this soon has nothing to resume.
 constexpr int64_t kAtOnce = 20;
 
-TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s) {
+TrainingIteration::DataSource source_of(const ImageSet& images, const Settings& s, const ImageSet& starts = {}) {
     require_size(images, s.in_channels, s.image_size, s.image_size);
     require_labels(images, s);
-    return TrainingIteration::source_of(images);
+    if (starts.count() > 0) require_size(starts, s.in_channels, s.image_size, s.image_size);
+    TrainingIteration::DataSource source = TrainingIteration::source_of(images);
+    source.starts = starts.count();
+    return source;
 }
 
 // "class 9 (ankle boot)", "classes 3 (dress), 9 (ankle boot)"; empty where every class has images.
@@ -113,16 +116,18 @@ NetworkMemory TrainingParts::evaluation_memory() {
 }
 
 Trainer::Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out,
-                 const std::string& held_out_name, const RunFolder& folder, TrainingObserver& observer)
+                 const std::string& held_out_name, const RunFolder& folder, TrainingObserver& observer, const ImageSet& starts)
     : device_(device),
       settings_(settings),
       held_out_(std::move(held_out)),
       held_out_name_(held_out_name),
       folder_(folder),
       observer_(observer),
-      chosen_anew_(plan_as_kept(
-          device, folder.choices(),
-          [&] { planned_ = std::make_unique<TrainingParts>(device, network, settings, source_of(train, settings), held_out_.count()); })),
+      chosen_anew_(plan_as_kept(device, folder.choices(),
+                                [&] {
+                                    planned_ = std::make_unique<TrainingParts>(device, network, settings,
+                                                                               source_of(train, settings, starts), held_out_.count());
+                                })),
       parts_(*planned_),
       ranks_(device.communicator()),
       log_(folder, [this](const std::string& text) { observer_.warning(text); }),
@@ -133,7 +138,7 @@ Trainer::Trainer(Device& device, Network& network, const Settings& settings, Ima
     together(ranks_.ranks(), [&] {
         if (held_out_.count() > 0) require_size(held_out_, settings.in_channels, settings.image_size, settings.image_size);
         parts_.memory.allocate();
-        iteration_.upload(train);
+        iteration_.upload(train, starts);
         iteration_.record();
     });
 }
@@ -158,6 +163,7 @@ void Trainer::share_start() {
     Ranks& ranks = ranks_.ranks();
     ranks.broadcast(&progress_.iteration, sizeof progress_.iteration);
     ranks.broadcast(&progress_.recovery, sizeof progress_.recovery);
+    ranks.broadcast(&progress_.growth, sizeof progress_.growth);
     std::vector<double> watched = watch_.memory();
     ranks.broadcast(watched.data(), watched.size() * sizeof(double));
     watch_.remember(watched);
@@ -177,7 +183,7 @@ RunProgress Trainer::load(const SafetensorsFile& state, const std::filesystem::p
 void Trainer::fill_buffer(int64_t iteration, uint64_t attempt) {
     iteration_.begin(iteration, 0, 0, attempt);
     iteration_.buffer().fill(
-        iteration_.store().view(), iteration_.state(),
+        iteration_.start_store().view(), iteration_.state(),
         [&](int64_t done) { observer_.progress("Filling the replay buffer", done, settings_.buffer_size); }, iteration);
 }
 
@@ -237,7 +243,6 @@ void Trainer::start_or_resume_alone(bool resume) {
 
 TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     start_or_resume(resume);
-    iteration_.take_steps(settings_.sgld_steps * progress_.recovery.step_factor);
     seconds_before_ = progress_.seconds;
     started_ = std::chrono::steady_clock::now();
     rate_.resume(started_);
@@ -272,6 +277,7 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         const Recovery& r = progress_.recovery;
         begun = true;
         iteration_.begin(i, r.rate_factor * learning_rate(settings_, i, iterations_per_epoch_, total_), i, r.attempt);
+        iteration_.take_steps(steps_in(i));
         iteration_.run_all();
         tickets[static_cast<size_t>(i % 2)] = iteration_.queue_state();
         queued_at[static_cast<size_t>(i % 2)] = std::chrono::steady_clock::now();
@@ -332,6 +338,11 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
     return finish(TrainingEnd::finished);
 }
 
+int64_t Trainer::steps_in(int64_t iteration) const {
+    const int64_t steps = grows() ? std::min(progress_.growth.steps_in(iteration), settings_.sgld_steps) : settings_.sgld_steps;
+    return steps * progress_.recovery.step_factor;
+}
+
 void Trainer::report(const IterationState& state, int64_t done) {
     if (trouble_) return;
     const Scalars& scalars = iteration_.scalars();
@@ -343,6 +354,10 @@ void Trainer::report(const IterationState& state, int64_t done) {
         trouble_ = Trouble{done, *finding};
         return;
     }
+    const int64_t steps = steps_in(done - 1);
+    if (grows())
+        progress_.growth.look(done - 1, scalars.value(state, TrainingIteration::kSeparation), settings_.grow_steps_at,
+                              settings_.sgld_steps);
     const auto now = std::chrono::steady_clock::now();
     progress_.seconds = seconds_before_ + std::chrono::duration<double>(now - started_).count();
     const double loss = iteration_.loss(state);
@@ -356,6 +371,7 @@ void Trainer::report(const IterationState& state, int64_t done) {
                                    {"lr", state.learning_rate},   {"loss", loss}};
     for (const std::string& name : scalars.names()) line[name] = scalars.value(state, name);
     if (seen.gap) line["energy_gap"] = *seen.gap;
+    if (grows()) line["sgld_steps"] = steps;
     line["grad_norm"] = state.grad_norm;
     if (!ranks_.first()) return;
     // The last line of an epoch waits for the evaluation.
@@ -404,6 +420,7 @@ Trainer::GoodState Trainer::restore_good_state() {
             const RunProgress then = restore(good);
             progress_.iteration = then.iteration;
             progress_.watched = then.watched;
+            progress_.growth = then.growth;
             watch_.remember(progress_.watched);
             return good;
         } catch (const std::exception& e) {
@@ -438,7 +455,7 @@ bool Trainer::recover() {
         nlohmann::ordered_json line = {{"iteration", progress_.iteration}, {"event", ends ? "diverged" : "rollback"},
                                        {"from", trouble_->iteration},      {"reason", trouble_->finding.reason},
                                        {"measure", remedy.text},           {"attempt", r.attempt},
-                                       {"rate_factor", r.rate_factor},     {"sgld_steps", settings_.sgld_steps * r.step_factor}};
+                                       {"rate_factor", r.rate_factor},     {"sgld_steps", steps_in(progress_.iteration)}};
         log_.append(line);
         // What is on disk would diverge again, the same way: it must not be what a resumed run begins with.
         const bool older = good.from == GoodState::From::kept || good.from == GoodState::From::beginning;
@@ -455,7 +472,6 @@ bool Trainer::recover() {
     if (ends) return false;
     initialise_norms();
     iteration_.lower_flag();
-    iteration_.take_steps(settings_.sgld_steps * r.step_factor);
     trouble_.reset();
     line_ = nullptr;
     return true;

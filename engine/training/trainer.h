@@ -71,9 +71,10 @@ void check_images(const Settings& settings, const ImageSet& train);
 // its observer.
 class Trainer {
 public:
-    // train: without the held-out images; held_out: evaluated each epoch, called held_out_name ("valid", "test").
+    // train: without the held-out images; held_out: evaluated each epoch, called held_out_name ("valid", "test"); starts: the images of
+    // --init NAME:DIR.
     Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out, const std::string& held_out_name,
-            const RunFolder& folder, TrainingObserver& observer);
+            const RunFolder& folder, TrainingObserver& observer, const ImageSet& starts = {});
 
     // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return.
     TrainingResult run(bool resume, const std::atomic<bool>& stop);
@@ -137,6 +138,8 @@ private:
     std::optional<BufferArrays> buffer_arrays();  // none where the run does not sample
     // One of `count` images that are spread over the replay buffer, which began class by class.
     Array image_of_buffer(int64_t number, int64_t count);
+    bool grows() const { return iteration_.scalars().has(TrainingIteration::kSeparation); }
+    int64_t steps_in(int64_t iteration) const;  // K
     bool rolls_back() const { return settings_.on_divergence == OnDivergence::rollback; }
 
     Device& device_;

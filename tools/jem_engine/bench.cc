@@ -211,13 +211,14 @@ int bench(const BenchOptions& o) {
     const auto network = make_network(s);
     std::unique_ptr<TrainingParts> parts;
     together(ranks, [&] {
-        parts =
-            std::make_unique<TrainingParts>(*device, *network, s, TrainingIteration::DataSource{.shape = shape, .count = count}, held_out);
+        parts = std::make_unique<TrainingParts>(
+            *device, *network, s, TrainingIteration::DataSource{.shape = shape, .count = count, .starts = start_count(s)}, held_out);
         parts->memory.allocate();
     });
     TrainingIteration& iteration = parts->iteration;
     upload_made_up_images(*device, iteration.store(), shape, count, s.seed);
     if (s.labels_per_class > 0) upload_made_up_images(*device, iteration.labelled_store(), shape, s.num_labelled(count), s.seed);
+    if (const int64_t starts = start_count(s); starts > 0) upload_made_up_images(*device, iteration.start_store(), shape, starts, s.seed);
     iteration.parameters().initialise(s.seed);
     iteration.begin(0, 0, 0);
     if (s.samples()) fill_uniformly(*device, iteration, s.buffer_size, s.seed);

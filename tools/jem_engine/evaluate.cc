@@ -191,6 +191,7 @@ Strangers strangers_of(const EvaluateOptions& o, const Settings& s, Console& con
 DrawnImages drawn_images(const Checkpoint& checkpoint) {
     const Settings& s = checkpoint.settings;
     DrawnImages drawn = {.settings = &s};
+    if (s.init == StartForm::images) drawn.starts = [&s] { return load_start_images(s); };
     const std::optional<SavedBuffer> buffer = find_buffer(checkpoint.file, checkpoint.path);
     if (!buffer) return drawn;
     const std::vector<int64_t>& shape = buffer->images.shape;

@@ -227,6 +227,8 @@ void SettingsFlags::refuse_unheeded(const Settings& settings) const {
                          "--inner-steps 0.");
     if (given("--act-init") && settings.norm != NormKind::act)
         throw InputError("--act-init is of --norm act (--norm is " + name_of(settings.norm) + "). Leave it out.");
+    if (given("--grow-steps-at") && settings.grow_steps_at > 0 && !settings.generates())
+        throw InputError("--grow-steps-at is of x- (--p-x-weight is 0: there are none). Leave it out.");
     for (const char* flag : {"--inner-step-size", "--outer-step-size"})
         if (given(flag) && settings.inner_steps == 0)
             throw InputError(std::string(flag) +
@@ -410,6 +412,26 @@ TrainingImages load_training_images(const Settings& s, const ReadProgress& progr
                          " training images). Give a smaller one.");
     if (s.n_valid > 0) images.held_out = hold_out(images.train, s.n_valid, s.seed_of_split());
     return images;
+}
+
+int64_t start_count(const Settings& s) {
+    if (!s.samples() || s.init != StartForm::images) return 0;
+    return training_images_of(named_set(s.init_data));
+}
+
+ImageSet load_start_images(const Settings& s, const ReadProgress& progress) {
+    if (s.init == StartForm::uniform) return {};
+    if (s.init != StartForm::images) return load_training_images(s, progress).train;
+    try {
+        return load_other_set(s.init_data, Split::train,
+                              {.channels = static_cast<int>(s.in_channels),
+                               .size = static_cast<int>(s.image_size),
+                               .skip_damaged = s.skip_damaged,
+                               .progress = progress,
+                               .tell = tell});
+    } catch (const InputError& e) {
+        throw InputError("--init " + s.init_data + ": " + e.what());
+    }
 }
 
 Checkpoint read_checkpoint(const std::string& path, const SettingsFlags& flags, const CommonOptions& common) {

@@ -111,6 +111,11 @@ struct TrainingImages {
 };
 TrainingImages load_training_images(const Settings& settings, const ReadProgress& progress = nullptr);
 
+// Images of the set that chains start from (--init NAME:DIR), by its published size or a folder's names; 0 where they start from none.
+int64_t start_count(const Settings& settings);
+// What fresh chains are made from: the training set, another (--init NAME:DIR), or nothing.
+ImageSet load_start_images(const Settings& settings, const ReadProgress& progress = nullptr);
+
 // A checkpoint and the settings it was made with (for a bare one what its shapes tell, else defaults), with the flags on top.
 struct Checkpoint {
     std::string path;

@@ -143,7 +143,7 @@ int plan(const PlanOptions& o) {
     const std::unique_ptr<Device> device = gpu.device ? std::move(gpu.device) : make_device(o.common, s.precision);
     const bool on_gpu = !o.gpu.empty(), predicted = gpu.bandwidth > 0 && gpu.peak_flops > 0;
     const auto network = make_network(s);
-    TrainingParts parts(*device, *network, s, {.shape = shape, .count = train}, held_out);
+    TrainingParts parts(*device, *network, s, {.shape = shape, .count = train, .starts = start_count(s)}, held_out);
 
     double flops = 0, image_flops = 0, bytes = 0, seconds = 0;
     int64_t launches = 0;

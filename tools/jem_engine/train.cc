@@ -29,6 +29,8 @@ void make_absolute(Settings& s) {
     const auto absolute = [](const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); };
     for (std::string* kept : {&s.data_dir, &s.start_from})
         if (!kept->empty()) *kept = absolute(*kept);
+    if (const size_t colon = s.init_data.find(':'); colon != std::string::npos)
+        s.init_data = s.init_data.substr(0, colon + 1) + absolute(s.init_data.substr(colon + 1));
     if (s.features.starts_with(kInceptionPrefix))
         s.features = kInceptionPrefix + absolute(s.features.substr(std::string(kInceptionPrefix).size()));
     else if (!s.features.empty())
@@ -196,7 +198,7 @@ int train(const TrainOptions& o) {
     std::unique_ptr<RunLock> lock;
     std::unique_ptr<Device> device;
     TrainingImages images;
-    ImageSet held_out;
+    ImageSet held_out, starts;
     std::unique_ptr<Network> network;
     together(ranks, [&] {
         settings = settings_for(o, folder);
@@ -212,6 +214,7 @@ int train(const TrainOptions& o) {
             return [&console, what](int64_t done, int64_t total) { console.progress("Reading " + what + " images", done, total); };
         };
         images = load_training_images(settings, reading("training"));
+        if (settings.samples() && settings.init == StartForm::images) starts = load_start_images(settings, reading("start"));
         held_out = settings.n_valid > 0 ? std::move(images.held_out) : load_images(settings, Split::test, reading("test"));
         check_images(settings, images.train);
         if (first) lock = own_folder(o, folder, console);
@@ -220,7 +223,8 @@ int train(const TrainOptions& o) {
     the_job().join_device(*device);
 
     const auto trainer = std::make_unique<Trainer>(*device, *network, settings, std::move(images.train), std::move(held_out),
-                                                   settings.n_valid > 0 ? "valid" : "test", folder, console);
+                                                   settings.n_valid > 0 ? "valid" : "test", folder, console, starts);
+    starts = {};  // on the device now
     trainer->measure_by(measure_of(settings, *device, console, settings.n_valid > 0 ? "valid" : "test"));
     console.message(fmt::format("{}, {} parameters, {} iterations ({} an epoch), {:.0f} MiB", network_title(settings),
                                 network->parameter_count(), trainer->total_iterations(), trainer->iterations_per_epoch(),

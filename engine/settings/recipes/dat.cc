@@ -18,6 +18,7 @@ Settings values() {
     s.gen_augment = Augment::both;
     s.ema = 0.999;
     s.sgld_steps = 50;
+    s.grow_steps_at = 0.8;
     s.sgld_step_size = 0.2;
     s.sgld_grad_clamp = 0;
     s.sampling_norm = SamplingNorm::running;

@@ -86,6 +86,8 @@ bool draws_classes(const Method& m) {
     });
 }
 
+bool tells_apart(const Method& m) { return has_term(m, BatchOf::real) && has_term(m, BatchOf::chain); }
+
 bool takes_places(const Method& m) { return draws_classes(m) || has_chain(m, BatchOf::labelled_chain); }
 
 bool is_weight(const Method& m, const std::string& key) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "engine/training/iteration.h"
@@ -91,10 +92,11 @@ public:
 private:
     // The largest class and, for one Gaussian, the one class of all images.
     ReplayBuffer::Options complete(ReplayBuffer::Options o, const ImageSet& set) {
-        if (o.form == StartForm::gaussian) store_.merge_classes();
+        const bool merged = o.form == StartForm::gaussian || o.form == StartForm::images;
+        if (merged) store_.merge_classes();
         o.pixels = kPixels;
-        o.classes = o.form == StartForm::gaussian ? 1 : set.num_classes;
-        o.largest_class = o.form == StartForm::uniform ? 0 : store_.largest_class();
+        o.classes = merged ? 1 : set.num_classes;
+        o.largest_class = o.form == StartForm::uniform || o.form == StartForm::images ? 0 : store_.largest_class();
         o.seed = kSeed;
         return o;
     }
@@ -160,6 +162,48 @@ Moments moments(const Values& v) {
 }
 
 }  // namespace
+
+TEST_CASE("chains_that_start_from_images_begin_as_one_of_the_set_and_the_others_go_on") {
+    TestData data(5);
+    const ImageSet set = images_of({21}, [&](int32_t, int64_t) { return data.index(256); });
+    const auto is_of_set = [&](const Values& x, int64_t number) {
+        for (int64_t i = 0; i < set.count(); ++i) {
+            bool same = true;
+            for (size_t p = 0; same && p < kPixels; ++p)
+                same = std::abs(x[static_cast<size_t>(number) * kPixels + p] - value_of(set.pixels[static_cast<size_t>(i) * kPixels + p])) <
+                       1e-6;
+            if (same) return i;
+        }
+        return int64_t{-1};
+    };
+    BufferOnDevice b(set, {.size = 30, .chains = 12, .reinit_freq = 0.5, .form = StartForm::images});
+    CHECK(b.fill() == std::vector<int64_t>{12, 24, 30});
+    const Values filled = b.values(b.buffer().images());
+    std::set<int64_t> begun;
+    for (int64_t i = 0; i < 30; ++i) begun.insert(is_of_set(filled, i));
+    CHECK(begun.count(-1) == 0);
+    CHECK(begun.size() > 10);                                     // of 21, drawn 30 times: 16 on average
+    const Values marks(static_cast<size_t>(30 * kPixels), 0.25);  // which no byte is
+    upload_values(b.device(), b.buffer().images(), marks);
+    int fresh = 0, continued = 0;
+    for (int64_t iteration = 1; iteration < 6; ++iteration) {
+        b.begin(iteration);
+        b.draw();
+        const Values x = b.values(b.chains());
+        const std::vector<int32_t> is_fresh = b.integers(b.buffer().fresh());
+        for (int64_t n = 0; n < 12; ++n) {
+            if (is_fresh[static_cast<size_t>(n)] < 0) {
+                ++continued;
+                CHECK(x[static_cast<size_t>(n) * kPixels] == 0.25);
+            } else {
+                ++fresh;
+                CHECK(is_of_set(x, n) >= 0);
+            }
+        }
+    }
+    CHECK(fresh > 10);
+    CHECK(continued > 10);
+}
 
 TEST_CASE("no_sgld_steps_leave_the_samples_as_they_are") {
     for (const int64_t steps : {0, 1}) {

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -12,6 +13,7 @@
 #include "data/input_error.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/settings/schedule.h"
+#include "engine/settings/table.h"
 
 namespace jem {
 namespace {
@@ -47,6 +49,8 @@ Settings unusual() {
     s.adam_beta1 = 0.5;
     s.adam_clamp = 2.5;
     s.sgld_noise_first = true;
+    s.grow_steps_at = 0.7;
+    s.init_data = "svhn:elsewhere";
     s.buffer_order = BufferOrder::fifo;
     s.seed = 0xFEDCBA9876543210u;  // beyond what an int64 or a double holds
     s.depth = 16;
@@ -109,7 +113,7 @@ Settings unusual() {
     s.sampling_norm = SamplingNorm::running;
     s.buffer_size = 77;
     s.reinit_freq = 0.1;
-    s.init = StartForm::gaussian;
+    s.init = StartForm::images;
     s.sam = SamForm::asam_sign;
     s.sam_local = true;
     s.rho = 2.0 / 3;
@@ -227,7 +231,7 @@ TEST_CASE("every_recipe_is_valid_and_unknown_ones_list_the_known") {
 TEST_CASE("settings_survive_json_field_by_field") {
     const Settings s = unusual();
     const auto json = to_json(s), defaults = to_json(Settings{});
-    CHECK(json.size() == 91);  // a new setting belongs into unusual() and into this number
+    CHECK(json.size() == 92);  // a new setting belongs into unusual() and into this number
     for (const auto& entry : json.items()) {
         const std::string key = entry.key();
         const auto& value = entry.value();
@@ -243,7 +247,8 @@ TEST_CASE("settings_survive_json_field_by_field") {
     CHECK(back.data_dir == s.data_dir);
     CHECK(back.norm == NormKind::none);
     CHECK(back.sam == SamForm::asam_sign);
-    CHECK(back.init == StartForm::gaussian);
+    CHECK(back.init == StartForm::images);
+    CHECK(back.init_data == "svhn:elsewhere");
     CHECK(back.lr_milestones == s.lr_milestones);
 }
 
@@ -280,10 +285,33 @@ TEST_CASE("every_enum_value_has_a_name_that_reads_back") {
     all("optimizer", {"sgd", "adam"}, EnumNames<Optimizer>::all().size());
     all("lr_schedule", {"step", "cosine"}, EnumNames<LrSchedule>::all().size());
     all("sampling_norm", {"batch", "running"}, EnumNames<SamplingNorm>::all().size());
-    all("init", {"informative", "uniform", "gaussian"}, EnumNames<StartForm>::all().size());
+    all("init", {"informative", "uniform", "gaussian", "cifar100:a/folder"}, EnumNames<StartForm>::all().size());
     all("sam", {"none", "sam", "asam", "asam-sign"}, EnumNames<SamForm>::all().size());
     all("energy_head", {"lse", "linear"}, EnumNames<Head>::all().size());
     all("conv_algorithm", {"auto", "direct"}, EnumNames<ConvAlgorithm>::all().size());
+}
+
+TEST_CASE("where_chains_start_is_a_word_or_a_set_and_the_last_one_given_holds") {
+    const auto& table = settings_table();
+    const auto init = std::find_if(table.begin(), table.end(), [](const Setting& row) { return row.key == "init"; });
+    REQUIRE(init != table.end());
+    Settings s;
+    const auto given = [&](const char* text) {
+        init->parse(s, "--init", text);
+        return to_json(s).at("init").get<std::string>();
+    };
+    CHECK(given("cifar100:a/b") == "cifar100:a/b");
+    CHECK(s.init == StartForm::images);
+    CHECK(given("noise") == "uniform");
+    CHECK(s.init_data.empty());
+    CHECK(given("fashion-mnist") == "fashion-mnist");
+    CHECK(given("a/folder") == "images:a/folder");
+    CHECK(given("gm") == "informative");
+    CHECK(mentions(error_of([&] { given("cifar1000:a"); }), "uniform"));
+    merge_json(s, nlohmann::json{{"init", "svhn:there"}});
+    CHECK(s.init == StartForm::images);
+    merge_json(s, nlohmann::json{{"init", "gaussian"}});
+    CHECK(s.init_data.empty());
 }
 
 TEST_CASE("bad_configurations_are_refused_with_the_key_in_the_text") {

@@ -1,5 +1,6 @@
 #include "tests/engine/training/job.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "engine/settings/recipes/recipes.h"
@@ -73,16 +74,20 @@ Outcome train(Device& device, Ranks& ranks, const Settings& s, const JobOptions&
     Network& network = *made;
     const ImageSet set = job_images();
     Memory memory(device, Memory::Sharing::by_lifetime, Memory::Guards::always);
-    TrainingIteration iteration(device, memory, network, s, TrainingIteration::source_of(set), options.known);
+    ImageSet starts = set;  // other images than the training set's: these, upside down
+    std::reverse(starts.pixels.begin(), starts.pixels.end());
+    TrainingIteration::DataSource source = TrainingIteration::source_of(set);
+    source.starts = starts.count();
+    TrainingIteration iteration(device, memory, network, s, source, options.known);
     iteration.plan();
     memory.allocate();
-    iteration.upload(set);
+    iteration.upload(set, starts);
     iteration.parameters().initialise(1);
     iteration.prepare_weights();
     if (options.execution == Execution::replayed) iteration.record();
     if (s.samples()) {
         iteration.begin(0, 0, 0);
-        iteration.buffer().fill(iteration.store().view(), iteration.state(), [](int64_t) {});
+        iteration.buffer().fill(iteration.start_store().view(), iteration.state(), [](int64_t) {});
     }
     iteration.begin(0, 0, 0);
     iteration.initialise_norms();

@@ -25,6 +25,7 @@ using std::filesystem::path;
 
 inline constexpr int kSide = 8, kChannels = 3, kClasses = 3;
 inline constexpr int64_t kPixels = int64_t{kSide} * kSide * kChannels;
+inline constexpr int64_t kStartImages = 11;                                           // of --init images
 inline constexpr int64_t kTrainImages = 26, kBatch = 8, kEpoch = 3, kIterations = 7;  // 3 iterations an epoch, the last epoch incomplete
 
 // Noise around a pattern of each class.
@@ -173,7 +174,8 @@ inline Run train(const path& root, const Settings& s, const RunOptions& o = {}) 
     ImageSet train_images = images(kTrainImages, 1), held_out = images(o.held_out, 2);
     if (o.alter_train) o.alter_train(train_images);
     if (o.alter_held_out) o.alter_held_out(held_out);
-    Trainer trainer(*device, network, s, train_images, held_out, o.held_out_name, folder, run.observer);
+    const ImageSet starts = s.init == StartForm::images ? images(kStartImages, 3) : ImageSet{};
+    Trainer trainer(*device, network, s, train_images, held_out, o.held_out_name, folder, run.observer, starts);
     run.result = trainer.run(o.resume, stop);
     CHECK_NOTHROW(trainer.memory().check_guards());
     run.observer.on_iteration = nullptr;

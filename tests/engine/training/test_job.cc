@@ -48,6 +48,9 @@ constexpr Variant kVariants[] = {
     {"act norm, set by all ranks' images", [](Settings& s) { s.norm = NormKind::act, s.lr = 0.01; }},
     {"p(x) alone, running statistics while sampling",
      [](Settings& s) { s.p_y_given_x_weight = 0, s.sampling_norm = SamplingNorm::running, s.gen_augment = Augment::both; }},
+    {"starts from another set's images",
+     [](Settings& s) { s.init = StartForm::images, s.init_data = "mnist", s.gen_augment = Augment::both; }},
+    {"how well x+ and x- are told apart", [](Settings& s) { s.grow_steps_at = 0.9; }},
     {"few labels", [](Settings& s) { s.labels_per_class = 3, s.init = StartForm::gaussian; }},
 };
 

@@ -59,6 +59,8 @@ const std::vector<Change>& changes() {
         {"init",
          [](Settings& s) { s.init = s.init == StartForm::gaussian ? StartForm::uniform : StartForm::gaussian, s.reinit_freq = 0.9; },
          samples},
+        {"init images", [](Settings& s) { s.init = StartForm::images, s.init_data = "fashion-mnist", s.reinit_freq = 0.9; }, samples},
+        {"grow_steps_at", [](Settings& s) { s.grow_steps_at = s.grow_steps_at > 0 ? 0 : 0.5; }, [](const Settings&) { return false; }},
         {"labels_per_class",
          [](Settings& s) {
              s.labels_per_class = 3;

@@ -143,6 +143,44 @@ TEST_CASE("a_run_that_was_stopped_anywhere_goes_on_as_if_it_had_not_been") {
     }
 }
 
+TEST_CASE("k_grows_while_real_and_drawn_images_are_told_apart_and_goes_on_after_a_stop_as_if_it_had_not_been") {
+    Settings s = small();
+    s.iterations = 30;
+    s.sgld_steps = 2;
+    s.grow_steps_at = 1e-3;  // any time
+    s.init = StartForm::images;
+    s.init_data = "svhn:elsewhere";
+    s.gen_augment = Augment::both;
+    s.log_interval = 1;
+    const TempFolder whole;
+    train(whole.path(), s);
+    const auto steps = [](const path& root) {
+        std::vector<int64_t> all;
+        for (const auto& line : metrics(root)) all.push_back(line.at("sgld_steps").get<int64_t>());
+        return all;
+    };
+    // 8 results, the last of which is read while the next iteration runs; then the same again; and no more than --sgld-steps.
+    std::vector<int64_t> expected(30, 2);
+    std::fill(expected.begin(), expected.begin() + 18, 1);
+    std::fill(expected.begin(), expected.begin() + 9, 0);
+    CHECK(steps(whole.path()) == expected);
+    for (const auto& line : metrics(whole.path())) {
+        const double auroc = line.at("auroc_neg");
+        CHECK_MESSAGE((auroc >= 0 && auroc <= 1), auroc);
+    }
+    for (const int64_t stop : {5, 7, 8, 9, 10, 16, 17, 18, 20}) {
+        CAPTURE(stop);
+        const TempFolder parts;
+        train(parts.path(), s, {.stop_after = stop});
+        train(parts.path(), s, {.resume = true});
+        check_same_run(parts.path(), whole.path());
+    }
+    const TempFolder stays;
+    s.grow_steps_at = 1;  // never told apart that well
+    train(stays.path(), s);
+    CHECK(steps(stays.path()) == std::vector<int64_t>(30, 0));
+}
+
 TEST_CASE("stopping_at_every_iteration_changes_nothing") {
     const TempFolder whole, parts;
     const Settings s = small();
@@ -536,7 +574,7 @@ TEST_CASE("the_replay_buffer_stays_full_of_pixels") {
     for (const auto& sizes : {std::pair<int64_t, int64_t>{10, 6}, {4, 9}, {1, 5}, {2, 2}}) {  // more chains than images, too
         const auto [size, chains] = sizes;
         CAPTURE(sizes.first);
-        for (const StartForm init : {StartForm::informative, StartForm::uniform, StartForm::gaussian}) {
+        for (const StartForm init : {StartForm::informative, StartForm::uniform, StartForm::gaussian, StartForm::images}) {
             Settings s = small();
             s.buffer_size = size;
             s.gen_batch_size = chains;

@@ -52,8 +52,10 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
         if (o_.pick != "random") wanted_ *= kCandidatesASample;
         limit_ = o_.label || o_.min_confidence ? wanted_ * kMostTries : wanted_;
     }
-    if ((!o_.given() && s_.init != StartForm::uniform) || o_.neighbours > 0)
-        train_ = load_training_images(s_, [&](int64_t done, int64_t total) { console.progress("Reading images", done, total); }).train;
+    const auto reading = [&](int64_t done, int64_t total) { console.progress("Reading images", done, total); };
+    const bool of_training = s_.init == StartForm::informative || s_.init == StartForm::gaussian;
+    if ((!o_.given() && of_training) || o_.neighbours > 0) train_ = load_training_images(s_, reading).train;
+    if (!o_.given() && s_.init == StartForm::images) start_images_ = load_start_images(s_, reading);
     if (o_.neighbours > train_.count() && o_.neighbours > 0)
         throw InputError(fmt::format("--neighbours is {} (there are {} training images). Give fewer.", o_.neighbours, train_.count()));
     chains_ = std::min({kMostChains, wanted_, limit_});
@@ -78,7 +80,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
                                                           .known = o_.keep_known,
                                                           .frame_every = o_.snapshots,
                                                           .trace = !o_.diagnose.empty()},
-                                         s_.init == StartForm::uniform ? no_images_ : train_);
+                                         of_training ? train_ : start_images_);
     say_what_is_skipped(checkpoint.file, checkpoint.path, network_->network());
     network_->ready([&] {
         sampler_->plan(network_->passes(), network_->state());

@@ -50,8 +50,7 @@ private:
     GivenImages given_;
     std::vector<int64_t> chosen_;             // of the given images, in the order in which they are gone on from
     std::vector<double> originals_, starts_;  // of the batch, where they are given: as they were, and damaged
-    ImageSet train_;
-    const ImageSet no_images_;
+    ImageSet train_, start_images_;
 
     std::unique_ptr<Device> device_;
     std::unique_ptr<NetworkInUse> network_;

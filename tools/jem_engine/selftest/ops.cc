@@ -430,6 +430,16 @@ void add_loss_cases(std::vector<Case>& cases, const Limits& limits) {
                                  {"value in place", s.read(again), element},
                                  {"d_logits in place", s.read(same), {1e-5, 1e-6}}};
                      }});
+    cases.push_back({"separation", [=](Side& s) {
+                         Outputs out;
+                         const Values real = Numbers(14).many(301, -1, 2);
+                         Values drawn = Numbers(15).many(97, -2, 1);
+                         drawn.front() = drawn.back() = real.back();  // ties
+                         IterationState* state = s.state();
+                         s.ops().separation(state, s.real(real), s.real(drawn), kChain.norm);
+                         add_state(out, "AUROC", s.read(state), scalar);
+                         return out;
+                     }});
     cases.push_back({"class_logit", [=](Side& s) -> Outputs {
                          Integers labels;
                          for (int64_t i = 0; i < kRows; ++i) labels.push_back(static_cast<int32_t>(i * 5 % kClasses));
@@ -637,6 +647,20 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
                      x, buffer, s.integers(index), s.integers(fresh), weights, images, s.state(in_iteration(4)),
                      {.first_chain = 3, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = kSeed});
                  out.push_back({name_of(form), s.read(x), {0, 5e-5}});  // sums of up to 8 images of 255
+             }
+             return out;
+         }});
+    cases.push_back(
+        {"draw_starts", [=](Side& s) {
+             Outputs out;
+             const ResidentImages images = resident(s, 1);
+             for (const bool augmented : {false, true}) {
+                 const Array draws = s.integers(Integers(301 * sizeof(ImageDraw) / sizeof(int32_t), -7));
+                 s.ops().draw_starts(
+                     {draws.data, DType::u8, static_cast<int64_t>(draws.bytes())}, images.count, s.state(in_iteration(4)),
+                     {.first_chain = 3, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = kSeed},
+                     augmented, augmented);
+                 out.push_back({augmented ? "augmented" : "plain", s.read(draws), kExact});
              }
              return out;
          }});
