@@ -30,7 +30,8 @@ struct PgdSettings {
     std::optional<double> step_size;  // likewise; none: 2, or 2.5 eps / steps with l2
     int64_t steps = 50, restarts = 1, images = 1000;
     bool random_start = true;
-    int64_t purify_steps = 0, eot = 15;  // steps before an image is classified, 0: as it is; and the chains of them an attack sees
+    int64_t purify_steps = 0, eot = 15;  // steps before an image is classified, 0: none; and the chains of them an attack sees
+    double eot_noise = 0;                // deviation of the noise that each chain begins with
 };
 
 struct ApgdSettings {

@@ -43,15 +43,17 @@ class ChosenAttack {
 public:
     ChosenAttack(Evaluation& e, const PgdSettings& s, int64_t images)
         : e_(e),
-          purification_{.steps = s.purify_steps, .chains = s.eot},
+          purification_{.steps = s.purify_steps, .chains = s.eot, .start_noise = s.eot_noise},
           norm_(s.norm),
           batch_(std::min(images, purifies() ? std::max<int64_t>(1, kLargestPass / s.eot) : kLargestBatch)) {}
 
-    bool purifies() const { return purification_.steps > 0; }
+    bool purifies() const { return purification_.steps > 0 || purification_.start_noise > 0; }
     int64_t batch() const { return batch_; }
     int64_t piece() const { return purifies() ? batch_ : kBatchesAPiece * batch_; }
     std::string name() const {
-        return purifies() ? fmt::format(" through {} steps of {} chains", purification_.steps, purification_.chains) : "";
+        if (!purifies()) return "";
+        return fmt::format(" through {} steps of {} chains", purification_.steps, purification_.chains) +
+               (purification_.start_noise > 0 ? fmt::format(" from noise of {}", purification_.start_noise) : "");
     }
 
     // Those of the images that are classified right without an attack.
@@ -128,6 +130,7 @@ MetricResult measure(Evaluation& e) {
     result.values["pgd"] = {{"norm", norm},           {"images", images.size()},        {"steps", s.steps},
                             {"restarts", s.restarts}, {"random_start", s.random_start}, {"purify_steps", s.purify_steps}};
     if (chosen.purifies()) result.values["pgd"]["eot"] = s.eot;
+    if (s.eot_noise > 0) result.values["pgd"]["eot_noise"] = s.eot_noise;
     result.files.emplace_back(kFile, csv);
     return result;
 }
@@ -138,7 +141,7 @@ Cost cost(Evaluation& e) {
     const auto images = static_cast<double>(std::min(s.images, e.images().count()));
     const auto attacks = static_cast<double>(eps_of(s).size()) * static_cast<double>(s.restarts);
     const auto steps = static_cast<double>(s.steps);
-    if (s.purify_steps == 0) return {.forward = images * attacks, .gradient = images * attacks * steps};
+    if (s.purify_steps == 0 && s.eot_noise == 0) return {.forward = images * attacks, .gradient = images * attacks * steps};
     const auto purify = static_cast<double>(s.purify_steps), eot = static_cast<double>(s.eot);
     const double verdicts = images * (1 + attacks) * static_cast<double>(Purification{}.verdict_chains);
     return {.forward = verdicts, .gradient = verdicts * purify + images * attacks * steps * eot * (purify + 1)};

@@ -27,7 +27,8 @@ PurifiedAttacker::PurifiedAttacker(const TrainedNetwork& trained, AttackNorm nor
               .channels = trained.size.channels,
               .norm = NormMode::running,
               .head = trained.energy_head,
-              .given_noise_steps = how.given_noise ? how.steps : 0},
+              .given_noise_steps = how.given_noise ? how.steps : 0,
+              .first_step = how.start_noise > 0 ? 1 : 0},
              sgld_stepper({.noise = how.noise, .grad_clamp = 0}, scalars_, "purification_gradient_norm")),
       pass_(network_.network().add_pass(
           {.name = "attack", .batch = batch * how.chains, .norm = NormMode::running, .gradients = Gradients::input})),
@@ -53,6 +54,12 @@ Array PurifiedAttacker::of_chain(Array all, int64_t chain) const {
 }
 
 void PurifiedAttacker::classify() {
+    if (how_.start_noise > 0) {
+        Ops& ops = network_.device().ops();
+        const Array x = chain_.images();
+        ops.sgld_step(x, x, {}, network_.state(), {.step_size = 0, .noise = how_.start_noise, .grad_clamp = 0, .pixel_clamp = false});
+        ops.advance_step(network_.state());  // its draw is step 0's
+    }
     for (int64_t k = 0; k < how_.steps; ++k) chain_.step(network_.passes(), network_.state());
     network_.network().forward(pass_, network_.passes(), chain_.tensor());
 }

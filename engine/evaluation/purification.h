@@ -1,4 +1,5 @@
-// A classifier that moves images towards where the energy is low before it looks at them (Hill et al. 2021), and attacks on it.
+// A classifier that adds noise to images, or moves them towards where the energy is low, before it looks at them (Grathwohl et al. 2020;
+// Hill et al. 2021), and attacks on it.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@ struct Purification {
     int64_t chains = 15;           // of an image, whose mean logits an attack sees
     int64_t verdict_chains = 150;  // whose mean logits decide
     double noise = 0.01;
+    double start_noise = 0;    // deviation of what is added to each chain's image before its steps; nothing keeps that in [-1, 1]
     bool given_noise = false;  // noise() in place of the generator's, the same whenever images are purified
 };
 
@@ -33,7 +35,8 @@ public:
 
     // Where the attack has brought them, [batch(), H, W, C].
     std::vector<double> images() { return download_values(network_.device(), of_batch(x_)); }
-    Array noise() { return chain_.noise(); }  // R [steps, chains, batch, H*W*C]
+    Array noise() { return chain_.noise(); }    // R [steps, chains, batch, H*W*C]
+    Array chains() { return chain_.images(); }  // R [chains, batch, H*W*C]: what was classified last
 
 private:
     Array of_batch(Slot slot) { return {network_.memory().at(slot), network_.device().real_type(), batch_ * pixels_}; }

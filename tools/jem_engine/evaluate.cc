@@ -472,6 +472,11 @@ Command add_evaluate(CLI::App& app) {
     count("--pgd-restarts", pgd.restarts, 1, 1000, "Attacks of an image, any of which may break it");
     count("--pgd-images", pgd.images, 1, 1000000000, "Images attacked");
     count("--purify-steps", pgd.purify_steps, 0, 100000, "SGLD steps down the energy before an attacked image is classified; 0: none");
+    app.add_option("--eot-noise", pgd.eot_noise,
+                   "Deviation of noise on each chain's image before its steps, pixels in [-1, 1]; 0: none (JEM's attacks: 0.03)")
+        ->check(CLI::Range(0.0, 10.0))
+        ->capture_default_str()
+        ->multi_option_policy(last);
     count("--eot", pgd.eot, 1, 1000, "Chains of them whose mean logits an attack climbs; 150 decide");
     text("--apgd-eps", o->apgd_eps, "Size of AutoAttack's attacks, of --pgd-norm on --pgd-images (default: 8; l2 128)");
     count("--apgd-restarts", o->settings.apgd.restarts, 1, 1000, "Attacks of each kind");

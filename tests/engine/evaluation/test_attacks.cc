@@ -13,13 +13,15 @@
 #include "engine/evaluation/purification.h"
 #include "models/wide_resnet.h"
 #include "tests/check.h"
+#include "tests/draws.h"
 #include "tests/formula.h"
 
 namespace jem {
 namespace {
 
 constexpr int64_t kImages = 6, kChannels = 3, kSide = 8, kPixels = kChannels * kSide * kSide, kClasses = 10;
-constexpr Tolerance kSame = {1e-9, 1e-9};  // sums in another order, twenty steps on
+constexpr Tolerance kSame = {1e-9, 1e-9};   // sums in another order, twenty steps on
+constexpr Tolerance kDraws = {1e-6, 1e-6};  // normal draws are made in single precision
 
 const nlohmann::json& golden() {
     static const nlohmann::json json = nlohmann::json::parse(std::ifstream(std::string(JEM_GOLDEN_DIR) + "/attacks.json"));
@@ -172,6 +174,29 @@ TEST_CASE("an_attack_through_purification_moves_images_as_one_written_with_pytor
         check_close("x", attacker.images(), by_pixel(c["x"].get<Values>()), kSame);
         if (c["noise"] == 0) CHECK(broken == flags(c["wrong"]));  // else chains that decide are others than those attacked
     }
+}
+
+TEST_CASE("noise_before_an_image_is_classified_is_drawn_anew_for_each_chain_and_an_attack_sees_it") {
+    const auto device = make_reference_device(DType::f64);
+    const ImageSet set = image_set();
+    const AttackBatch batch = full_batch(set, {0, 1, 2, 3, 4, 5}, kImages);
+    PurifiedAttacker noisy(trained(*device), AttackNorm::linf, kImages, {.steps = 0, .chains = 3, .verdict_chains = 3, .start_noise = 0.5});
+    noisy.wrong(batch.centres, batch.labels);
+    Values expected;
+    for (int64_t i = 0; i < 3 * kImages * kPixels; ++i) {
+        const double u = expected_normal(random4(0, RandomStream::sgld_noise, 0, 0, static_cast<uint64_t>(i / 4)), static_cast<int>(i % 4));
+        expected.push_back(batch.centres[static_cast<size_t>(i % (kImages * kPixels))] + 0.5 * u);
+    }
+    check_close("chains", download_values(*device, noisy.chains()), expected, kDraws);
+    // Hardly any noise: the attack on the network alone.
+    const PgdAttack attack = {.limits = {.step_size = 2 * 2.0 / 255, .radius = 2 * 8.0 / 255}, .steps = 5, .random_start = false};
+    PurifiedAttacker quiet(trained(*device), AttackNorm::linf, kImages,
+                           {.steps = 0, .chains = 2, .verdict_chains = 2, .start_noise = 1e-13});
+    Attacker plain(trained(*device), AttackNorm::linf, kImages);
+    CHECK(quiet.breaks(set, {0, 1, 2, 3, 4, 5}, attack) == plain.breaks(set, {0, 1, 2, 3, 4, 5}, attack));
+    PurifiedAttacker loud(trained(*device), AttackNorm::linf, kImages, {.steps = 0, .chains = 2, .verdict_chains = 2, .start_noise = 0.5});
+    loud.breaks(set, {0, 1, 2, 3, 4, 5}, attack);
+    CHECK(loud.images() != quiet.images());
 }
 
 TEST_CASE("what_many_chains_say_of_an_image_does_not_depend_on_how_many_a_pass_holds") {
