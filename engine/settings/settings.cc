@@ -71,6 +71,7 @@ Settings settings_of_config(const nlohmann::json& json, const std::string& where
 Settings settings_of_run(const nlohmann::json& json, const std::string& where) {
     Settings settings = settings_of_config(json, where);
     if (!json.contains("input_noise_on")) settings.input_noise_on = InputNoiseOn::both;
+    if (!json.contains("grow_steps_at")) settings.grow_steps_at = 0;
     return settings;
 }
 

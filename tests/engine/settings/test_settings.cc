@@ -392,6 +392,10 @@ TEST_CASE("a_run_of_before_a_setting_was_there_means_what_it_did") {
     old["input_noise_on"] = "generative";
     CHECK(settings_of_run(old).input_noise_on == InputNoiseOn::generative);
     CHECK(settings_of_run(old).seed_of_split() == 9);
+    nlohmann::json dat = nlohmann::json::parse(to_json(recipe("dat")).dump());
+    CHECK(settings_of_run(dat).grow_steps_at > 0);
+    dat.erase("grow_steps_at");
+    CHECK(settings_of_run(dat).grow_steps_at == 0);
 }
 
 TEST_CASE("an_epoch_is_of_the_labelled_images_but_with_few_labels_of_those_of_p_of_x") {
