@@ -18,6 +18,16 @@ struct ImageDraw {
     int32_t flip;    // 1: mirrored left to right
 };
 
+// The draw cropped and flipped as three random words say, where that is on: 1.
+JEM_HD inline ImageDraw augmented(ImageDraw draw, const uint32_t* words, int crop, int flip) {
+    if (crop != 0) {
+        draw.dy = static_cast<int32_t>(index_of(words[0], 2 * kCropPadding + 1)) - kCropPadding;
+        draw.dx = static_cast<int32_t>(index_of(words[1], 2 * kCropPadding + 1)) - kCropPadding;
+    }
+    if (flip != 0) draw.flip = static_cast<int32_t>(words[2] >> 31);
+    return draw;
+}
+
 // One item is one image: the order of an epoch is a keyed permutation; an epoch has floor(N / batch) iterations.
 struct DrawImages {
     ImageDraw* draws;  // those of the batch from `first` on
@@ -36,12 +46,7 @@ struct DrawImages {
         const Random4 r = random4(seed, augment, *state, 0, number);
         ImageDraw draw = {};
         draw.index = static_cast<int32_t>(shuffled(position, count, seed, order, epoch));
-        if (crop != 0) {
-            draw.dy = static_cast<int32_t>(index_of(r.v[0], 2 * kCropPadding + 1)) - kCropPadding;
-            draw.dx = static_cast<int32_t>(index_of(r.v[1], 2 * kCropPadding + 1)) - kCropPadding;
-        }
-        if (flip != 0) draw.flip = static_cast<int32_t>(r.v[2] >> 31);
-        draws[n] = draw;
+        draws[n] = augmented(draw, r.v, crop, flip);
     }
 };
 
@@ -59,12 +64,7 @@ struct DrawStarts {
         const Random4 r = random4(seed, stream, *state, 0, static_cast<uint64_t>(first_chain + n));
         ImageDraw draw = {};
         draw.index = static_cast<int32_t>(index_of(r.v[0], count));
-        if (crop != 0) {
-            draw.dy = static_cast<int32_t>(index_of(r.v[1], 2 * kCropPadding + 1)) - kCropPadding;
-            draw.dx = static_cast<int32_t>(index_of(r.v[2], 2 * kCropPadding + 1)) - kCropPadding;
-        }
-        if (flip != 0) draw.flip = static_cast<int32_t>(r.v[3] >> 31);
-        draws[n] = draw;
+        draws[n] = augmented(draw, r.v + 1, crop, flip);
     }
 };
 

@@ -54,6 +54,13 @@ struct SgldSettings {
     bool noise_first = false;  // it moves x before the gradient is taken: for whoever queues steps
 };
 
+// A step of length 0, whatever it goes along: its noise alone.
+inline SgldSettings noise_alone(SgldSettings settings) {
+    settings.step_size = settings.grad_clamp = 0;
+    settings.pixel_clamp = false;
+    return settings;
+}
+
 // Images of chains, and what their objective says of each.
 struct LangevinPoint {
     Array x, gradient;  // R [N, H*W*C]

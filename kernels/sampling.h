@@ -20,6 +20,11 @@ enum class StartForm : int {
     images,       // one of another set's (DAT)
 };
 
+// Whether it is made of the images of Gaussians: else nothing is multiplied.
+inline bool is_of_gaussians(StartForm form) { return form == StartForm::informative || form == StartForm::gaussian; }
+// Whether all images that it is made of are one class.
+inline bool is_of_one_class(StartForm form) { return form == StartForm::gaussian || form == StartForm::images; }
+
 // Fours of the job's batch that a rank's values touch, `count` from number `first` on; the outer ones may be its own in part.
 JEM_HD inline int64_t fours_touched(int64_t first, int64_t count) { return (first % 4 + count + 3) / 4; }
 

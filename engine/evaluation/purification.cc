@@ -57,7 +57,7 @@ void PurifiedAttacker::classify() {
     if (how_.start_noise > 0) {
         Ops& ops = network_.device().ops();
         const Array x = chain_.images();
-        ops.sgld_step(x, x, {}, network_.state(), {.step_size = 0, .noise = how_.start_noise, .grad_clamp = 0, .pixel_clamp = false});
+        ops.sgld_step(x, x, {}, network_.state(), noise_alone({.noise = how_.start_noise}));
         ops.advance_step(network_.state());  // its draw is step 0's
     }
     for (int64_t k = 0; k < how_.steps; ++k) chain_.step(network_.passes(), network_.state());

@@ -20,7 +20,7 @@ ReplayBuffer::ReplayBuffer(Device& device, Memory& memory, const Options& option
     images_ = memory.keep("replay buffer", "replay buffer", static_cast<size_t>(options.size * options.pixels) * real);
     births_ = memory.keep("replay buffer", "births", static_cast<size_t>(options.size) * sizeof(int32_t));
     add_chains(options.chains, options.by_class);
-    if (!starts_from_gaussians() || options.size == 0) return;
+    if (!is_of_gaussians(options.form) || options.size == 0) return;
     const int64_t starts = (options.size + options.classes - 1) / options.classes, pieces = (starts + kMostRows - 2) / (kMostRows - 1);
     block_ = std::min(kMostImages, rounded_up(options.largest_class, 4));
     rows_ = rounded_up((starts + pieces - 1) / pieces + 1, kWidth);
@@ -57,7 +57,7 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
         k.born = memory_.keep("samples", "births of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     }
     if (job_chains > chains) k.all = memory_.transient("all ranks' chains" + of, static_cast<size_t>(job_chains * options_.pixels) * real);
-    if (starts_from_gaussians())
+    if (is_of_gaussians(options_.form))
         k.weights = memory_.transient("start weights" + of, static_cast<size_t>(chains * options_.largest_class) * real);
     if (options_.form == StartForm::images) {
         k.draws = memory_.keep("samples", "images for fresh chains" + of, static_cast<size_t>(chains) * sizeof(ImageDraw));

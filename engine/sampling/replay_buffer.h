@@ -61,7 +61,6 @@ private:
         Slot draws, kept;   // with starts from images: which ones, and R [chains, pixels], those of the buffer
     };
 
-    bool starts_from_gaussians() const { return options_.form == StartForm::informative || options_.form == StartForm::gaussian; }
     Array weights(int kind, int64_t chains);
     // What of x is fresh begins as the options say, the rest goes on from `from`, which is empty where nothing does.
     void queue_starts(Array x, Array from, Array index, Array fresh, int kind, const ResidentImages& images, const IterationState* state,

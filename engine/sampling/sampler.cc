@@ -49,21 +49,20 @@ Sampler::Sampler(Device& device, Network& network, Memory& memory, const Setting
         marks_ = memory.keep("samples", "known values", values * sizeof(int32_t));
     }
     if (options.starts == Starts::given) return;
-    const bool images = s.init == StartForm::images, merged = images || s.init == StartForm::gaussian;
+    const bool merged = is_of_one_class(s.init);
     ImageSetShape shape = {};
     shape.channels = static_cast<int>(s.in_channels);
     shape.height = shape.width = static_cast<int>(s.image_size);
     shape.num_classes = static_cast<int>(s.num_classes);
     store_ = std::make_unique<ImageStore>(device, memory, shape, starts.count(), largest_class_of(starts));
     if (merged) store_->merge_classes();
-    starts_ = std::make_unique<ReplayBuffer>(
-        device, memory,
-        ReplayBuffer::Options{.chains = options.chains,
-                              .pixels = s.in_channels * s.image_size * s.image_size,
-                              .classes = merged ? 1 : s.num_classes,
-                              .form = s.init,
-                              .largest_class = s.init == StartForm::uniform || images ? 0 : store_->largest_class(),
-                              .seed = s.seed});
+    starts_ = std::make_unique<ReplayBuffer>(device, memory,
+                                             ReplayBuffer::Options{.chains = options.chains,
+                                                                   .pixels = s.in_channels * s.image_size * s.image_size,
+                                                                   .classes = merged ? 1 : s.num_classes,
+                                                                   .form = s.init,
+                                                                   .largest_class = is_of_gaussians(s.init) ? store_->largest_class() : 0,
+                                                                   .seed = s.seed});
 }
 
 void Sampler::step() {

@@ -15,10 +15,7 @@ public:
     }
     void queue_before(Device& device, const StepCall& c) override {
         if (!settings_.noise_first || settings_.noise == 0) return;
-        SgldSettings alone = settings_of(device, c);
-        alone.step_size = alone.grad_clamp = 0;  // a step of length 0, whatever it goes along
-        alone.pixel_clamp = false;
-        device.ops().sgld_step(c.x, c.x, c.noise, c.state, alone);
+        device.ops().sgld_step(c.x, c.x, c.noise, c.state, noise_alone(settings_of(device, c)));
     }
 
 private:

@@ -60,8 +60,7 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
             std::make_unique<ImageStore>(device, memory, data.shape, settings.num_labelled(data.count), settings.labels_per_class);
     const bool generates = has_chain(method_, BatchOf::chain);
     if (generates || has_chain(method_, BatchOf::labelled_chain)) {
-        const bool images = settings.init == StartForm::images, merged = images || settings.init == StartForm::gaussian;
-        if (images) {
+        if (settings.init == StartForm::images) {
             start_store_ = std::make_unique<ImageStore>(device, memory, data.shape, data.starts);
             start_store_->merge_classes();
         }
@@ -71,13 +70,13 @@ TrainingIteration::TrainingIteration(Device& device, Memory& memory, Network& ne
                                   .chains = generates ? share("--gen-batch-size", settings.gen_batch_size, ranks_.size())
                                                       : share("--batch-size", settings.batch_size, ranks_.size()),
                                   .pixels = int64_t{data.shape.height} * data.shape.width * data.shape.channels,
-                                  .classes = merged ? 1 : data.shape.num_classes,
+                                  .classes = is_of_one_class(settings.init) ? 1 : data.shape.num_classes,
                                   .by_class = !generates || draws_classes(method_),
                                   .num_classes = data.shape.num_classes,
                                   .order = settings.buffer_order,
                                   .reinit_freq = settings.reinit_freq,
                                   .form = settings.init,
-                                  .largest_class = settings.init == StartForm::uniform || images ? 0 : store_->largest_class(),
+                                  .largest_class = is_of_gaussians(settings.init) ? store_->largest_class() : 0,
                                   .crop = crops(settings.gen_augment),
                                   .flip = flips(settings.gen_augment) && data.shape.flip,
                                   .seed = settings.seed});

@@ -92,11 +92,10 @@ public:
 private:
     // The largest class and, for one Gaussian, the one class of all images.
     ReplayBuffer::Options complete(ReplayBuffer::Options o, const ImageSet& set) {
-        const bool merged = o.form == StartForm::gaussian || o.form == StartForm::images;
-        if (merged) store_.merge_classes();
+        if (is_of_one_class(o.form)) store_.merge_classes();
         o.pixels = kPixels;
-        o.classes = merged ? 1 : set.num_classes;
-        o.largest_class = o.form == StartForm::uniform || o.form == StartForm::images ? 0 : store_.largest_class();
+        o.classes = is_of_one_class(o.form) ? 1 : set.num_classes;
+        o.largest_class = is_of_gaussians(o.form) ? store_.largest_class() : 0;
         o.seed = kSeed;
         return o;
     }

@@ -53,7 +53,7 @@ SampleRun::SampleRun(const SampleOptions& options, const Checkpoint& checkpoint,
         limit_ = o_.label || o_.min_confidence ? wanted_ * kMostTries : wanted_;
     }
     const auto reading = [&](int64_t done, int64_t total) { console.progress("Reading images", done, total); };
-    const bool of_training = s_.init == StartForm::informative || s_.init == StartForm::gaussian;
+    const bool of_training = is_of_gaussians(s_.init);
     if ((!o_.given() && of_training) || o_.neighbours > 0) train_ = load_training_images(s_, reading).train;
     if (!o_.given() && s_.init == StartForm::images) start_images_ = load_start_images(s_, reading);
     if (o_.neighbours > train_.count() && o_.neighbours > 0)
