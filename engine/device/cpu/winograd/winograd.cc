@@ -308,7 +308,7 @@ JEM_INLINE void points_to_output(const Points& from, const Side& side, const Til
 // Tiles that go through transform, products and transform together, and so what their points take: as much as stays in a core's own
 // cache, but enough rows for the products. It depends on nothing but the shape, and so do sums over a block's tiles.
 constexpr int64_t kHotBytes = int64_t{480} << 10;
-constexpr int64_t kMinTiles = 6, kMaxTiles = 48;
+constexpr int64_t kMinTiles = 12, kMaxTiles = 48;
 template <class Scheme>
 int64_t tiles_a_block(const ConvShape& s, int64_t tiles) {
     const int64_t a_tile = Scheme::kPoints * Scheme::kPoints * (s.in_channels + s.out_channels) * int64_t{sizeof(float)};
