@@ -1,8 +1,10 @@
 #include "engine/device/cpu/conv_plan.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
+#include "engine/device/cpu/image_gradient.h"
 #include "engine/device/cpu/onednn.h"
 
 namespace jem {
@@ -33,6 +35,15 @@ void repad(float* to, const float* from, int64_t rows, int64_t to_channels, int6
     }
 }
 
+// What a strided 1x1 convolution reads, as the input of one without a stride.
+ConvShape dense(const ConvShape& s) {
+    ConvShape d = s;
+    d.height = s.out_height();
+    d.width = s.out_width();
+    d.stride = 1;
+    return d;
+}
+
 // [N, pixels, C] -> [N, C, pixels]
 void to_planes(float* to, const float* from, int64_t images, int64_t pixels, int64_t channels, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -41,16 +52,34 @@ void to_planes(float* to, const float* from, int64_t images, int64_t pixels, int
             for (int64_t i = 0; i < pixels; ++i) to[(n * channels + c) * pixels + i] = from[(n * pixels + i) * channels + c];
 }
 
+// [planes, out height, out width, Block] -> [planes, height, width, Block], a stride apart, and 0 between. Block 0: of so many bytes.
+template <size_t Block>
+void spread(std::byte* to, const std::byte* from, int64_t planes, const ConvShape& s, size_t bytes, int threads) {
+    const size_t block = Block > 0 ? Block : bytes;
+    const int64_t height = s.height, width = s.width, down = s.stride.height, across = s.stride.width, columns = s.out_width();
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (int64_t plane = 0; plane < planes; ++plane)
+        for (int64_t row = 0; row < height; ++row) {
+            std::byte* line = to + static_cast<size_t>((plane * height + row) * width) * block;
+            std::memset(line, 0, static_cast<size_t>(width) * block);
+            if (row % down != 0) continue;
+            const std::byte* dense = from + static_cast<size_t>((plane * s.out_height() + row / down) * columns) * block;
+            for (int64_t i = 0; i < columns; ++i)
+                std::memcpy(line + static_cast<size_t>(i * across) * block, dense + static_cast<size_t>(i) * block, block);
+        }
+}
+
 class OnednnConvPlan final : public ConvPlan {
 public:
     OnednnConvPlan(const CpuConvContext& on, const ConvShape& shape, const ConvOptions& options)
-        : stream_(on.stream), ops_(on.ops), threads_(on.threads), type_(on.activation), shape_(shape), name_(shape.text()), padded_(shape) {
+        : stream_(on.stream), ops_(on.ops), threads_(on.threads), type_(on.activation), shape_(shape), name_(shape.text()) {
         const int64_t block = onednn::preferred_block();
         // Images have 1 or 3 channels, from which oneDNN reaches blocks of channels only where each is a plane of its own, and which it
-        // reaches from blocks only where they are padded to one.
+        // does not reach from blocks.
         planar_ = type_ == DType::f32 && shape.in_channels % block != 0;
         rounded_ = type_ != DType::f32 && options.input == ConvInput::images;
-        if (planar_) padded_.in_channels = block;
+        // oneDNN takes three times as long for the gradient of what a strided 1x1 convolution leaves out as for that of what it reads.
+        spread_ = takes_activations() && shape.kernel == 1 && shape.padding == 0 && shape.stride.area() > 1;
         if (planar_ && shape.in_channels > block)
             throw std::invalid_argument("A convolution from " + std::to_string(shape.in_channels) + " channels (more than a block of " +
                                         std::to_string(block) + " and no multiple of it). Choose another --width.");
@@ -67,13 +96,15 @@ public:
                             .type = type_,
                             .f32_gradient = rounded_};
             v.forward = best(p, kHotBytes, onednn::conv_forward);
-            v.form_forward = form(shape_, v.forward.made->weights);
+            v.form_forward = form(v.forward.made->weights);
             if (backward) {
-                OnednnProblem padded = p;
-                padded.shape = padded_;
-                padded.planar_input = false;
-                v.backward_data = best(padded, SIZE_MAX, onednn::conv_backward_data);
-                v.form_backward = form(padded_, v.backward_data.made->weights);
+                if (!planar_) {
+                    OnednnProblem to_data = p;
+                    if (spread_) to_data.shape = dense(shape_);
+                    v.backward_data = best(to_data, SIZE_MAX, onednn::conv_backward_data);
+                    if (spread_) compact_bytes_ = std::max(compact_bytes_, aligned(v.backward_data.made->src.get_size()));
+                    v.form_backward = form(v.backward_data.made->weights);
+                }
                 v.backward_weights = best(p, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
                 // With AVX2 oneDNN has no more than reference loops for the gradient of one channel's weights, if its planes are not
                 // padded.
@@ -88,14 +119,13 @@ public:
             }
             p.accumulate = true;
             v.forward_onto = best(p, kHotBytes, onednn::conv_forward);
-            v.form_forward_onto = form(shape_, v.forward_onto.made->weights);
+            v.form_forward_onto = form(v.forward_onto.made->weights);
             for (const MadePtr& made : {v.forward.made, v.forward_onto.made, v.backward_data.made, v.backward_weights.made, v.unpack})
                 if (made != nullptr) scratch_bytes_ = std::max(scratch_bytes_, aligned(made->scratch_bytes()));
             if (!takes_activations())
-                staging_bytes_ =
-                    std::max(staging_bytes_,
-                             aligned(static_cast<size_t>(batch * shape_.height * shape_.width * (backward ? padded_ : shape_).in_channels) *
-                                     sizeof(float)));
+                staging_bytes_ = std::max(staging_bytes_, aligned(static_cast<size_t>(batch * shape_.height * shape_.width *
+                                                                                      (v.weights_of_block ? block : shape_.in_channels)) *
+                                                                  sizeof(float)));
             if (takes_activations())
                 for (const Part& part : {v.forward, v.forward_onto, v.backward_weights})
                     if (part.made != nullptr) activation_bytes_ = std::max(activation_bytes_, aligned(part.made->src.get_size()));
@@ -103,27 +133,26 @@ public:
         };
         for (const int64_t batch : options.batches) add(batch, true);
         for (const int64_t batch : options.forward_only) add(batch, false);
-        if (planar_) padded_weights_bytes_ = aligned(static_cast<size_t>(padded_.weight_count()) * sizeof(float));
+        if (planar_) {
+            of_images_ = prepared_bytes_;
+            prepared_bytes_ += aligned(image_gradient::prepared_bytes(shape_));
+        }
         for (const Form& form : forms_) scratch_bytes_ = std::max(scratch_bytes_, aligned(form.pack->scratch_bytes()));
     }
 
     size_t prepared_bytes() const override { return prepared_bytes_; }
     size_t workspace_bytes() const override {
-        return scratch_bytes_ + staging_bytes_ + activation_bytes_ + gradient_bytes_ + padded_weights_bytes_;
+        return scratch_bytes_ + staging_bytes_ + std::max(activation_bytes_, compact_bytes_) + gradient_bytes_;
     }
 
     void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
-        const float* narrow = weights.as<float>();
-        float* wide = padded_weights(workspace);
-        if (planar_) {
-            const int64_t rows = shape_.out_channels * shape_.kernel.area(), to = padded_.in_channels, in = shape_.in_channels;
-            stream_.submit("prepare_weights", {}, [=, threads = threads_] { repad(wide, narrow, rows, to, in, threads); });
-        }
         for (const Form& form : forms_)
             submit_calls(stream_, "prepare_weights", {},
                          call(form.pack, workspace,
-                              {{DNNL_ARG_FROM, form.pack->src, form.shape.in_channels == shape_.in_channels ? narrow : wide},
-                               {DNNL_ARG_TO, form.pack->dst, prepared + form.offset}}));
+                              {{DNNL_ARG_FROM, form.pack->src, weights.data}, {DNNL_ARG_TO, form.pack->dst, prepared + form.offset}}));
+        if (!planar_) return;
+        auto* to = reinterpret_cast<float*>(prepared + of_images_);
+        stream_.submit("prepare_weights", {}, [p = of_images(0), to, from = weights.as<float>()] { image_gradient::prepare(p, to, from); });
     }
 
     void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
@@ -153,21 +182,28 @@ public:
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
         const Variant& v = backward_variant(d_y.n);
-        const Part& part = v.backward_data;
-        std::byte* to = planar_ ? staging(workspace) : static_cast<std::byte*>(d_x.data);
-        const std::byte* w = prepared + forms_[v.form_backward].offset;
-        const Made& made = *part.made;
-        for (int64_t first = 0; first < d_y.n; first += part.images, to += made.src.get_size())
-            submit("conv_backward_data", part,
-                   call(part.made, workspace,
-                        {{DNNL_ARG_DIFF_SRC, made.src, to},
-                         {DNNL_ARG_WEIGHTS, made.weights, w},
-                         {DNNL_ARG_DIFF_DST, made.dst, images_of(d_y, first, part.images).data}}));
-        if (!planar_) return;
-        const auto* wide = reinterpret_cast<const float*>(staging(workspace));
-        float* narrow = d_x.as<float>();
-        const int64_t rows = d_x.n * d_x.h * d_x.w, from_channels = padded_.in_channels, to_channels = shape_.in_channels;
-        stream_.submit("conv_stage", {}, [=, threads = threads_] { repad(narrow, wide, rows, to_channels, from_channels, threads); });
+        if (planar_) {
+            const auto* w = reinterpret_cast<const float*>(prepared + of_images_);
+            stream_.submit("conv_backward_data", work(d_y.n), [p = of_images(d_y.n), to = d_x.as<float>(), from = d_y.as<float>(), w] {
+                image_gradient::run(p, to, from, w);
+            });
+            return;
+        }
+        const Made& made = *v.backward_data.made;
+        std::byte* compact = activation(workspace);
+        submit("conv_backward_data", v.backward_data,
+               call(v.backward_data.made, workspace,
+                    {{DNNL_ARG_DIFF_SRC, made.src, spread_ ? compact : d_x.data},
+                     {DNNL_ARG_WEIGHTS, made.weights, prepared + forms_[v.form_backward].offset},
+                     {DNNL_ARG_DIFF_DST, made.dst, d_y.data}}));
+        if (!spread_) return;
+        const int64_t block = type_ == DType::f32 ? onednn::preferred_block() : shape_.in_channels;
+        stream_.submit("conv_spread", {},
+                       [to = static_cast<std::byte*>(d_x.data), compact, planes = d_y.n * shape_.in_channels / block, shape = shape_,
+                        bytes = static_cast<size_t>(block) * size_of(type_), threads = threads_] {
+                           const auto run = bytes == 64 ? spread<64> : bytes == 32 ? spread<32> : spread<0>;
+                           run(to, compact, planes, shape, bytes, threads);
+                       });
     }
 
     void backward_weights(Array d_w, const Tensor& x, const Tensor& d_y, std::byte* workspace) override {
@@ -181,7 +217,7 @@ public:
 
     std::vector<Choice> choices() const override {
         std::vector<Choice> out;
-        for (const Variant& v : variants_)
+        for (const Variant& v : variants_) {
             for (const auto& [pass, part] : {std::pair<const char*, const Part&>{"forward", v.forward},
                                              {"backward_data", v.backward_data},
                                              {"backward_weights", v.backward_weights}})
@@ -189,6 +225,8 @@ public:
                     out.push_back({pass,
                                    part.made->engine + (part.images < v.batch ? ", " + std::to_string(part.images) + " at a time" : ""),
                                    v.batch, part.made->scratch_bytes()});
+            if (planar_ && v.backward_weights.made != nullptr) out.push_back({"backward_data", "direct, channel by channel", v.batch, 0});
+        }
         return out;
     }
 
@@ -200,7 +238,6 @@ private:
     };
     // A layout of the prepared weights.
     struct Form {
-        ConvShape shape;
         MadePtr pack;  // [O, H, W, I] -> the layout
         size_t offset;
     };
@@ -214,8 +251,7 @@ private:
 
     std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
     std::byte* activation(std::byte* workspace) const { return staging(workspace) + staging_bytes_; }
-    std::byte* packed_gradient(std::byte* workspace) const { return activation(workspace) + activation_bytes_; }
-    float* padded_weights(std::byte* workspace) const { return reinterpret_cast<float*>(packed_gradient(workspace) + gradient_bytes_); }
+    std::byte* packed_gradient(std::byte* workspace) const { return activation(workspace) + std::max(activation_bytes_, compact_bytes_); }
     dnnl::memory::desc bias_desc() const { return {{shape_.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x}; }
 
     // hot: bytes of the input that a part should not exceed.
@@ -228,10 +264,10 @@ private:
     }
 
     // The prepared weights hold each layout that some primitive asks for once.
-    size_t form(const ConvShape& shape, const dnnl::memory::desc& wanted) {
+    size_t form(const dnnl::memory::desc& wanted) {
         for (size_t i = 0; i < forms_.size(); ++i)
             if (forms_[i].pack->dst == wanted) return i;
-        forms_.push_back({shape, onednn::reorder(onednn::weights_ohwi(shape), wanted, false), prepared_bytes_});
+        forms_.push_back({onednn::reorder(onednn::weights_ohwi(shape_), wanted, false), prepared_bytes_});
         prepared_bytes_ += aligned(wanted.get_size());
         return forms_.size() - 1;
     }
@@ -244,7 +280,7 @@ private:
 
     const Variant& backward_variant(int64_t batch) const {
         const Variant& v = variant(batch);
-        if (v.backward_data.made == nullptr)
+        if (v.backward_weights.made == nullptr)
             throw std::invalid_argument("The backward pass of a convolution of batch " + std::to_string(batch) + " was not planned.");
         return v;
     }
@@ -259,7 +295,7 @@ private:
             auto* to = reinterpret_cast<float*>(staged);
             const float* images = x.as<float>();
             stream_.submit("conv_stage", {},
-                           [=, n = x.n, pixels = x.h * x.w, channels = x.c, block = padded_.in_channels, threads = threads_] {
+                           [=, n = x.n, pixels = x.h * x.w, channels = x.c, block = onednn::preferred_block(), threads = threads_] {
                                if (as_block)
                                    repad(to, images, n * pixels, block, channels, threads);
                                else
@@ -305,8 +341,12 @@ private:
         return a;
     }
 
+    Work work(int64_t images) const { return {.flops = shape_.flops() * static_cast<double>(images), .shape = name_.c_str()}; }
     void submit(const char* label, const Part& part, std::shared_ptr<const Call> one) {
-        submit_calls(stream_, label, {.flops = shape_.flops() * static_cast<double>(part.images), .shape = name_.c_str()}, std::move(one));
+        submit_calls(stream_, label, work(part.images), std::move(one));
+    }
+    image_gradient::Problem of_images(int64_t batch) const {
+        return {.shape = shape_, .batch = batch, .lanes = onednn::preferred_block(), .threads = threads_};
     }
 
     static std::shared_ptr<const Call> call(const MadePtr& made, std::byte* workspace, std::vector<Call::Argument> arguments) {
@@ -320,14 +360,15 @@ private:
     DType type_;
     ConvShape shape_;
     std::string name_;      // of the shape, for profiles
-    ConvShape padded_;      // of backward to data
-    bool planar_ = false;   // x is staged as planes, its gradient as a block of channels
+    bool spread_ = false;   // backward to data: the gradient of what is read is made dense, then spread
+    bool planar_ = false;   // x is staged as planes, its gradient is image_gradient.h's
     bool rounded_ = false;  // x is f32 images, staged as the activation type; its gradient is f32
     std::vector<Variant> variants_;
     std::vector<Form> forms_;
     size_t prepared_bytes_ = 0;
-    // workspace: scratch | staging of x or its gradient | x behind norm and LeakyReLU | packed weight gradient | padded weights
-    size_t scratch_bytes_ = 0, staging_bytes_ = 0, activation_bytes_ = 0, gradient_bytes_ = 0, padded_weights_bytes_ = 0;
+    size_t of_images_ = 0;  // where the prepared weights of planar_ begin that forms_ does not hold
+    // workspace: scratch | staging of x or its gradient | x behind norm and LeakyReLU, or a dense gradient | packed weight gradient
+    size_t scratch_bytes_ = 0, staging_bytes_ = 0, activation_bytes_ = 0, compact_bytes_ = 0, gradient_bytes_ = 0;
 };
 
 }  // namespace

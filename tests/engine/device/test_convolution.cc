@@ -342,11 +342,15 @@ TEST_CASE("convolutions_that_take_a_batch_in_parts_match_the_definition") {
 }
 
 const ConvShape kOddShapes[] = {
-    {.in_channels = 1, .out_channels = 16, .height = 28, .width = 28},                            // the stem of one channel
-    {.in_channels = 3, .out_channels = 16, .height = 9, .width = 7},                              //
-    {.in_channels = 16, .out_channels = 16, .height = 7, .width = 7},                             //
-    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 9, .kernel = 3, .stride = 2},   // odd, halved
-    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 7, .kernel = 1, .stride = 2},   //
+    {.in_channels = 1, .out_channels = 16, .height = 28, .width = 28},  // the stem of one channel
+    {.in_channels = 3, .out_channels = 16, .height = 9, .width = 7},    //
+    {.in_channels = 3, .out_channels = 32, .height = 9, .width = 11, .kernel = 5, .stride = 2, .padding = 2},
+    {.in_channels = 4, .out_channels = 16, .height = 6, .width = 20, .kernel = {1, 4}, .stride = 1, .padding = {1, 0}},
+    {.in_channels = 3, .out_channels = 16, .height = 8, .width = 5, .kernel = 1, .stride = {1, 3}},
+    {.in_channels = 16, .out_channels = 16, .height = 7, .width = 7},                            //
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 9, .kernel = 3, .stride = 2},  // odd, halved
+    {.in_channels = 16, .out_channels = 32, .height = 9, .width = 7, .kernel = 1, .stride = 2},  //
+    {.in_channels = 32, .out_channels = 16, .height = 7, .width = 10, .kernel = 1, .stride = {2, 3}},
     {.in_channels = 32, .out_channels = 32, .height = 28, .width = 12},                           //
     {.in_channels = 32, .out_channels = 64, .height = 7, .width = 12, .kernel = 3, .stride = 2},  //
     {.in_channels = 64, .out_channels = 32, .height = 9, .width = 28, .kernel = 1, .stride = 1},  //

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/device/cpu/winograd/vectors.h"
+#include "engine/device/cpu/vectors.h"
 
 namespace jem::winograd {
 namespace {

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "engine/device/cpu/winograd/point_product.h"
-#include "engine/device/cpu/winograd/vectors.h"
+#include "engine/device/cpu/vectors.h"
 #include "engine/device/cpu/winograd/winograd_schemes.h"
 #include "kernels/norm.h"
 
