@@ -476,6 +476,12 @@ void LayeredNetwork::head_backward(int pass, const NetworkMemory& m) {
     head.plan->backward_data(at(e.d_features), at(e.d_logits), m.weights.slice(head.weight, head.out * head.in), memory_->workspace());
 }
 
+int64_t LayeredNetwork::activation_count() const {
+    int64_t count = 0;
+    for (const Conv& conv : convs_) count += conv.shape().out_channels * conv.shape().out_height() * conv.shape().out_width();
+    return count;
+}
+
 Tensor LayeredNetwork::output(int pass, Output output) {
     switch (output) {
         case Output::logits:

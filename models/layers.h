@@ -92,6 +92,7 @@ public:
     const std::vector<TensorInfo>& parameters() const override { return parameters_; }
     const std::vector<TensorInfo>& statistics() const override { return statistics_; }
     Range parameters_of(Head head) const override;
+    int64_t activation_count() const override;
     int add_pass(const PassSettings& settings) override;
     void build(Device& device, Memory& memory, ConvAlgorithm algorithm) override;
     void prepare(Array weights, Array statistics) override;

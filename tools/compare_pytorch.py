@@ -52,7 +52,7 @@ NETWORKS, RECIPE_NETWORKS = "10-2,16-4", {**dict.fromkeys(RECIPES, "10-2"), "ige
 IGEBM_DEPTHS = ("14", "20")  # no Wide-ResNet has them
 COST_GOAL = 1.2  # of scores against passes forward, of gradients against sampling steps
 ATTACK_EPS = "0.001"  # breaks next to nothing: the engine ends attacks of broken images early
-FORWARD_BATCH, CHAINS = 100, 64  # of bench --only forward and --only sampling
+CHAINS = 64  # of bench --only sampling
 LINE_STEPS = (0, 1, 2, 5, 10, 20)  # K
 FIRST_IMAGE_GOAL = 1  # s
 TRAINING_IMAGES = 50000  # what the prior is made of, as CIFAR-10's
@@ -290,7 +290,7 @@ def measure_costs(args, network, folder):
     results = by_turns(args, f"WRN-{network} costs", {
         "scores": scores_of_engine(args, checkpoint, folder, "px,py"), "forward": bench(args, network, "f32", args.steps, "--only", "forward"),
         "pxgrad": scores_of_engine(args, checkpoint, folder, "pxgrad"), "step": bench(args, network, "f32", args.steps, "--only", "sampling")})
-    of_one = {"scores": args.images, "forward": FORWARD_BATCH, "pxgrad": args.images, "step": CHAINS * args.steps}
+    of_one = {"scores": args.images, "forward": results["forward"][0]["images"], "pxgrad": args.images, "step": CHAINS * args.steps}
     each = {name: statistics.median(median(r["seconds"]) for r in found) / of_one[name] for name, found in results.items()}
     return {"network": network, "images": args.images, "seconds": {name: round(s, 7) for name, s in each.items()},
             "scores": round(each["scores"] / each["forward"], 3), "pxgrad": round(each["pxgrad"] / each["step"], 3)}

@@ -51,6 +51,12 @@ public:
     virtual DType real_type() const = 0;          // parameters, gradients, statistics, images, logits
     virtual DType activation_type() const = 0;
     virtual int64_t channel_block(int64_t channels) const = 0;  // of an activation with so many channels
+    // How many images a pass takes at a time best, where nothing else decides it, and at most how many; of a network with so many weights,
+    // which makes so many activations of an image.
+    virtual int64_t best_batch(int64_t weights, int64_t activations, int64_t most) const {
+        (void)weights, (void)activations;
+        return most;
+    }
 
     virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // zeroed, aligned to 4096 bytes or more
     virtual std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) = 0;

@@ -19,6 +19,8 @@ struct TrainedNetwork {
     int64_t classes = 0;
     std::function<std::unique_ptr<Network>()> make;
     std::function<void(Parameters&, Network&)> load;  // weights and running statistics; leaves the network prepared
+
+    int64_t best_batch(int64_t most) const { return make()->best_batch(device, most); }
 };
 
 // Use: register passes, chains and memory with network() and memory(); then ready(); then run them with passes().

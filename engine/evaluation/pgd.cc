@@ -16,7 +16,7 @@ namespace jem {
 namespace {
 
 constexpr int64_t kLargestBatch = 64;
-constexpr int64_t kBatchesAPiece = 4;      // of work that is kept; within one an image whose attack has ended makes place for the next
+constexpr int64_t kImagesAPiece = 256;     // of work that is kept; within one an image whose attack has ended makes place for the next
 constexpr int64_t kLargestPass = 300;      // images of all chains where they are purified
 constexpr int64_t kStepsBetweenLooks = 5;  // only then is an attack of a broken image known to have ended
 constexpr double kRelativeL2Step = 2.5;    // of eps / steps: from any point of the ball each other one can be reached
@@ -45,11 +45,11 @@ public:
         : e_(e),
           purification_{.steps = s.purify_steps, .chains = s.eot, .start_noise = s.eot_noise},
           norm_(s.norm),
-          batch_(std::min(images, purifies() ? std::max<int64_t>(1, kLargestPass / s.eot) : kLargestBatch)) {}
+          batch_(std::min(images, purifies() ? std::max<int64_t>(1, kLargestPass / s.eot) : e.network().best_batch(kLargestBatch))) {}
 
     bool purifies() const { return purification_.steps > 0 || purification_.start_noise > 0; }
     int64_t batch() const { return batch_; }
-    int64_t piece() const { return purifies() ? batch_ : kBatchesAPiece * batch_; }
+    int64_t piece() const { return purifies() ? batch_ : std::max(kImagesAPiece, batch_); }
     std::string name() const {
         if (!purifies()) return "";
         return fmt::format(" through {} steps of {} chains", purification_.steps, purification_.chains) +

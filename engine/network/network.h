@@ -82,6 +82,11 @@ public:
         return "Give the --depth, --width, --norm, --energy-head, --in-channels and --num-classes that it was trained with.";
     }
 
+    // What a pass forward makes of an image in its convolutions, in values.
+    virtual int64_t activation_count() const = 0;
+    // Images that a pass takes at a time on a device where nothing else decides it.
+    int64_t best_batch(const Device& device, int64_t most) const { return device.best_batch(parameter_count(), activation_count(), most); }
+
     // A pass to be run later; returns its number. Only before build. std::logic_error for a head that the network has not.
     virtual int add_pass(const PassSettings& settings) = 0;
     // Plans every convolution for every pass and registers memory.

@@ -271,6 +271,7 @@ int bench(const BenchOptions& o) {
                                    {"median_s", median},
                                    {"peak_rss_bytes", peak_resident_bytes()},
                                    {"arena_bytes", parts->memory.arena_bytes()}};
+    if (forward) json["images"] = parts->predictor.batch();
     if (!o.common.json)
         fmt::print("{}\n{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
                    device->description(), network_title(s), median,
@@ -306,7 +307,7 @@ Command add_bench(CLI::App& app) {
         ->capture_default_str()
         ->multi_option_policy(last);
     app.add_option("--only", o->only,
-                   "Time the sampling steps alone, K of them in place of an iteration, or a batch of 100 forward, as evaluate predicts")
+                   "Time the sampling steps alone, K of them in place of an iteration, or a batch forward, as evaluate predicts")
         ->check(CLI::IsMember({kSampling, kForward}))
         ->multi_option_policy(last);
     app.add_flag("--profile", o->profile, "Time by kind of op and by convolution");

@@ -57,6 +57,14 @@ public:
         const int64_t block = onednn::preferred_block();
         return channels % block == 0 ? block : channels;
     }
+    // Activations that fit into a cache are worth more than weights that are read less often, as long as they are read for more
+    // activations than they are weights. Of WRN-10-2, 16-4 and 28-10, whose convolutions have 1.5, 4.4 and 14 weights an activation, on
+    // two threads: gradients of images took 0.90, 1.10 and 1.13 times as long in batches of 16 as in batches of 64.
+    int64_t best_batch(int64_t weights, int64_t activations, int64_t most) const override {
+        constexpr int64_t kBalance = 10, kLeastAThread = 8;
+        const int64_t balanced = (kBalance * weights + activations - 1) / std::max<int64_t>(activations, 1);
+        return std::min(most, std::max(balanced, kLeastAThread * threads_));
+    }
     std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
         refuse_under_capture("plan a convolution");
         return cpu_conv_provider(activation_type(), shape, options)

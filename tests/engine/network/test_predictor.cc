@@ -122,6 +122,28 @@ TEST_CASE("predictions_do_not_depend_on_how_a_set_falls_into_batches") {
     }
 }
 
+TEST_CASE("a_cpu_takes_fewer_images_at_a_time_the_more_activations_a_weight_makes") {
+    constexpr int64_t kMost = 100, kWeights = 1'000'000;
+    const auto one = make_cpu_device({.threads = 1}), two = make_cpu_device({.threads = 2}), reference = make_reference_device(DType::f32);
+    CHECK(reference->best_batch(1, kWeights, kMost) == kMost);
+    int64_t before = kMost;
+    for (const int64_t activations : {int64_t{1}, kWeights / 5, kWeights / 2, kWeights, 100 * kWeights}) {
+        const int64_t batch = two->best_batch(kWeights, activations, kMost);
+        CHECK(batch <= before);
+        before = batch;
+    }
+    CHECK(before < kMost);
+    CHECK(one->best_batch(kWeights, 100 * kWeights, kMost) < before);  // each thread wants some
+    CHECK(one->best_batch(kWeights, 100 * kWeights, 1) == 1);
+
+    constexpr int64_t kCount = 150;  // batches and a rest
+    const std::vector<uint8_t> bytes = random_bytes(kCount);
+    PredictorOnDevice on(kCount, Predictor::Wants::logits, Head::classes, make_cpu_device({.threads = 2})),
+        exact(kCount, Predictor::Wants::logits);
+    CHECK(on.predictor().batch() < kCount);
+    check_close("logits", on.of_bytes(bytes).logits, exact.of_bytes(bytes).logits, {1e-5, 1e-4});  // f32 against f64
+}
+
 TEST_CASE("what_padded_a_batch_before_changes_nothing") {
     const std::vector<uint8_t> bytes = random_bytes(150);
     PredictorOnDevice on(150, Predictor::Wants::logits);
