@@ -169,6 +169,26 @@ PYTHON
     same whole200 "by_$signal"
 done
 
+# --- going back ---------------------------------------------------------------------------------------------------------------------
+# Called diverged again and again, whenever the energy gap leaves 2.5 deviations of its last five iterations: all ranks go back together.
+rollbacks() { grep -c '"event":"rollback"' "$1/metrics.jsonl"; }
+jumpy=(--iterations 60 --lr 0.2 --gap-window 5 --gap-deviations 2.5 --max-rollbacks 1000 --checkpoint-interval 7)
+train 2 back "${jumpy[@]}"
+(($(rollbacks back) >= 2)) || fail "two ranks went back $(rollbacks back) times, twice at least expected"
+[[ $(grep -c '"loss":' back/metrics.jsonl) == 60 ]] || fail 'the log does not have a line of each iteration' back/metrics.jsonl
+long=("${jumpy[@]}")
+start back_killed
+wait_for_lines back_killed 20
+kill -KILL "$(pgrep -P "$pid" -f 'train --out back_killed' | tail -n 1)" || fail 'no rank to kill'
+wait "$pid"
+train 2 back_killed "${jumpy[@]}" --resume
+same back back_killed
+[[ $(rollbacks back) == $(rollbacks back_killed) ]] || fail 'a killed and resumed job went back another number of times'
+status=0
+ranks 2 train --out lost "${small[@]}" --iterations 40 --lr 1000 --max-rollbacks 2 >lost.out 2>lost.err || status=$?
+((status == 3)) || fail "a job beyond saving ended with exit code $status, 3 expected" lost.err
+[[ $(rollbacks lost) == 2 ]] || fail "two ranks went back $(rollbacks lost) times, twice expected" lost.err
+
 # --- wrong usage: one line from one rank, exit code 2 -------------------------------------------------------------------------------
 refused() { # PATTERN N ARGUMENTS...
     local pattern=$1 status=0
