@@ -101,6 +101,12 @@ struct ChainStart {
     uint64_t seed;
 };
 
+// What the weights of a start's images are made in; nothing for the uniform start.
+struct StartScratch {
+    Array weights{};  // R [chains, largest_class]
+    Array means{};    // f64 [chains]
+};
+
 // Starts of one class, made of its images block by block.
 struct ClassStarts {
     int64_t begin, size;  // of the class in ResidentImages::class_order
@@ -230,8 +236,7 @@ public:
     virtual void draw_chains(Array index, Array fresh, const IterationState* state, int64_t buffer_size, int64_t classes,
                              double reinit_freq, uint64_t seed, const ChainDraw& how = {}) = 0;
     virtual void draw_labels(Array labels, const IterationState* state, int64_t classes, uint64_t seed) = 0;
-    // weights is scratch, R [chains, largest_class] (empty for the uniform start).
-    virtual void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
+    virtual void start_images(Array x, Array buffer, Array index, Array fresh, const StartScratch& scratch, const ResidentImages& images,
                               const IterationState* state, const ChainStart& start) = 0;
     // Images for fresh chains: draws is ImageDraw [chains] as bytes, for crop_flip.
     virtual void draw_starts(Array draws, int64_t images, const IterationState* state, const ChainStart& start, bool crop, bool flip) = 0;

@@ -471,17 +471,21 @@ public:
     void draw_labels(Array labels, const IterationState* state, int64_t classes, uint64_t seed) override {
         exec_.for_each("draw_labels", labels.count, DrawLabels{labels.as<int32_t>(), state, static_cast<uint32_t>(classes), seed});
     }
-    void start_images(Array x, Array buffer, Array index, Array fresh, Array weights, const ResidentImages& images,
+    void start_images(Array x, Array buffer, Array index, Array fresh, const StartScratch& scratch, const ResidentImages& images,
                       const IterationState* state, const ChainStart& start) override {
+        const Array weights = scratch.weights;
+        constexpr int kWidth = Exec::kPixelsPerItem;
         const int64_t chains = fresh.count, pixels = x.count / chains, stride = weights.count / chains;
         const int32_t* class_begin = images.class_begin.as<int32_t>();
         if (stride > 0) {
             exec_.for_each("start_weights", chains * ((stride + 3) / 4),
                            StartWeights<R>{weights.as<R>(), fresh.as<int32_t>(), class_begin, state, stride, start.first_chain,
                                            start.weights, start.seed});
-            exec_.for_each("start_weights", chains, CentreStartWeights<R>{weights.as<R>(), fresh.as<int32_t>(), class_begin, stride});
+            const StartWeightsOfChain<R> of{weights.as<R>(), fresh.as<int32_t>(), class_begin, stride};
+            auto* means = scratch.means.as<double>();
+            exec_.for_each("start_weights", chains, MeanStartWeights<R>{of, means});
+            exec_.for_each("start_weights", chains * ((stride + kWidth - 1) / kWidth), CentreStartWeights<R, kWidth>{of, means});
         }
-        constexpr int kWidth = Exec::kPixelsPerItem;
         exec_.for_each("start_images", chains * ((pixels + kWidth - 1) / kWidth),
                        StartImages<R, kWidth>{.x = x.as<R>(),
                                               .buffer = buffer.as<R>(),

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/images.h"
 #include "kernels/loss.h"
@@ -372,24 +373,59 @@ struct StartWeights {
     }
 };
 
-// One item is one chain: z -> 1/N + (z - mean z) / sqrt(N), so that the weighted sum of the class's images is
-// mu + (X - mu)^T z / sqrt(N): covariance Sigma without any covariance matrix.
 template <class R>
-struct CentreStartWeights {
-    R* weights;
+struct StartWeightsOfChain {
+    R* weights;  // [chains, stride]
     const int32_t* fresh;
     const int32_t* class_begin;
     int64_t stride;
 
+    // So many of a chain's weights are in use; 0 where it goes on.
+    JEM_HD int64_t count(int64_t chain) const { return fresh[chain] < 0 ? 0 : class_begin[fresh[chain] + 1] - class_begin[fresh[chain]]; }
+};
+
+// A GPU waits for a load hundreds of cycles, and for the next one as long again where the loop's end lies between the two. So a thread
+// has many under way: weights, images.
+constexpr int kWeightsAhead = 32, kImagesAhead = 16;
+
+// One item is one chain. In the order of the images, so that the sum does not depend on what computes it.
+template <class R>
+struct MeanStartWeights {
+    StartWeightsOfChain<R> of;
+    double* means;  // [chains], written where a chain is fresh
+
+    static constexpr bool kLoadsAhead = true;
+
     JEM_HD void operator()(int64_t chain) const {
-        if (fresh[chain] < 0) return;
-        const int64_t size = class_begin[fresh[chain] + 1] - class_begin[fresh[chain]];
-        R* z = weights + chain * stride;
+        const int64_t size = of.count(chain);
+        if (size == 0) return;
+        const R* z = of.weights + chain * of.stride;
         double sum = 0;
-        for (int64_t i = 0; i < size; ++i) sum += static_cast<double>(z[i]);
-        const double mean = sum / static_cast<double>(size), root = std::sqrt(static_cast<double>(size));
-        for (int64_t i = 0; i < size; ++i)
-            z[i] = static_cast<R>(1.0 / static_cast<double>(size) + (static_cast<double>(z[i]) - mean) / root);
+        int64_t i = 0;
+        for (; i + kWeightsAhead <= size; i += kWeightsAhead) {
+            R some[kWeightsAhead];
+            for (int k = 0; k < kWeightsAhead; ++k) some[k] = z[i + k];
+            for (int k = 0; k < kWeightsAhead; ++k) sum += static_cast<double>(some[k]);
+        }
+        for (; i < size; ++i) sum += static_cast<double>(z[i]);
+        means[chain] = sum / static_cast<double>(size);
+    }
+};
+
+// z -> 1/N + (z - mean z) / sqrt(N), so that the weighted sum of the class's images is mu + (X - mu)^T z / sqrt(N): covariance Sigma
+// without any covariance matrix. One item is Width weights of one chain.
+template <class R, int Width>
+struct CentreStartWeights {
+    StartWeightsOfChain<R> of;
+    const double* means;
+
+    JEM_HD void operator()(int64_t item) const {
+        const int64_t parts = (of.stride + Width - 1) / Width, chain = item / parts, first = item % parts * Width;
+        const int64_t size = of.count(chain), end = size - first < Width ? size : first + Width;
+        if (first >= end) return;
+        const double each = 1.0 / static_cast<double>(size), root = std::sqrt(static_cast<double>(size));
+        R* z = of.weights + chain * of.stride;
+        for (int64_t i = first; i < end; ++i) z[i] = static_cast<R>(each + (static_cast<double>(z[i]) - means[chain]) / root);
     }
 };
 
@@ -410,6 +446,10 @@ struct StartImages {
     RandomStream stream;
     uint64_t seed;
 
+    static constexpr bool kLoadsAhead = Width == 4;  // a CPU's items are wide
+    // Of four pixels in one register.
+    JEM_HD static R pixel(uint32_t four, int k) { return static_cast<R>(four >> 8 * k & 0xFFu); }
+
     JEM_HD void operator()(int64_t item) const {
         const int64_t parts = (pixels + Width - 1) / Width, chain = item / parts, first = item % parts * Width;
         const int64_t width = pixels - first < Width ? pixels - first : Width;
@@ -424,14 +464,27 @@ struct StartImages {
         for (int k = 0; k < Width; ++k) sum[k] = R(0);
         if (weights != nullptr) {
             const int64_t begin = class_begin[label], size = class_begin[label + 1] - begin;
-            for (int64_t i = 0; i < size; ++i) {
-                const R weight = weights[chain * stride + i];
-                const uint8_t* image = images + static_cast<int64_t>(class_order[begin + i]) * pixels + first;
+            const R* weight = weights + chain * stride;
+            const int32_t* number = class_order + begin;
+            const uint8_t* here = images + first;
+            int64_t i = 0;
+            if (kLoadsAhead && width == Width && pixels % Width == 0) {
+                for (; i + kImagesAhead <= size; i += kImagesAhead) {
+                    const uint8_t* at[kImagesAhead];
+                    uint32_t four[kImagesAhead];
+                    for (int n = 0; n < kImagesAhead; ++n) at[n] = here + static_cast<int64_t>(number[i + n]) * pixels;
+                    for (int n = 0; n < kImagesAhead; ++n) std::memcpy(&four[n], __builtin_assume_aligned(at[n], Width), sizeof four[n]);
+                    for (int n = 0; n < kImagesAhead; ++n)
+                        for (int k = 0; k < Width; ++k) sum[k] += weight[i + n] * pixel(four[n], k);
+                }
+            }
+            for (; i < size; ++i) {
+                const uint8_t* image = here + static_cast<int64_t>(number[i]) * pixels;
                 if (width == Width) {
-                    for (int k = 0; k < Width; ++k) sum[k] += weight * static_cast<R>(image[k]);
+                    for (int k = 0; k < Width; ++k) sum[k] += weight[i] * static_cast<R>(image[k]);
                 } else {
                     for (int k = 0; k < Width; ++k)
-                        if (k < width) sum[k] += weight * static_cast<R>(image[k]);
+                        if (k < width) sum[k] += weight[i] * static_cast<R>(image[k]);
                 }
             }
         }

@@ -42,6 +42,7 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
            .index = {},
            .fresh = {},
            .weights = {},
+           .means = {},
            .labels = {},
            .places = {},
            .born = {},
@@ -57,8 +58,10 @@ int ReplayBuffer::add_chains(int64_t chains, bool by_class) {
         k.born = memory_.keep("samples", "births of chains" + of, static_cast<size_t>(job_chains) * sizeof(int32_t));
     }
     if (job_chains > chains) k.all = memory_.transient("all ranks' chains" + of, static_cast<size_t>(job_chains * options_.pixels) * real);
-    if (is_of_gaussians(options_.form))
+    if (is_of_gaussians(options_.form)) {
         k.weights = memory_.transient("start weights" + of, static_cast<size_t>(chains * options_.largest_class) * real);
+        k.means = memory_.transient("means of start weights" + of, static_cast<size_t>(chains) * sizeof(double));
+    }
     if (options_.form == StartForm::images) {
         k.draws = memory_.keep("samples", "images for fresh chains" + of, static_cast<size_t>(chains) * sizeof(ImageDraw));
         k.kept = memory_.transient("chains that go on" + of, static_cast<size_t>(chains * options_.pixels) * real);
@@ -83,10 +86,11 @@ Array ReplayBuffer::labels(int kind) {
     return device_.communicator().own(Array{memory_.at(k.labels), DType::i32, k.job_chains});
 }
 
-Array ReplayBuffer::weights(int kind, int64_t chains) {
-    const Slot slot = kinds_[static_cast<size_t>(kind)].weights;
-    if (!slot.valid()) return {};
-    return {memory_.at(slot), device_.real_type(), chains * options_.largest_class};
+StartScratch ReplayBuffer::scratch(int kind, int64_t chains) {
+    const Kind& k = kinds_[static_cast<size_t>(kind)];
+    if (!k.weights.valid()) return {};
+    return {.weights = {memory_.at(k.weights), device_.real_type(), chains * options_.largest_class},
+            .means = {memory_.at(k.means), DType::f64, chains}};
 }
 
 void ReplayBuffer::all_born_in(int64_t iteration) {
@@ -118,15 +122,15 @@ void ReplayBuffer::draw(Array chains, const ResidentImages& images, const Iterat
 void ReplayBuffer::queue_starts(Array x, Array from, Array index, Array fresh, int kind, const ResidentImages& images,
                                 const IterationState* state, const ChainStart& how) {
     Ops& ops = device_.ops();
-    if (options_.form != StartForm::images) return ops.start_images(x, from, index, fresh, weights(kind, fresh.count), images, state, how);
+    if (options_.form != StartForm::images) return ops.start_images(x, from, index, fresh, scratch(kind, fresh.count), images, state, how);
     const Kind& k = kinds_[static_cast<size_t>(kind)];
     const Array draws{memory_.at(k.draws), DType::u8, fresh.count * static_cast<int64_t>(sizeof(ImageDraw))};
     ops.draw_starts(draws, images.count, state, how, options_.crop, options_.flip);
     ops.crop_flip(x, draws, images, state, BatchDraw{});  // no noise
     if (from.count == 0) return;
     const auto kept = [&] { return Array{memory_.at(k.kept), x.type, x.count}; };
-    ops.start_images(kept(), from, index, fresh, Array{}, images, state, how);  // what is fresh in it is not looked at
-    ops.copy_images(x, kept(), fresh);                                          // fresh is 0, or -1 where a chain goes on: one class
+    ops.start_images(kept(), from, index, fresh, {}, images, state, how);  // what is fresh in it is not looked at
+    ops.copy_images(x, kept(), fresh);                                     // fresh is 0, or -1 where a chain goes on: one class
 }
 
 void ReplayBuffer::store(Array chains, const IterationState* state, int kind) {

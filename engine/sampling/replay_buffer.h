@@ -54,14 +54,14 @@ public:
 private:
     struct Kind {
         int64_t chains, job_chains, first;  // first: number of the first chain among all kinds'
-        Slot index, fresh, weights;
+        Slot index, fresh, weights, means;
         Slot labels;        // i32 [chains of the job], where they have some
         Slot places, born;  // likewise, of a buffer whose oldest images make place
         Slot all;           // with several ranks: R [chains of the job, pixels]
         Slot draws, kept;   // with starts from images: which ones, and R [chains, pixels], those of the buffer
     };
 
-    Array weights(int kind, int64_t chains);
+    StartScratch scratch(int kind, int64_t chains);
     // What of x is fresh begins as the options say, the rest goes on from `from`, which is empty where nothing does.
     void queue_starts(Array x, Array from, Array index, Array fresh, int kind, const ResidentImages& images, const IterationState* state,
                       const ChainStart& how);

@@ -300,6 +300,11 @@ struct ImageSetOnDevice {
     double byte(int32_t image, int64_t p) const { return pixels[static_cast<size_t>(image * resident.width + p)]; }
 };
 
+StartScratch start_scratch(OnDevice& m, int64_t chains, const ResidentImages& images) {
+    const Values garbage(static_cast<size_t>(chains), std::nan(""));
+    return {m.unwritten(chains * images.largest_class), {m.raw(garbage.data(), garbage.size() * sizeof(double)), DType::f64, chains}};
+}
+
 constexpr uint64_t kStartSeed = 99;
 constexpr uint32_t kStartIteration = 17;
 
@@ -341,8 +346,8 @@ TEST_CASE("start_images_takes_the_buffer_or_draws_from_the_class_s_gaussian") {
                         want.push_back(fresh[n] < 0 ? buffer[static_cast<size_t>(index[n] * pixels + p)]
                                                     : expected_start(set, fresh[n], first_chain + static_cast<int64_t>(n), p));
                 const Array x = m.unwritten(chains * pixels), held = m.real(buffer);
-                m.ops().start_images(x, held, m.integers(index), m.integers(fresh), m.unwritten(chains * set.resident.largest_class),
-                                     set.resident, state,
+                m.ops().start_images(x, held, m.integers(index), m.integers(fresh), start_scratch(m, chains, set.resident), set.resident,
+                                     state,
                                      {.first_chain = first_chain,
                                       .weights = RandomStream::init_weights,
                                       .pixels = RandomStream::init_pixels,
@@ -409,8 +414,8 @@ TEST_CASE("start_images_samples_have_the_class_s_mean_and_covariance") {
         const std::vector<int32_t> fresh(kChains, 1);
         const Array x = m.unwritten(kChains * kPixels);
         m.ops().start_images(
-            x, {nullptr, m.device().real_type(), 0}, m.integers(fresh), m.integers(fresh),
-            m.unwritten(kChains * set.resident.largest_class), set.resident, m.state(),
+            x, {nullptr, m.device().real_type(), 0}, m.integers(fresh), m.integers(fresh), start_scratch(m, kChains, set.resident),
+            set.resident, m.state(),
             {.first_chain = 0, .weights = RandomStream::buffer_fill_weights, .pixels = RandomStream::buffer_fill_pixels, .seed = 3});
         const Values got = m.read(x);
         const auto covariance = [&](int64_t count, const std::function<double(int64_t, int64_t)>& value, Values& mean) {
@@ -459,8 +464,7 @@ TEST_CASE("start_images_without_weights_is_uniform_in_minus_1_to_1") {
         start.iteration = kStartIteration;
         const Array x = m.unwritten(kChains * kPixels);
         m.ops().start_images(
-            x, m.real(buffer), m.integers(std::vector<int32_t>(kChains, 0)), m.integers(fresh), {nullptr, m.device().real_type(), 0},
-            set.resident, m.state(start),
+            x, m.real(buffer), m.integers(std::vector<int32_t>(kChains, 0)), m.integers(fresh), {}, set.resident, m.state(start),
             {.first_chain = 8, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = kStartSeed});
         Values want;
         for (int64_t n = 0; n < kChains; ++n)
@@ -482,8 +486,8 @@ TEST_CASE("start_images_does_not_depend_on_how_chains_are_split") {
             const Array x = m.unwritten(count * kPixels);
             const Array marks = m.integers({fresh.begin() + first, fresh.begin() + first + count});
             m.ops().start_images(
-                x, {nullptr, m.device().real_type(), 0}, marks, marks, m.unwritten(count * set.resident.largest_class), set.resident,
-                m.state(), {.first_chain = first, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 1});
+                x, {nullptr, m.device().real_type(), 0}, marks, marks, start_scratch(m, count, set.resident), set.resident, m.state(),
+                {.first_chain = first, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 1});
             return m.read(x);
         };
         const Values all = run(0, 4);

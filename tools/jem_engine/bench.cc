@@ -68,7 +68,7 @@ void fill_uniformly(Device& device, TrainingIteration& iteration, int64_t size, 
         const int64_t n = std::min(buffer.fresh().count, size - first);
         const Array starts = buffer.fresh().slice(0, n);
         device.ops().start_images(
-            buffer.images().slice(first * pixels, n * pixels), Array{nullptr, device.real_type(), 0}, starts, starts, Array{},
+            buffer.images().slice(first * pixels, n * pixels), Array{nullptr, device.real_type(), 0}, starts, starts, {},
             iteration.store().view(), iteration.state(),
             {.first_chain = first, .weights = RandomStream::buffer_fill_weights, .pixels = RandomStream::buffer_fill_pixels, .seed = seed});
     }

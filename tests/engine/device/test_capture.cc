@@ -53,6 +53,7 @@ public:
         index_ = m.integers(std::vector<int32_t>(kBatch));
         fresh_ = m.integers(std::vector<int32_t>(kBatch));
         start_weights_ = m.real(Values(kBatch * 40));
+        start_means_ = {m.raw(nullptr, kBatch * sizeof(double)), DType::f64, kBatch};
         buffer_ = m.real(data.uniforms(30 * 3072, -1, 1));
         x_ = m.unwritten(extent(3)), d_x_ = m.unwritten(extent(3));
         h_ = m.unwritten(extent(kChannels)), a_ = m.unwritten(extent(kChannels)), y_ = m.unwritten(extent(kChannels));
@@ -93,7 +94,7 @@ public:
         ops.crop_flip(pixels, draws_, images_, state_, draw);
         ops.gather_labels(labels_, draws_, images_);
         ops.draw_chains(index_, fresh_, state_, 30, 1, 0.5, 5);
-        ops.start_images(gradient, buffer_, index_, fresh_, start_weights_, images_, state_,
+        ops.start_images(gradient, buffer_, index_, fresh_, {start_weights_, start_means_}, images_, state_,
                          {.first_chain = 0, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = 5});
         ops.sgld_gradient_norm(state_, gradient, kBatch, kChain.norm);
         ops.sgld_step(pixels, gradient, {}, state_, {.noise = 0.01, .seed = 5});
@@ -212,7 +213,7 @@ private:
     std::unique_ptr<LinearPlan> linear_;
     std::byte* linear_workspace_ = nullptr;
     ResidentImages images_;
-    Array draws_, labels_, index_, fresh_, start_weights_, buffer_;
+    Array draws_, labels_, index_, fresh_, start_weights_, start_means_, buffer_;
     Tensor x_, d_x_, h_, a_, y_, pooled_, d_pooled_, logits_, d_logits_;
     Array head_, d_head_, bias_, d_bias_, head_bias_, lse_, loss_, hit_, velocity_, second_, perturbed_;
     BatchNormParameters parameters_;

@@ -642,9 +642,12 @@ void add_sampling_cases(std::vector<Case>& cases, const Limits& limits) {
              const Array buffer = s.real(Numbers(33).many(5 * pixels, -1, 1));
              for (const StartForm form : {StartForm::informative, StartForm::uniform}) {
                  const Array x = s.unwritten(chains * pixels);
-                 const Array weights = form == StartForm::uniform ? Array{} : s.unwritten(chains * images.largest_class);
+                 StartScratch scratch;
+                 if (form != StartForm::uniform)
+                     scratch = {s.unwritten(chains * images.largest_class),
+                                {s.scratch(static_cast<size_t>(chains) * sizeof(double)), DType::f64, chains}};
                  s.ops().start_images(
-                     x, buffer, s.integers(index), s.integers(fresh), weights, images, s.state(in_iteration(4)),
+                     x, buffer, s.integers(index), s.integers(fresh), scratch, images, s.state(in_iteration(4)),
                      {.first_chain = 3, .weights = RandomStream::init_weights, .pixels = RandomStream::init_pixels, .seed = kSeed});
                  out.push_back({name_of(form), s.read(x), {0, 5e-5}});  // sums of up to 8 images of 255
              }
