@@ -264,7 +264,7 @@ MetricResult measure(Evaluation& e) {
     std::optional<Apgd> attacker;
     const auto attack = [&](ApgdLoss loss, const std::string& name, int64_t rank) {
         for (int64_t restart = 0; restart < s.restarts && eps > 0 && !left.empty(); ++restart) {
-            if (!attacker) attacker.emplace(e.network(), norm, std::min(e.network().best_batch(kLargestBatch), std::ssize(left)));
+            if (!attacker) attacker.emplace(e.network(), norm, e.network().best_batch(kLargestBatch, std::ssize(left)));
             const ApgdAttack of_batch = {
                 .loss = loss,
                 .radius = in_units_of_x(eps),

@@ -1,6 +1,7 @@
 // A trained network with the memory that it runs in: what each metric makes for itself, uses, and gives back.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 
@@ -20,7 +21,11 @@ struct TrainedNetwork {
     std::function<std::unique_ptr<Network>()> make;
     std::function<void(Parameters&, Network&)> load;  // weights and running statistics; leaves the network prepared
 
-    int64_t best_batch(int64_t most) const { return make()->best_batch(device, most); }
+    // For so many images, in batches as equal as can be.
+    int64_t best_batch(int64_t most, int64_t images) const {
+        const int64_t best = make()->best_batch(device, most), batches = std::max<int64_t>(1, (images + best - 1) / best);
+        return std::max<int64_t>(1, (images + batches - 1) / batches);
+    }
 };
 
 // Use: register passes, chains and memory with network() and memory(); then ready(); then run them with passes().

@@ -45,7 +45,8 @@ public:
         : e_(e),
           purification_{.steps = s.purify_steps, .chains = s.eot, .start_noise = s.eot_noise},
           norm_(s.norm),
-          batch_(std::min(images, purifies() ? std::max<int64_t>(1, kLargestPass / s.eot) : e.network().best_batch(kLargestBatch))) {}
+          batch_(purifies() ? std::min(images, std::max<int64_t>(1, kLargestPass / s.eot))
+                            : e.network().best_batch(kLargestBatch, images)) {}
 
     bool purifies() const { return purification_.steps > 0 || purification_.start_noise > 0; }
     int64_t batch() const { return batch_; }

@@ -35,7 +35,7 @@ int64_t full_batches(int64_t count, const std::string& of) {
 SampleFeatures::Network::Network(const FeatureNetwork& f)
     : in_use(f.network),
       predictor(in_use.device(), in_use.memory(), in_use.network(), f.network.size,
-                {.largest = f.batch, .features = true, .energy_head = Head::classes}),
+                {.largest = f.batch, .batch = f.inception ? f.batch : 0, .features = true, .energy_head = Head::classes}),
       dimension(0),
       classes(f.network.classes) {
     in_use.ready([&] { predictor.plan(in_use.passes()); });

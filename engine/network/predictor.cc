@@ -21,7 +21,7 @@ Predictor::Predictor(Device& device, Memory& memory, Network& network, const Ima
       memory_(memory),
       network_(network),
       size_(size),
-      batch_(std::min(network.best_batch(device, kLargestBatch), options.largest)),
+      batch_(std::min(options.batch > 0 ? options.batch : network.best_batch(device, kLargestBatch), options.largest)),
       wants_(options.wants),
       features_(options.features) {
     if (batch_ == 0) return;  // an empty set

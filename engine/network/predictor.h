@@ -33,6 +33,7 @@ public:
     enum class Wants { logits, gradients };  // gradients: those of the images as well
     struct Options {
         int64_t largest = 0;  // images of the largest set
+        int64_t batch = 0;    // images at a time; 0: as many as the device takes best
         Wants wants = Wants::logits;
         bool features = false;             // to be handed out as well
         Head energy_head = Head::classes;  // where it is the energy's own, images go through the network once more for it

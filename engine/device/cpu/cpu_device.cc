@@ -61,9 +61,10 @@ public:
     // activations than they are weights. Of WRN-10-2, 16-4 and 28-10, whose convolutions have 1.5, 4.4 and 14 weights an activation, on
     // two threads: gradients of images took 0.90, 1.10 and 1.13 times as long in batches of 16 as in batches of 64.
     int64_t best_batch(int64_t weights, int64_t activations, int64_t most) const override {
-        constexpr int64_t kBalance = 10, kLeastAThread = 8;
-        const int64_t balanced = (kBalance * weights + activations - 1) / std::max<int64_t>(activations, 1);
-        return std::min(most, std::max(balanced, kLeastAThread * threads_));
+        constexpr int64_t kBalance = 10, kLeastAThread = 8, kMultiple = 8;
+        const int64_t balanced = kBalance * weights / std::max<int64_t>(activations, 1),
+                      wanted = std::max(balanced, kLeastAThread * threads_);
+        return std::min(most, (wanted + kMultiple - 1) / kMultiple * kMultiple);
     }
     std::unique_ptr<ConvPlan> plan_convolution(const ConvShape& shape, const ConvOptions& options) override {
         refuse_under_capture("plan a convolution");
