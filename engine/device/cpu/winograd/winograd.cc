@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "engine/device/cpu/winograd/point_product.h"
 #include "engine/device/cpu/vectors.h"
+#include "engine/device/cpu/winograd/point_product.h"
 #include "engine/device/cpu/winograd/winograd_schemes.h"
 #include "kernels/norm.h"
 
