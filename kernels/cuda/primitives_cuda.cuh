@@ -36,20 +36,14 @@ __device__ void apply(const F& f, uint32_t i, uint32_t c, const O&... operands) 
     run(load<N>(operands, i, c)...);
 }
 
-template <class F>
-__global__ void __launch_bounds__(kBlock) for_each_item(F f, int64_t count) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-    if (i < count) f(i);
-}
-
-// Of an item that has many loads under way. Told that two blocks a multiprocessor will do, ptxas keeps them in registers; left to itself
-// it makes room for more threads, and waits for one load after the other.
+// Whether an item has many loads under way. Told that two blocks a multiprocessor will do, ptxas keeps them in registers; left to itself
+// (0) it makes room for more threads, and waits for one load after the other.
 template <class F>
 inline constexpr bool kLoadsAhead = requires {
     requires F::kLoadsAhead;
 };
 template <class F>
-__global__ void __launch_bounds__(kBlock, 2) for_each_item_ahead(F f, int64_t count) {
+__global__ void __launch_bounds__(kBlock, kLoadsAhead<F> ? 2 : 0) for_each_item(F f, int64_t count) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
     if (i < count) f(i);
 }
@@ -222,13 +216,7 @@ public:
     template <class F>
     void for_each(const char* label, int64_t count, F f) {
         if (count == 0) return;
-        const auto kernel = [] {
-            if constexpr (cuda::kLoadsAhead<F>)
-                return cuda::for_each_item_ahead<F>;
-            else
-                return cuda::for_each_item<F>;
-        }();
-        launch(label, 0, kernel, dim3(checked(label, divide_up(count, cuda::kBlock))), dim3(cuda::kBlock), f, count);
+        launch(label, 0, cuda::for_each_item<F>, dim3(checked(label, divide_up(count, cuda::kBlock))), dim3(cuda::kBlock), f, count);
     }
 
     template <class F, class O, class... I>

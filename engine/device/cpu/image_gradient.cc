@@ -1,5 +1,7 @@
 #include "engine/device/cpu/image_gradient.h"
 
+#include <algorithm>
+
 #include "engine/device/cpu/vectors.h"
 
 namespace jem::image_gradient {

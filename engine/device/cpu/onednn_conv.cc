@@ -102,7 +102,7 @@ public:
                     OnednnProblem to_data = p;
                     if (spread_) to_data.shape = dense(shape_);
                     v.backward_data = best(to_data, SIZE_MAX, onednn::conv_backward_data);
-                    if (spread_) compact_bytes_ = std::max(compact_bytes_, aligned(v.backward_data.made->src.get_size()));
+                    if (spread_) activation_bytes_ = std::max(activation_bytes_, aligned(v.backward_data.made->src.get_size()));
                     v.form_backward = form(v.backward_data.made->weights);
                 }
                 v.backward_weights = best(p, hot_bytes_of_weights(shape_), onednn::conv_backward_weights);
@@ -141,9 +141,7 @@ public:
     }
 
     size_t prepared_bytes() const override { return prepared_bytes_; }
-    size_t workspace_bytes() const override {
-        return scratch_bytes_ + staging_bytes_ + std::max(activation_bytes_, compact_bytes_) + gradient_bytes_;
-    }
+    size_t workspace_bytes() const override { return scratch_bytes_ + staging_bytes_ + activation_bytes_ + gradient_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* workspace) override {
         for (const Form& form : forms_)
@@ -251,7 +249,7 @@ private:
 
     std::byte* staging(std::byte* workspace) const { return workspace + scratch_bytes_; }
     std::byte* activation(std::byte* workspace) const { return staging(workspace) + staging_bytes_; }
-    std::byte* packed_gradient(std::byte* workspace) const { return activation(workspace) + std::max(activation_bytes_, compact_bytes_); }
+    std::byte* packed_gradient(std::byte* workspace) const { return activation(workspace) + activation_bytes_; }
     dnnl::memory::desc bias_desc() const { return {{shape_.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x}; }
 
     // hot: bytes of the input that a part should not exceed.
@@ -368,7 +366,7 @@ private:
     size_t prepared_bytes_ = 0;
     size_t of_images_ = 0;  // where the prepared weights of planar_ begin that forms_ does not hold
     // workspace: scratch | staging of x or its gradient | x behind norm and LeakyReLU, or a dense gradient | packed weight gradient
-    size_t scratch_bytes_ = 0, staging_bytes_ = 0, activation_bytes_ = 0, compact_bytes_ = 0, gradient_bytes_ = 0;
+    size_t scratch_bytes_ = 0, staging_bytes_ = 0, activation_bytes_ = 0, gradient_bytes_ = 0;
 };
 
 }  // namespace
