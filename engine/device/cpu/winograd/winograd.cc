@@ -93,31 +93,47 @@ struct Ahead {
     }
 };
 
+// Which of a tile's rows lie outside of the image. Wherever the image's sides are multiples of four, it is a first or a last one alone.
+enum class Outside { none, first, last, both, any };
+
 // The transform of a tile of Size by Size values whose corner lies at (row, column) of a plane, over its columns and then its rows, into
-// one matrix a point. What lies outside of the image is zero: read from the nearest pixel that is inside, and masked.
-template <int Size, int PointsASide, int Lanes, bool Inside, class A, class Read, class Transform>
+// one matrix a point. What lies outside of the image is zero. With Rows any it is read from the nearest pixel that is inside, and masked;
+// else a column outside is the first or the last one.
+template <int Size, int PointsASide, int Lanes, Outside Rows, class A, class Read, class Transform>
 JEM_INLINE void tile_to_points(float* to, int64_t stride, const A* plane, const Side& side, int64_t row, int64_t column, const Read& read,
                                const Transform& transform) {
     using V = Vector<Lanes>;
     using Mask = typename VectorOf<Lanes>::Mask;
+    constexpr bool kMasked = Rows == Outside::any;
     V half[PointsASide * Size], values[Size], p[PointsASide];
     const int64_t block = Order<A, Lanes>::block(side);
     const A* rows[Size];
     int32_t row_mask[Size];
 #pragma GCC unroll 9
     for (int r = 0; r < Size; ++r) {
-        const int64_t inside = Inside ? row + r : std::clamp<int64_t>(row + r, 0, side.height - 1);
+        const int64_t inside = kMasked || r == 0 || r == Size - 1 ? std::clamp<int64_t>(row + r, 0, side.height - 1) : row + r;
         rows[r] = plane + inside * side.width * block;
         row_mask[r] = inside == row + r ? -1 : 0;
     }
 #pragma GCC unroll 9
     for (int c = 0; c < Size; ++c) {
-        const int64_t inside = Inside ? column + c : std::clamp<int64_t>(column + c, 0, side.width - 1);
+        const bool at_end = (c == 0 && column < 0) || (c == Size - 1 && column + c >= side.width);
+        if (!kMasked && at_end) {
+#pragma GCC unroll 9
+            for (int i = 0; i < PointsASide; ++i) half[i * Size + c] = V{};
+            continue;
+        }
+        const int64_t inside = kMasked ? std::clamp<int64_t>(column + c, 0, side.width - 1) : column + c;
         const int32_t column_mask = inside == column + c ? -1 : 0;
 #pragma GCC unroll 9
         for (int r = 0; r < Size; ++r) {
+            constexpr bool kFirst = Rows == Outside::first || Rows == Outside::both, kLast = Rows == Outside::last || Rows == Outside::both;
+            if ((kFirst && r == 0) || (kLast && r == Size - 1)) {
+                values[r] = V{};
+                continue;
+            }
             read(values[r], rows[r] + inside * block);
-            if constexpr (!Inside) {
+            if constexpr (kMasked) {
                 const Mask mask = Mask{} + (row_mask[r] & column_mask);
                 values[r] = reinterpret_cast<V>(reinterpret_cast<Mask>(values[r]) & mask);
             }
@@ -136,10 +152,20 @@ JEM_INLINE void tile_to_points(float* to, int64_t stride, const A* plane, const 
 template <int Size, int PointsASide, int Lanes, class A, class Read, class Transform>
 JEM_INLINE void to_points(float* to, int64_t stride, const A* plane, const Side& side, int64_t row, int64_t column, const Read& read,
                           const Transform& transform) {
-    if (row >= 0 && column >= 0 && row + Size <= side.height && column + Size <= side.width)
-        tile_to_points<Size, PointsASide, Lanes, true>(to, stride, plane, side, row, column, read, transform);
+    const auto with = [&]<Outside Rows>(std::integral_constant<Outside, Rows>) JEM_INLINE_LAMBDA {
+        tile_to_points<Size, PointsASide, Lanes, Rows>(to, stride, plane, side, row, column, read, transform);
+    };
+    const bool first = row<0, last = row + Size> side.height;
+    if (std::min(row, column) < -1 || row + Size > side.height + 1 || column + Size > side.width + 1)
+        with(std::integral_constant<Outside, Outside::any>{});
+    else if (first && last)
+        with(std::integral_constant<Outside, Outside::both>{});
+    else if (first)
+        with(std::integral_constant<Outside, Outside::first>{});
+    else if (last)
+        with(std::integral_constant<Outside, Outside::last>{});
     else
-        tile_to_points<Size, PointsASide, Lanes, false>(to, stride, plane, side, row, column, read, transform);
+        with(std::integral_constant<Outside, Outside::none>{});
 }
 
 template <class V>
@@ -285,14 +311,18 @@ JEM_INLINE void points_to_output(const Points& from, const Side& side, const Til
         const int64_t block = Order<A, Lanes>::block(side);
         const int64_t corner = Order<A, Lanes>::first(side, at.image, c) + (row * side.width + left) * block;
         V sums[2] = {};
-        for (int64_t i = 0; i < rows; ++i) {
-            Scheme::output(half + i * kPoints, 1, y);
-            if (columns == kOut)
+        if (rows == kOut && columns == kOut)
+#pragma GCC unroll 9
+            for (int i = 0; i < kOut; ++i) {
+                Scheme::output(half + i * kPoints, 1, y);
 #pragma GCC unroll 9
                 for (int j = 0; j < kOut; ++j) write(y[j], corner + (i * side.width + j) * block, sums);
-            else
+            }
+        else
+            for (int64_t i = 0; i < rows; ++i) {
+                Scheme::output(half + i * kPoints, 1, y);
                 for (int64_t j = 0; j < columns; ++j) write(y[j], corner + (i * side.width + j) * block, sums);
-        }
+            }
         if constexpr (Write::kSums)
             for (int k = 0; k < 2; ++k) {
                 float* to = partial + k * side.channels + c;
