@@ -4,11 +4,11 @@
 #include <chrono>
 #include <functional>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "data/image_set.h"
+#include "engine/evaluation/interrupted.h"
 #include "engine/evaluation/journal.h"
 #include "engine/evaluation/network_in_use.h"
 #include "engine/settings/settings.h"
@@ -85,11 +85,6 @@ double seconds_since(std::chrono::steady_clock::time_point start);
 
 // What a pass forward and backward to the images costs, in passes forward: backward to data is as many products.
 inline constexpr double kGradientCost = 2;
-
-// Somebody asked to stop.
-struct Interrupted : std::runtime_error {
-    Interrupted() : std::runtime_error("Interrupted") {}
-};
 
 class Evaluation {
 public:

@@ -1,7 +1,6 @@
 #include "engine/run/checkpoint.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "data/input_error.h"
@@ -33,12 +32,13 @@ std::string progress_text(const RunProgress& p) {
                         {"in_a_row", r.in_a_row}, {"diverged_at", r.diverged_at}, {"restored_at", r.restored_at}};
     const StepGrowth& g = p.growth;
     json["growth"] = {{"steps", g.steps}, {"since", g.since}, {"recent", g.recent}, {"seen", g.seen}};
+    if (!p.owed.is_null()) json["owed"] = p.owed;
     return json.dump();
 }
 
 // Throws nlohmann's exceptions for what is no progress. A run of before a key was thought of has none.
-RunProgress progress_of(const nlohmann::json& json) {
-    const nlohmann::json& iteration = json.at("iteration");
+RunProgress progress_of(const nlohmann::ordered_json& json) {
+    const nlohmann::ordered_json& iteration = json.at("iteration");
     if (!iteration.is_number_integer() || iteration.get<int64_t>() < 0 || iteration.get<int64_t>() > kMostIterations)
         throw nlohmann::json::other_error::create(0, "no number of iterations", &json);
     RunProgress p{.iteration = iteration.get<int64_t>(),
@@ -50,15 +50,22 @@ RunProgress progress_of(const nlohmann::json& json) {
                   .seconds = json.at("seconds"),
                   .recovery = {},
                   .growth = {},
-                  .watched = {}};
+                  .watched = {},
+                  .owed = {}};
+    if (json.contains("owed")) {
+        const nlohmann::ordered_json& owed = json.at("owed");
+        if (!owed.is_object() || !std::all_of(owed.begin(), owed.end(), [](const auto& value) { return value.is_number(); }))
+            throw nlohmann::json::other_error::create(0, "no line of a log", &owed);
+        p.owed = owed;
+    }
     if (json.contains("growth")) {
-        const nlohmann::json& g = json.at("growth");
+        const nlohmann::ordered_json& g = json.at("growth");
         p.growth = {.steps = g.at("steps"), .since = g.at("since"), .recent = g.at("recent"), .seen = g.at("seen")};
         if (p.growth.steps < 0 || p.growth.since < 0 || p.growth.since > kMostIterations + 2 || p.growth.seen < 0)
             throw nlohmann::json::other_error::create(0, "no growth of K", &g);
     }
     if (!json.contains("recovery")) return p;
-    const nlohmann::json& r = json.at("recovery");
+    const nlohmann::ordered_json& r = json.at("recovery");
     p.recovery = {.attempt = r.at("attempt"),
                   .rate_factor = r.at("rate_factor"),
                   .step_factor = r.at("step_factor"),
@@ -71,9 +78,9 @@ RunProgress progress_of(const nlohmann::json& json) {
     return p;
 }
 
-nlohmann::json saved_progress(const SafetensorsFile& file) {
+nlohmann::ordered_json saved_progress(const SafetensorsFile& file) {
     const auto found = file.metadata.find(kProgressKey);
-    return found == file.metadata.end() ? nlohmann::json() : parse_json(found->second);
+    return found == file.metadata.end() ? nlohmann::ordered_json() : parse_json<nlohmann::ordered_json>(found->second);
 }
 
 std::vector<int64_t> buffer_shape(const Settings& s) { return {s.buffer_size, s.in_channels, s.image_size, s.image_size}; }
@@ -142,7 +149,7 @@ RunProgress load_state(Parameters& parameters, Device& device, const std::option
         }
         device.upload(buffer->births.data, births.data(), buffer->births.bytes());
     }
-    const nlohmann::json json = saved_progress(file);
+    const nlohmann::ordered_json json = saved_progress(file);
     try {
         RunProgress progress = progress_of(json);
         if (file.has(kWatched)) progress.watched = file.doubles(kWatched);
@@ -203,7 +210,7 @@ void load_start(Parameters& parameters, Device& device, const StartPoint& start)
 }
 
 std::optional<int64_t> iteration_of(const SafetensorsFile& file) {
-    const nlohmann::json json = saved_progress(file);
+    const nlohmann::ordered_json json = saved_progress(file);
     const auto found = json.is_object() ? json.find("iteration") : json.end();
     return found != json.end() && found->is_number_integer() ? std::optional(found->get<int64_t>()) : std::nullopt;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -40,6 +41,7 @@ struct RunProgress {
     Recovery recovery;
     StepGrowth growth;            // where K grows
     std::vector<double> watched;  // DivergenceWatch::memory()
+    nlohmann::ordered_json owed;  // the log line of an epoch whose evaluation was interrupted: it waits for its figures; else null
 };
 
 // The replay buffer and since when its images' chains go on: R [N, H*W*C] and i32 [N].

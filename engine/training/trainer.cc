@@ -8,6 +8,7 @@
 
 #include "data/input_error.h"
 #include "engine/evaluation/classification.h"
+#include "engine/evaluation/interrupted.h"
 #include "engine/evaluation/made_images.h"
 #include "engine/files/output_file.h"
 #include "engine/network/file_tensors.h"
@@ -242,6 +243,7 @@ void Trainer::start_or_resume_alone(bool resume) {
 }
 
 TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
+    stop_ = &stop;
     start_or_resume(resume);
     seconds_before_ = progress_.seconds;
     started_ = std::chrono::steady_clock::now();
@@ -271,7 +273,13 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
             report(state, reported + 1);
         }
     };
-    bool begun = false;
+    const auto owes = [&] { return ranks_.ranks().any(!progress_.owed.is_null()); };
+    if (ranks_.first() && !progress_.owed.is_null()) {
+        line_ = progress_.owed;
+        settle(false);
+    }
+    if (owes()) return finish(TrainingEnd::interrupted);
+    bool begun = last_accuracy_ >= 0;
     while (progress_.iteration < total_) {
         const int64_t i = progress_.iteration;
         const Recovery& r = progress_.recovery;
@@ -283,12 +291,9 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         queued_at[static_cast<size_t>(i % 2)] = std::chrono::steady_clock::now();
         report_up_to(i);  // all but the one just queued
         progress_.iteration = i + 1;
-        const auto every = [&](int64_t interval) { return interval > 0 && progress_.iteration % interval == 0; };
-        const bool last = progress_.iteration == total_, epoch_ends = every(iterations_per_epoch_);
-        const bool regular = last || epoch_ends || every(settings_.checkpoint_interval);
-        const bool stopping = ranks_.ranks().any(stop.load()), checkpoint_due = regular || stopping;
-        const bool sheet_due = settings_.samples() && every(settings_.sample_every), good_due = rolls_back() && every(kGoodStateInterval);
-        if (!trouble_ && !checkpoint_due && !sheet_due && !good_due) continue;
+        const Due due = due_now();
+        const bool stopping = ranks_.ranks().any(stop.load());
+        if (!trouble_ && !stopping && !due.anything()) continue;
 
         device_.synchronize();
         report_up_to(progress_.iteration);
@@ -302,22 +307,10 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
             progress_.recovery.in_a_row = 0;
             progress_.recovery.restored_at = -1;
         }
-        if (ranks_.first()) {  // the others wait for it in the next iteration
-            progress_.watched = watch_.memory();
-            const int64_t epoch = progress_.iteration / iterations_per_epoch_;
-            const bool sheet_of_epoch = last || (epoch_ends && settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0);
-            if (last || epoch_ends) last_accuracy_ = evaluate();
-            if (sheet_due || (settings_.samples() && sheet_of_epoch)) try_to_write("a sheet of samples", [&] { write_samples(); });
-            // Before the checkpoint: whatever it is resumed from then, a run has its archives or will write them again.
-            if (epoch_ends && settings_.archive_interval > 0 && epoch % settings_.archive_interval == 0)
-                try_to_write("an archive",
-                             [&] { weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch)); });
-            // One that is owed is tried again between the checkpoints.
-            if (checkpoint_due || !unwritten_.empty()) save_checkpoint(regular ? Checkpoint::regular : Checkpoint::extra);
-            if (good_due && saved_ != progress_.iteration) good_.take(iteration_.carried(), progress_);
-        }
+        if (ranks_.first()) settle(stopping);
+        if (due.evaluation() && owes()) return finish(TrainingEnd::interrupted);
         rate_.resume(std::chrono::steady_clock::now());
-        if (stopping && !last) return finish(TrainingEnd::interrupted);
+        if (stopping && !due.last) return finish(TrainingEnd::interrupted);
     }
     device_.synchronize();
     if (trouble_) {
@@ -332,10 +325,52 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         return result;
     }
     if (ranks_.first() && !begun) {  // nothing was left to do
-        last_accuracy_ = evaluate();
+        try {
+            last_accuracy_ = evaluate();
+        } catch (const Interrupted&) {
+            return finish(TrainingEnd::interrupted);
+        }
         save_checkpoint(Checkpoint::regular);
     }
     return finish(TrainingEnd::finished);
+}
+
+Trainer::Due Trainer::due_now() const {
+    const auto every = [&](int64_t interval) { return interval > 0 && progress_.iteration % interval == 0; };
+    const bool last = progress_.iteration == total_, epoch_ends = every(iterations_per_epoch_);
+    const int64_t epoch = progress_.iteration / iterations_per_epoch_;
+    const bool of_epoch = last || (epoch_ends && settings_.sample_interval > 0 && epoch % settings_.sample_interval == 0);
+    return {.last = last,
+            .epoch_ends = epoch_ends,
+            .regular_checkpoint = last || epoch_ends || every(settings_.checkpoint_interval),
+            .sheet = settings_.samples() && (of_epoch || every(settings_.sample_every)),
+            .good_state = rolls_back() && every(kGoodStateInterval)};
+}
+
+void Trainer::settle(bool stopping) {
+    const Due due = due_now();
+    const int64_t epoch = progress_.iteration / iterations_per_epoch_;
+    const bool owed = !progress_.owed.is_null();  // whatever --iterations says by now
+    progress_.watched = watch_.memory();
+    if (due.evaluation() || owed) {
+        const nlohmann::ordered_json line = line_;
+        progress_.owed = nullptr;
+        try {
+            last_accuracy_ = evaluate();
+        } catch (const Interrupted&) {
+            progress_.owed = line;
+            return save_checkpoint(Checkpoint::extra);
+        }
+    }
+    if (due.sheet) try_to_write("a sheet of samples", [&] { write_samples(); });
+    // Before the checkpoint: whatever it is resumed from then, a run has its archives or will write them again.
+    if (due.epoch_ends && settings_.archive_interval > 0 && epoch % settings_.archive_interval == 0)
+        try_to_write("an archive",
+                     [&] { weights_file(iteration_.parameters(), settings_, progress_).write_atomically(folder_.archive(epoch)); });
+    // One that could not be written is tried again between the checkpoints.
+    if (due.regular_checkpoint || stopping || owed || !unwritten_.empty())
+        save_checkpoint(due.regular_checkpoint ? Checkpoint::regular : Checkpoint::extra);
+    if (due.good_state && saved_ != progress_.iteration) good_.take(iteration_.carried(), progress_);
 }
 
 int64_t Trainer::steps_in(int64_t iteration) const {
@@ -496,14 +531,20 @@ std::string Trainer::text_of_divergence() const {
            "; resume from it with --on-divergence rollback, with a lower --lr, or with more --sgld-steps.";
 }
 
+Predictions Trainer::predict(int64_t count, const Predictor::Source& images, const std::string& told) {
+    return parts_.predictor.predict(count, images, parts_.evaluation_memory(), [&](int64_t done) {
+        if (!told.empty()) observer_.progress(told, done, count);
+        if (*stop_) throw Interrupted();
+    });
+}
+
 double Trainer::evaluate() {
     if (held_out_.count() == 0) {
         if (!line_.is_null()) log_.append(line_);
         line_ = nullptr;
         return -1;
     }
-    Predictions p = parts_.predictor.predict(held_out_.count(), parts_.predictor.images_of(held_out_), parts_.evaluation_memory(),
-                                             [&](int64_t done) { observer_.progress("Evaluating", done, held_out_.count()); });
+    Predictions p = predict(held_out_.count(), parts_.predictor.images_of(held_out_), "Evaluating");
     p.labels = held_out_.labels;
     const double value = accuracy(p);
     nlohmann::ordered_json line = std::exchange(line_, nullptr);
@@ -549,7 +590,6 @@ Health Trainer::look_at_health(const Predictions& held_out) {
     Health health;
     health.energy_real = mean_energy(held_out);
     if (!settings_.samples()) return health;
-    Predictor& predictor = parts_.predictor;
     const int64_t count = std::min(kHealthImages, settings_.buffer_size);
     const auto spread = [&](const Array& to, int64_t first) {
         for (int64_t at = 0, n = first; at < to.count; ++n) {
@@ -558,14 +598,14 @@ Health Trainer::look_at_health(const Predictions& held_out) {
             at += one.count;
         }
     };
-    const Predictions sampled = predictor.predict(count, spread, parts_.evaluation_memory());
+    const Predictions sampled = predict(count, spread);
     health.energy_sampled = mean_energy(sampled);
     health.buffer_classes = class_shares(sampled);
     std::vector<int32_t> births(static_cast<size_t>(settings_.buffer_size));
     device_.download(births.data(), iteration_.buffer().births().data, births.size() * sizeof(int32_t));
     health.buffer_age = mean_age(births, progress_.iteration);
     const MadeImages noise("uniform", held_out_, {}, settings_.seed);
-    health.energy_noise = mean_energy(predictor.predict(kNoiseImages, noise.source(predictor), parts_.evaluation_memory()));
+    health.energy_noise = mean_energy(predict(kNoiseImages, noise.source(parts_.predictor)));
     return health;
 }
 

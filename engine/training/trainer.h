@@ -76,11 +76,13 @@ public:
     Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out, const std::string& held_out_name,
             const RunFolder& folder, TrainingObserver& observer, const ImageSet& starts = {});
 
-    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return.
+    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return. An
+    // evaluation is not waited for: the resumed run begins with it.
     TrainingResult run(bool resume, const std::atomic<bool>& stop);
 
     // What is measured besides accuracy every settings.metric_interval epochs, and at the end; rank 0's alone is called. It makes values
     // for the log line of predictions of the held-out images and of the replay buffer's, [count, H, W, C] (null where there is no buffer).
+    // It may throw Interrupted where the run was asked to stop.
     using BufferImages = std::function<std::vector<double>(int64_t first, int64_t count)>;
     using Measure = std::function<nlohmann::ordered_json(const Predictions& held_out, const BufferImages& buffer)>;
     void measure_by(Measure measure) { measure_ = std::move(measure); }
@@ -99,6 +101,13 @@ private:
         enum class From { memory, last, kept, beginning };
         From from;
         int64_t iteration;
+    };
+
+    // After an iteration.
+    struct Due {
+        bool last, epoch_ends, regular_checkpoint, sheet, good_state;
+        bool evaluation() const { return last || epoch_ends; }
+        bool anything() const { return regular_checkpoint || sheet || good_state; }
     };
 
     void start_or_resume(bool resume);
@@ -122,7 +131,14 @@ private:
     // The one that choose_state() takes; of progress_ only what goes with the arrays goes back. A file that cannot be read is passed over.
     GoodState restore_good_state();
     std::string text_of_divergence() const;
+    Due due_now() const;
+    // All that is due, on rank 0: an evaluation, sheets, archives, a checkpoint. An evaluation that is interrupted is owed,
+    // as the checkpoint says that is written then.
+    void settle(bool stopping);
+    // Interrupted where the run was asked to stop.
     double evaluate();
+    // Of the held-out images, the buffer's, noise.
+    Predictions predict(int64_t count, const Predictor::Source& images, const std::string& told = "");
     // Energies, the buffer's age and classes, into the log line.
     Health look_at_health(const Predictions& held_out);
     // The values of --metrics where they are due, else null.
@@ -164,7 +180,8 @@ private:
     std::optional<Trouble> trouble_;  // of the newest iteration reported
     int64_t saved_ = -1;              // the iteration of the last checkpoint; -1: there is none
     int64_t resumed_at_ = -1;
-    std::string unwritten_;  // why the last checkpoint could not be written; empty: it was
+    std::string unwritten_;                    // why the last checkpoint could not be written; empty: it was
+    const std::atomic<bool>* stop_ = nullptr;  // run()'s
     std::chrono::steady_clock::time_point started_;
     WorkRate rate_;
     double seconds_before_ = 0;

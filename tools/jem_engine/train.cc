@@ -175,7 +175,7 @@ Trainer::Measure measure_of(const Settings& s, Device& device, Console& console,
              .settings = settings,
              .journal = {},
              .progress = [&](const std::string& what, int64_t done, int64_t total) { console.progress(what, done, total); },
-             .stop = nullptr,
+             .stop = [] { return interrupted.load(); },
              .tell = [&](const std::string& text) { console.message(text); }});
         nlohmann::ordered_json values = nlohmann::ordered_json::object();
         for (const Metric* m : metrics) {

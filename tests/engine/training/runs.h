@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "data/input_error.h"
+#include "engine/evaluation/interrupted.h"
 #include "engine/settings/recipes/recipes.h"
 #include "engine/training/trainer.h"
 #include "tests/check.h"
@@ -118,10 +119,14 @@ inline std::vector<Variant> variants() {
 
 class Observer final : public TrainingObserver {
 public:
-    void message(const std::string& text) override { messages.push_back(text); }
+    void message(const std::string& text) override {
+        messages.push_back(text);
+        if (on_message) on_message();
+    }
     void progress(const std::string& what, int64_t done, int64_t total) override {
         CHECK(done <= total);
         last_progress = what;
+        if (on_progress && done == total) on_progress(what);
         if (!messages_before_progress) messages_before_progress = messages;
     }
     void iteration(const Iteration& it) override {
@@ -139,14 +144,18 @@ public:
     std::string last_progress;
     std::vector<Iteration> iterations;
     std::function<void(int64_t)> on_iteration;
+    std::function<void(const std::string&)> on_progress;  // that is at its end
+    std::function<void()> on_message;
 };
 
 struct Killed {};
 
 struct RunOptions {
     bool resume = false;
-    int64_t kill_after = -1;  // so many iterations were told of, whichever: nothing is written any more; -1: never
-    int64_t stop_after = -1;  // iterations of a new run, or 1 also of a resumed one; -1: never
+    int64_t kill_after = -1;          // so many iterations were told of, whichever: nothing is written any more; -1: never
+    int64_t stop_after = -1;          // iterations of a new run, or 1 also of a resumed one; -1: never
+    int64_t stop_in_evaluation = -1;  // which of this process's, from 0
+    bool while_measuring = false;     // what --metrics asks for, not before
     int threads = 1;
     int64_t held_out = 7;
     std::string held_out_name = "test";
@@ -159,26 +168,46 @@ struct Run {
     Observer observer;
 };
 
+inline bool owes_evaluation(const path& root) {
+    return SafetensorsFile::read(root / "checkpoints/last.state.safetensors").metadata.at("progress").find("\"owed\"") != std::string::npos;
+}
+
 inline Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
     const auto device = make_cpu_device({.threads = o.threads});
     WideResNet network(wide_resnet_settings(s));
     const RunFolder folder(root);
     Run run;
     // An iteration is told of while the next one runs: n - 1 is told in time to stop after n.
-    std::atomic<bool> stop = o.stop_after == 1;
+    const bool begins_with_evaluation = o.resume && folder.has_checkpoint() && owes_evaluation(root);
+    std::atomic<bool> stop = o.stop_after == 1 && !begins_with_evaluation;
+    run.observer.on_message = [&] {  // what it says of the evaluation that was owed: now the next iteration may be the last
+        if (o.stop_after == 1 && begins_with_evaluation && run.observer.messages.back().starts_with("epoch")) stop = true;
+    };
     run.observer.on_iteration = [&](int64_t done) {
         if (o.on_iteration) o.on_iteration(done);
         if (done == o.stop_after - 1) stop = true;
         if (std::ssize(run.observer.iterations) == o.kill_after) throw Killed{};
+    };
+    int64_t evaluations = 0;
+    run.observer.on_progress = [&](const std::string& what) {
+        if (what == "Evaluating" && evaluations++ == o.stop_in_evaluation && !o.while_measuring) stop = true;
     };
     ImageSet train_images = images(kTrainImages, 1), held_out = images(o.held_out, 2);
     if (o.alter_train) o.alter_train(train_images);
     if (o.alter_held_out) o.alter_held_out(held_out);
     const ImageSet starts = s.init == StartForm::images ? images(kStartImages, 3) : ImageSet{};
     Trainer trainer(*device, network, s, train_images, held_out, o.held_out_name, folder, run.observer, starts);
+    if (o.while_measuring)
+        trainer.measure_by([&](const Predictions&, const Trainer::BufferImages&) -> nlohmann::ordered_json {
+            if (evaluations - 1 != o.stop_in_evaluation) return nullptr;
+            stop = true;
+            throw Interrupted();
+        });
     run.result = trainer.run(o.resume, stop);
     CHECK_NOTHROW(trainer.memory().check_guards());
     run.observer.on_iteration = nullptr;
+    run.observer.on_progress = nullptr;
+    run.observer.on_message = nullptr;
     return run;
 }
 

@@ -136,7 +136,7 @@ TEST_CASE("a_poisoned_last_checkpoint_is_not_the_end") {
     s.reinit_freq = 0;
     s.checkpoint_interval = 1;
     const TempFolder folder;
-    train(folder.path(), s, {.stop_after = 3});
+    train(folder.path(), s, {.stop_after = 2});
     SafetensorsFile poisoned = SafetensorsFile::read(folder.path() / kFiles[0]);
     const std::vector<float> nan(static_cast<size_t>(10 * kPixels), std::nanf(""));
     poisoned.tensors["replay_buffer"] = make_file_tensor(std::span<const float>(nan), {10, kChannels, kSide, kSide});

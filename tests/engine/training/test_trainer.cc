@@ -131,16 +131,71 @@ TEST_CASE("a_run_that_was_stopped_anywhere_goes_on_as_if_it_had_not_been") {
             const TempFolder parts;
             const Run first = train(parts.path(), v.settings, {.stop_after = stop});
             CHECK(first.result.end == TrainingEnd::interrupted);
-            REQUIRE(first.result.iterations == stop);
+            // Asked to within the evaluation before, it does not wait for that.
+            const bool earlier = stop > 1 && (stop - 1) % v.settings.iterations_per_epoch(kTrainImages) == 0;
+            REQUIRE(first.result.iterations == stop - (earlier ? 1 : 0));
             const Run second = train(parts.path(), v.settings, {.resume = true});
             CHECK(second.result.end == TrainingEnd::finished);
             CHECK(second.result.accuracy == uninterrupted.result.accuracy);
             CHECK(second.result.best_accuracy == uninterrupted.result.best_accuracy);
-            REQUIRE(second.observer.iterations.size() == static_cast<size_t>(kIterations - stop));
-            CHECK(second.observer.iterations[0].done == stop + 1);
+            REQUIRE(std::ssize(second.observer.iterations) == kIterations - first.result.iterations);
+            CHECK(second.observer.iterations[0].done == first.result.iterations + 1);
             check_same_run(parts.path(), whole.path());
         }
     }
+}
+
+TEST_CASE("an_evaluation_is_not_waited_for_and_the_resumed_run_begins_with_it") {
+    for (const Variant& v : variants()) {
+        CAPTURE(v.name);
+        Settings s = v.settings;
+        s.metric_interval = 1;
+        s.sample_interval = 1;
+        const TempFolder whole;
+        const Run uninterrupted = train(whole.path(), s);
+        const int64_t epoch = s.iterations_per_epoch(kTrainImages);
+        std::vector<int64_t> ends;
+        for (int64_t end = epoch; end < kIterations; end += epoch) ends.push_back(end);
+        ends.push_back(kIterations);
+        for (const bool while_measuring : {false, true}) {
+            CAPTURE(while_measuring);
+            for (int64_t evaluation = 0; evaluation < std::ssize(ends); ++evaluation) {
+                CAPTURE(evaluation);
+                const TempFolder parts;
+                const Run first = train(parts.path(), s, {.stop_in_evaluation = evaluation, .while_measuring = while_measuring});
+                CHECK(first.result.end == TrainingEnd::interrupted);
+                CHECK(first.result.iterations == ends[static_cast<size_t>(evaluation)]);
+                CHECK(std::ssize(first.observer.sheets) == (s.samples() ? evaluation : 0));
+                const std::vector<nlohmann::ordered_json> lines = metrics(parts.path());
+                const bool shorter = lines.size() < metrics(whole.path()).size();
+                CHECK(shorter);
+                // Once more within the evaluation that is owed.
+                const Run again = train(parts.path(), s, {.resume = true, .stop_in_evaluation = 0, .while_measuring = while_measuring});
+                CHECK(again.result.end == TrainingEnd::interrupted);
+                CHECK(again.observer.iterations.empty());
+                CHECK(metrics(parts.path()) == lines);
+                const Run rest = train(parts.path(), s, {.resume = true});
+                CHECK(rest.result.end == TrainingEnd::finished);
+                CHECK(rest.result.accuracy == uninterrupted.result.accuracy);
+                CHECK(std::ssize(rest.observer.iterations) == kIterations - first.result.iterations);
+                check_same_run(parts.path(), whole.path());
+            }
+        }
+    }
+}
+
+TEST_CASE("an_evaluation_that_is_owed_is_made_up_for_also_where_the_run_is_longer_by_now") {
+    const TempFolder root, whole;
+    Settings s = small();
+    train(whole.path(), s);
+    CHECK(train(root.path(), s, {.stop_in_evaluation = 2}).result.iterations == kIterations);
+    s.iterations = kIterations + 1;
+    const Run longer = train(root.path(), s, {.resume = true});
+    CHECK(longer.result.end == TrainingEnd::finished);
+    CHECK(longer.observer.iterations.size() == 1);
+    const auto lines = metrics(root.path()), before = metrics(whole.path());
+    REQUIRE(lines.size() == before.size() + 1);
+    CHECK(std::vector(lines.begin(), lines.end() - 1) == before);
 }
 
 TEST_CASE("k_grows_while_real_and_drawn_images_are_told_apart_and_goes_on_after_a_stop_as_if_it_had_not_been") {
@@ -225,7 +280,7 @@ TEST_CASE("weights_are_kept_after_every_so_many_epochs_as_the_checkpoint_has_the
     s.archive_interval = 1;
     s.ema = 0.9;
     train(whole.path(), s);
-    train(part.path(), s, {.stop_after = kEpoch});
+    CHECK_THROWS_AS(train(part.path(), s, {.kill_after = kEpoch + 1}), Killed);
     CHECK(part.read("checkpoints/epoch_0001.safetensors") == part.read("checkpoints/last.safetensors"));
     CHECK(differences(without_time(whole.path() / "checkpoints/epoch_0001.safetensors"), without_time(part.path() / kFiles[1])).empty());
 }
@@ -632,7 +687,7 @@ TEST_CASE("a_nan_in_the_buffer_ends_as_diverged_and_reaches_no_checkpoint") {
     s.checkpoint_interval = 1;
     s.on_divergence = OnDivergence::stop;
     const TempFolder folder;
-    train(folder.path(), s, {.stop_after = 3});
+    train(folder.path(), s, {.stop_after = 2});
     const std::string last = folder.read(kFiles[1]);
     SafetensorsFile poisoned = SafetensorsFile::read(folder.path() / kFiles[0]);
     const std::vector<float> nan(static_cast<size_t>(10 * kPixels), std::numeric_limits<float>::quiet_NaN());
@@ -642,7 +697,7 @@ TEST_CASE("a_nan_in_the_buffer_ends_as_diverged_and_reaches_no_checkpoint") {
 
     const Run run = train(folder.path(), s, {.resume = true});
     CHECK(run.result.end == TrainingEnd::diverged);
-    CHECK(run.result.iterations == 4);
+    CHECK(run.result.iterations == 3);
     CHECK(mentions(run.result.message, (folder.path() / kFiles[1]).string()));
     CHECK(folder.read(kFiles[1]) == last);
     CHECK(folder.read(kFiles[0]) == state);
