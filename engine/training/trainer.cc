@@ -237,7 +237,8 @@ void Trainer::start_or_resume_alone(bool resume) {
         device_.synchronize();
         if (rolls_back()) good_.take(iteration_.carried(), progress_);
     }
-    folder_.cut_metrics(progress_.iteration, progress_.recovery.attempt);
+    // A line that is owed may have been written already, by a process that was killed before its checkpoint.
+    folder_.cut_metrics(progress_.iteration - (progress_.owed.is_null() ? 0 : 1), progress_.recovery.attempt);
     for (const std::string& event : chosen_anew_) log_.append({{"iteration", progress_.iteration}, {"event", event}});
     folder_.write_config(settings_);
 }
@@ -324,15 +325,16 @@ TrainingResult Trainer::run(bool resume, const std::atomic<bool>& stop) {
         result.message = text_of_divergence();
         return result;
     }
+    bool left = false;
     if (ranks_.first() && !begun) {  // nothing was left to do
         try {
             last_accuracy_ = evaluate();
+            save_checkpoint(Checkpoint::regular);
         } catch (const Interrupted&) {
-            return finish(TrainingEnd::interrupted);
+            left = true;
         }
-        save_checkpoint(Checkpoint::regular);
     }
-    return finish(TrainingEnd::finished);
+    return finish(ranks_.ranks().any(left) ? TrainingEnd::interrupted : TrainingEnd::finished);
 }
 
 Trainer::Due Trainer::due_now() const {

@@ -76,8 +76,8 @@ public:
     Trainer(Device& device, Network& network, const Settings& settings, ImageSet train, ImageSet held_out, const std::string& held_out_name,
             const RunFolder& folder, TrainingObserver& observer, const ImageSet& starts = {});
 
-    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return. An
-    // evaluation is not waited for: the resumed run begins with it.
+    // From the beginning, or from the folder's checkpoint. stop (on any rank): finish the iteration, leave a checkpoint, return. The
+    // evaluation of an epoch's end is not waited for, if it is rank 0 that is asked: the resumed run begins with it.
     TrainingResult run(bool resume, const std::atomic<bool>& stop);
 
     // What is measured besides accuracy every settings.metric_interval epochs, and at the end; rank 0's alone is called. It makes values

@@ -117,6 +117,8 @@ inline std::vector<Variant> variants() {
     return all;
 }
 
+struct Killed {};
+
 class Observer final : public TrainingObserver {
 public:
     void message(const std::string& text) override {
@@ -134,6 +136,7 @@ public:
         if (on_iteration) on_iteration(it.done);
     }
     void samples(const path& file, const std::vector<float>& values, int64_t count) override {
+        if (std::ssize(sheets) == kill_at_sheet) throw Killed{};
         sheets.push_back(file.filename().string());
         CHECK(static_cast<int64_t>(values.size()) == count * kPixels);
         for (const float v : values) CHECK_MESSAGE((v >= -1 && v <= 1), "a sample holds ", v);
@@ -146,9 +149,8 @@ public:
     std::function<void(int64_t)> on_iteration;
     std::function<void(const std::string&)> on_progress;  // that is at its end
     std::function<void()> on_message;
+    int64_t kill_at_sheet = -1;
 };
-
-struct Killed {};
 
 struct RunOptions {
     bool resume = false;
@@ -156,6 +158,7 @@ struct RunOptions {
     int64_t stop_after = -1;          // iterations of a new run, or 1 also of a resumed one; -1: never
     int64_t stop_in_evaluation = -1;  // which of this process's, from 0
     bool while_measuring = false;     // what --metrics asks for, not before
+    int64_t kill_at_sheet = -1;       // which of this process's, from 0; its log line was written, its checkpoint not
     int threads = 1;
     int64_t held_out = 7;
     std::string held_out_name = "test";
@@ -188,6 +191,7 @@ inline Run train(const path& root, const Settings& s, const RunOptions& o = {}) 
         if (done == o.stop_after - 1) stop = true;
         if (std::ssize(run.observer.iterations) == o.kill_after) throw Killed{};
     };
+    run.observer.kill_at_sheet = o.kill_at_sheet;
     int64_t evaluations = 0;
     run.observer.on_progress = [&](const std::string& what) {
         if (what == "Evaluating" && evaluations++ == o.stop_in_evaluation && !o.while_measuring) stop = true;

@@ -184,6 +184,21 @@ TEST_CASE("an_evaluation_is_not_waited_for_and_the_resumed_run_begins_with_it") 
     }
 }
 
+TEST_CASE("a_run_that_is_killed_behind_an_owed_evaluation_writes_its_line_once") {
+    Settings s = small();
+    s.sample_interval = 1;
+    const TempFolder whole, parts;
+    train(whole.path(), s);
+    CHECK(train(parts.path(), s, {.stop_in_evaluation = 1}).result.end == TrainingEnd::interrupted);
+    const auto lines = metrics(parts.path()).size();
+    for (int i = 0; i < 2; ++i) {
+        CHECK_THROWS_AS(train(parts.path(), s, {.resume = true, .kill_at_sheet = 0}), Killed);
+        CHECK(metrics(parts.path()).size() == lines + 1);
+    }
+    CHECK(train(parts.path(), s, {.resume = true}).result.end == TrainingEnd::finished);
+    check_same_run(parts.path(), whole.path());
+}
+
 TEST_CASE("an_evaluation_that_is_owed_is_made_up_for_also_where_the_run_is_longer_by_now") {
     const TempFolder root, whole;
     Settings s = small();
