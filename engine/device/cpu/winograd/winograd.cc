@@ -93,7 +93,7 @@ struct Ahead {
     }
 };
 
-// Which of a tile's rows lie outside of the image. Wherever the image's sides are multiples of four, it is a first or a last one alone.
+// Which of a tile's rows lie outside of the image. With stride 1, where its height is a multiple of four, none but the first and the last.
 enum class Outside { none, first, last, both, any };
 
 // The transform of a tile of Size by Size values whose corner lies at (row, column) of a plane, over its columns and then its rows, into
@@ -155,7 +155,7 @@ JEM_INLINE void to_points(float* to, int64_t stride, const A* plane, const Side&
     const auto with = [&]<Outside Rows>(std::integral_constant<Outside, Rows>) JEM_INLINE_LAMBDA {
         tile_to_points<Size, PointsASide, Lanes, Rows>(to, stride, plane, side, row, column, read, transform);
     };
-    const bool first = row<0, last = row + Size> side.height;
+    const bool first = row < 0, last = (row + Size > side.height);
     if (std::min(row, column) < -1 || row + Size > side.height + 1 || column + Size > side.width + 1)
         with(std::integral_constant<Outside, Outside::any>{});
     else if (first && last)
