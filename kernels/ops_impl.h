@@ -42,6 +42,18 @@ struct Accumulate {
     }
 };
 
+template <class To, class From>
+struct TurnWeights {
+    To* to;            // [columns, taps, rows]
+    const From* from;  // [rows, taps, columns]
+    int64_t rows, taps, columns;
+
+    JEM_HD void operator()(int64_t i) const {
+        const int64_t row = i % rows, tap = i / rows % taps, column = i / (rows * taps);
+        to[i] = static_cast<To>(from[(row * taps + taps - 1 - tap) * columns + column]);
+    }
+};
+
 // y = x + residual + bias
 template <class R>
 struct AddBias {
@@ -631,6 +643,16 @@ public:
             run(Out<A>{to.as<A>()}, In<R>{from.as<R>()});
         else
             run(Out<A>{to.as<A>()}, In<A>{from.as<A>()});
+    }
+    void turn_weights(Array to, Array from, int64_t rows, int64_t taps) override {
+        const int64_t columns = from.count / (rows * taps);
+        const auto run = [&](auto* weights) {
+            exec_.for_each("turn_weights", to.count, TurnWeights{to.as<A>(), weights, rows, taps, columns});
+        };
+        if (from.type == DTypeOf<R>::value)
+            run(from.as<R>());
+        else
+            run(from.as<A>());
     }
     void accumulate(Array sum, Array x) override {
         const auto run = [&](auto in) { exec_.for_each("accumulate", flat(x.count), Accumulate<R>{}, Out<R>{sum.as<R>()}, in); };

@@ -8,6 +8,7 @@
 
 #include "engine/device/cuda/convolution/planned_call.h"
 #include "engine/device/cuda/convolution/plans.h"
+#include "engine/device/cuda/convolution/turned_provider.h"
 #include "engine/device/cuda/runtime.h"
 #include "engine/device/reference/loops.h"
 #include "kernels/norm.h"
@@ -136,7 +137,8 @@ public:
         return static_cast<size_t>(std::max(problem_.batch * s.in_channels * s.height * s.width, s.weight_count())) * sizeof(double);
     }
     void run(const ConvPointers& pointers, std::byte* workspace) const override {
-        for (int i = 1; i < engine_.kernels; ++i) jem::run(launcher_, "another kernel", pass_the_time, i);
+        const int kernels = engine_.kernels + (problem_.pass == ConvPass::forward ? 0 : engine_.more_back);
+        for (int i = 1; i < kernels; ++i) jem::run(launcher_, "another kernel", pass_the_time, i);
         constexpr float kOtherBits = 0x1p-16f;  // less than another order of sums makes, more than a last bit
         Spoiled spoiled;
         if (engine_.fault == LoopEngine::Fault::wrong) spoiled.by = 100;
@@ -218,7 +220,10 @@ std::unique_ptr<ConvProvider> make_loop_provider(CudaLauncher& launcher, const L
 MakeCudaPlans loop_plans(CudaPrecision precision, const std::vector<Loops>& providers, const std::string& plan_cache) {
     return [=](CudaLauncher& launcher, Ops& ops, const GpuDescription& gpu) {
         ConvProviders convolutions;
-        for (const Loops& loops : providers) convolutions.push_back(make_loop_provider(launcher, loops));
+        for (const Loops& loops : providers) {
+            convolutions.push_back(make_loop_provider(launcher, loops));
+            if (loops.turned) convolutions.push_back(make_turned_provider(*convolutions.back()));
+        }
         return std::make_unique<CudaPlans>(launcher, ops, gpu, CudaPlanSettings{.precision = precision, .cache_file = plan_cache}, true,
                                            std::move(convolutions), [&launcher](int64_t in, int64_t out, const std::vector<int64_t>&) {
                                                return std::make_unique<LoopLinearPlan>(launcher, in, out);

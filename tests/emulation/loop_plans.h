@@ -18,12 +18,14 @@ struct LoopEngine {
     std::string name;
     int kernels = 1;  // that it launches; the emulated machine's clock counts them
     Fault fault = Fault::none;
+    int more_back = 0;  // kernels of a gradient besides
 };
 struct Loops {
     std::string name = "loops 1";
     // What they can take over from the ops around: the norm and LeakyReLU in front; the sums for the norm behind, and on the way back
     // LeakyReLU and the sums behind it.
     bool activation = false, sums = false;
+    bool turned = false;  // its forward engines are offered as the way back to data, too
     std::vector<LoopEngine> plain = {{.name = "loops"}}, fused = {{.name = "loops, fused"}};
 };
 std::unique_ptr<ConvProvider> make_loop_provider(CudaLauncher& launcher, const Loops& loops);

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "engine/device/choices.h"
+#include "engine/network/parameters.h"
+#include "tests/check.h"
 #include "tests/emulation/device.h"
 #include "tests/temp_folder.h"
 #include "tests/told.h"
@@ -28,11 +30,11 @@ struct Planned {
 
 // kept: a run's choices
 Planned planned(const std::vector<Loops>& providers, const std::string& cache = "", const std::string& kept = "",
-                const cuda_on_host::Settings& machine = {}) {
+                const cuda_on_host::Settings& machine = {}, const ConvShape& shape = kShape) {
     EmulatedDevice device(CudaPrecision::f32, machine, providers, cache);
     if (!kept.empty()) device->choices()->keep(kept, "run/convolutions.json");
     const uint64_t before = cuda_on_host::launches();
-    const auto plan = device->plan_convolution(kShape, kOptions);
+    const auto plan = device->plan_convolution(shape, kOptions);
     Planned out;
     out.kernels = cuda_on_host::launches() - before;
     for (const ConvPlan::Choice& c : plan->choices()) out.engines.push_back({c.pass, c.engine});
@@ -76,6 +78,72 @@ TEST_CASE("an_engine_that_computes_something_else_or_other_bits_each_time_is_ref
         CHECK(fused == (fault == Fault::none));
         CHECK((told.with("is not used") > 0) == (fault != Fault::none));
     }
+}
+
+TEST_CASE("the_way_back_may_be_a_convolution_with_turned_weights_where_that_is_faster_and_right") {
+    const auto of_pass = [](const Planned& p, const std::string& pass) {
+        const auto found = std::find_if(p.engines.begin(), p.engines.end(), [&](const auto& e) { return e.first == pass; });
+        return found == p.engines.end() ? "" : found->second;
+    };
+    const auto loops = [](int more_back, Fault fault = Fault::none) {
+        return std::vector<Loops>{{.turned = true, .plain = {{.name = "loops", .kernels = 2, .fault = fault, .more_back = more_back}}}};
+    };
+    ConvShape wide = kShape;
+    wide.in_channels = 16;
+    for (const int more_back : {0, 4}) {
+        const Planned p = planned(loops(more_back), "", "", {}, wide);
+        CHECK(of_pass(p, "forward") == "loops");
+        CHECK(of_pass(p, "backward_data") == std::string(more_back > 0 ? "turned loops" : "loops"));
+        CHECK(of_pass(p, "backward_weights") == "loops");
+        const Told told;
+        const Planned again = planned(loops(more_back), "", p.choices, {}, wide);
+        CHECK(again.engines == p.engines);
+        CHECK(told.lines.empty());
+    }
+    const Told told;
+    CHECK(of_pass(planned(loops(4, Fault::other_bits), "", "", {}, wide), "backward_data") == "loops");
+    CHECK(told.with("turned loops (" + wide.text() + ", backward_data) gives other bits") == 1);
+}
+
+TEST_CASE("convolutions_by_turned_weights_are_those_of_the_loops") {
+    const Loops turned{.turned = true, .plain = {{.name = "loops", .more_back = 4}}};
+    for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16})
+        for (const ConvShape& s :
+             {kShape, ConvShape{.in_channels = 16, .out_channels = 24, .height = 4, .width = 7, .kernel = 3, .stride = 1},
+              ConvShape{.in_channels = 32, .out_channels = 16, .height = 3, .width = 3, .kernel = 1, .stride = 1},
+              ConvShape{.in_channels = 16, .out_channels = 16, .height = 5, .width = 6, .kernel = {1, 7}, .stride = 1},
+              ConvShape{.in_channels = 16, .out_channels = 16, .height = 6, .width = 6, .kernel = 3, .stride = 2}}) {
+            CAPTURE(s.text());
+            std::vector<std::vector<double>> gradients;
+            for (const Loops& loops : {Loops{}, turned}) {
+                EmulatedDevice emulated(precision, {}, {loops});
+                Device& device = *emulated;
+                const auto plan = device.plan_convolution(s, kOptions);
+                const std::vector<ConvPlan::Choice> choices = plan->choices();
+                const bool used = std::any_of(choices.begin(), choices.end(), [](const auto& c) { return c.engine.starts_with("turned"); });
+                CHECK(used == (loops.turned && s.stride == 1 && s.in_channels >= 16));
+                const int64_t batch = kOptions.batches.front(), x = batch * s.in_channels * s.height * s.width,
+                              y = batch * s.out_channels * s.out_height() * s.out_width();
+                TestData data(5);
+                const DType type = device.activation_type();
+                const auto bytes = [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); };
+                const auto d_x = device.allocate(bytes(x)), d_y = device.allocate(bytes(y)), wide = device.allocate(bytes(y)),
+                           weights = device.allocate(bytes(s.weight_count())), prepared = device.allocate(plan->prepared_bytes()),
+                           workspace = device.allocate(plan->workspace_bytes());
+                const Array w{weights->data(), DType::f32, s.weight_count()};
+                upload_values(device, w, data.normals(w.count));
+                upload_values(device, {wide->data(), DType::f32, y}, data.normals(y));
+                device.ops().convert({d_y->data(), type, y}, {wide->data(), DType::f32, y});
+                plan->prepare(prepared->data(), w, workspace->data());
+                plan->backward_data({d_x->data(), type, batch, s.in_channels, s.height, s.width, s.in_channels},
+                                    {d_y->data(), type, batch, s.out_channels, s.out_height(), s.out_width(), s.out_channels},
+                                    prepared->data(), workspace->data());
+                gradients.push_back(download_values(device, {d_x->data(), type, x}));
+            }
+            // The loops sum in f64, here in another order: what is left is one rounding to the type.
+            const double rounding = precision == CudaPrecision::bf16 ? 0x1p-7 : 0x1p-22;
+            check_close("gradient", gradients[1], gradients[0], {.absolute = 1e-12, .relative = rounding});
+        }
 }
 
 TEST_CASE("a_choice_is_remembered_and_used_without_timing_and_one_of_an_engine_that_is_gone_is_made_anew") {

@@ -267,6 +267,25 @@ TEST_CASE("convert_copies_and_accumulate_adds_and_neither_touches_what_lies_besi
     });
 }
 
+TEST_CASE("turned_weights_are_those_of_the_way_back_with_their_taps_the_other_way_round") {
+    on_every_device([](OnDevice& m) {
+        constexpr int64_t kTaps = 9;
+        for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {16, 8}, {33, 16}}) {
+            TestData data(7);
+            const Values w = data.normals(rows * kTaps * columns);
+            Values want(w.size() + 2, std::nan(""));
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t t = 0; t < kTaps; ++t)
+                    for (int64_t c = 0; c < columns; ++c)
+                        want[static_cast<size_t>(1 + (c * kTaps + kTaps - 1 - t) * rows + r)] =
+                            w[static_cast<size_t>((r * kTaps + t) * columns + c)];
+            const Array all = m.unwritten(std::ssize(want));
+            m.ops().turn_weights(all.slice(1, std::ssize(w)), m.real(w), rows, kTaps);
+            check_equal("turned", m.read(all), want);
+        }
+    });
+}
+
 TEST_CASE("begin_iteration_sets_the_iteration_s_values_and_the_step_advances_on_the_device") {
     on_every_device([](OnDevice& m) {
         IterationState start;

@@ -21,6 +21,7 @@ public:
           batches_(choose_engines(planning, shape, options)) {
         for (const PlannedBatch& b : batches_)
             for (const auto& [part, engine] : b.engines) {
+                turns_weights_ = turns_weights_ || engine->wants_turned_weights();
                 size_t staged = narrows_input_ ? x_bytes(b.batch) : 0;
                 if (has_norm(part.fusion)) staged += shift_bytes();
                 // Behind an unfused convolution the residual is added, which may be where the result goes, or the gradient to the others.
@@ -30,12 +31,16 @@ public:
             }
     }
 
-    size_t prepared_bytes() const override { return w_bytes(); }
+    // weights | turned weights
+    size_t prepared_bytes() const override { return w_bytes() * (turns_weights_ ? 2 : 1); }
     size_t workspace_bytes() const override { return workspace_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* /*workspace*/) override {
         expect(weights.count == shape_.weight_count() && weights.type == DType::f32, "other weights");
         planning_.ops.convert({prepared, planning_.activation(), weights.count}, weights);
+        if (turns_weights_)
+            planning_.ops.turn_weights({prepared + w_bytes(), planning_.activation(), weights.count}, weights, shape_.out_channels,
+                                       shape_.kernel.area());
     }
 
     void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
@@ -46,6 +51,7 @@ public:
         const Fusion fusion = planned(batch).best_of(forward_with(wanted, residual));
         return {.activation = has_norm(fusion), .sums = has_sums(fusion)};
     }
+    bool adds_bias_apart(int64_t batch) const override { return planned(batch).best_of(Fusion::bias) == Fusion::none; }
     void forward_fused(const Tensor& y, const Tensor& x, const FusedForward& with, const std::byte* prepared, Array bias,
                        const Tensor* residual, std::byte* workspace) override {
         const PlannedBatch& b = planned(x.n);
@@ -83,7 +89,9 @@ public:
         const PlannedBatch& b = backward_batch(d_y.n);
         check_tensors(b, d_x, d_y);
         void* to = narrows_input_ ? take(workspace, x_bytes(b.batch)) : d_x.data;
-        run("conv_backward_data", b, {ConvPass::backward_data, Fusion::none}, pointers_to(to, prepared, d_y.data), workspace);
+        ConvPointers p = pointers_to(to, prepared, d_y.data);
+        if (turns_weights_) p[ConvRole::turned_w] = const_cast<std::byte*>(prepared + w_bytes());
+        run("conv_backward_data", b, {ConvPass::backward_data, Fusion::none}, p, workspace);
         if (narrows_input_) planning_.ops.convert({d_x.data, DType::f32, d_x.count()}, {to, planning_.activation(), d_x.count()});
     }
 
@@ -208,6 +216,7 @@ private:
     std::vector<PlannedBatch> batches_;
     size_t workspace_bytes_ = 0;
 };
+    bool turns_weights_ = false;  // an engine wants them
 
 }  // namespace
 

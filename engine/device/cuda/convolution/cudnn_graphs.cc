@@ -38,8 +38,8 @@ DataType_t cudnn_type(DType type) {
 }
 
 const char* role_name(ConvRole role) {
-    constexpr std::array<const char*, kConvRoles> names = {"x",     "w",          "y",      "bias", "residual",        "scale",
-                                                           "shift", "norm input", "centre", "sum",  "sum of products", "accumulated w"};
+    constexpr std::array<const char*, kConvRoles> names = {
+        "x", "w", "y", "bias", "residual", "scale", "shift", "norm input", "centre", "sum", "sum of products", "accumulated w", "turned w"};
     return names[static_cast<size_t>(role)];
 }
 

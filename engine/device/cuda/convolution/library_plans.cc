@@ -3,6 +3,7 @@
 
 #include "engine/device/cuda/convolution/cudnn_provider.h"
 #include "engine/device/cuda/convolution/plans.h"
+#include "engine/device/cuda/convolution/turned_provider.h"
 #include "engine/device/cuda/cublas_linear.h"
 
 namespace jem {
@@ -12,6 +13,7 @@ std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher& launcher, Ops& ops, 
     // Another provider of convolutions is a file beside cudnn_provider.cc and a line here. The first is what the others must agree with.
     ConvProviders convolutions;
     convolutions.push_back(make_cudnn_provider(launcher, gpu, on_device));
+    convolutions.push_back(make_turned_provider(*convolutions.front()));
 
     const auto linear = std::make_shared<CublasLinear>(launcher, gpu, settings.precision, on_device);
     return std::make_unique<CudaPlans>(

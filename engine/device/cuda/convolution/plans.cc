@@ -11,7 +11,8 @@ namespace {
 // What choices by time hold for.
 std::string machine_of(const GpuDescription& gpu, const ConvProviders& providers) {
     std::string names;
-    for (const auto& provider : providers) names += (names.empty() ? "" : ", ") + provider->name();
+    for (const auto& provider : providers)
+        if (!provider->name().empty()) names += (names.empty() ? "" : ", ") + provider->name();
     return gpu.title + " | " + names;
 }
 

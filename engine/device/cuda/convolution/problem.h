@@ -69,9 +69,10 @@ struct ConvProblem {
     size_t workspace_limit = size_t{512} << 20;
 };
 
-// What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ...
-enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, centre, sum, sum_of_products, accumulated_w };
-inline constexpr size_t kConvRoles = 12;
+// What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ... turned_w: w
+// as Ops::turn_weights makes it, for engines that want it beside w.
+enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, centre, sum, sum_of_products, accumulated_w, turned_w };
+inline constexpr size_t kConvRoles = 13;
 
 struct ConvOperand {
     ConvRole role = ConvRole::x;

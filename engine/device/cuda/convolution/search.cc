@@ -297,11 +297,16 @@ private:
 
     void begin_timing(Batch& b) {
         if (std::exchange(b.filled, true)) return;
-        b.trial->fill();
+        fill(*b.trial);
         if (std::exchange(planning_.told, true)) return;
         const std::string& file = planning_.settings.cache_file;
         tell("Timing the convolutions of this network on " + planning_.gpu + ", once" +
              (file.empty() ? "" : " (remembered in " + file + ")") + ".");
+    }
+
+    void fill(Trial& trial) const {
+        trial.fill();
+        planning_.ops.turn_weights(trial.weights(Trial::kTurnedW), trial.weights(Trial::kW), shape_.out_channels, shape_.kernel.area());
     }
 
     // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included, of those that compute the same.
@@ -353,7 +358,7 @@ private:
     EnginePtr fastest_of(Batch& b, const ConvPart& part, const std::vector<Candidate>& candidates, PlanChoice& choice) {
         // A slower one must be slower by more than the clock's noise before the providers' order is left.
         constexpr double kNoise = 0.98, kHopeless = 3;
-        EnginePtr fastest;
+        EnginePtr fastest, first_to_run;
         double best = INFINITY;
         if (candidates.size() > 1) begin_timing(b);
         for (const Candidate& c : candidates) {
@@ -367,10 +372,14 @@ private:
             } catch (const std::runtime_error&) {  // it was planned but does not run: the next one
                 continue;
             }
-            if (seconds >= kNoise * best) continue;
+            if (first_to_run == nullptr && c.provider == 0) first_to_run = c.engine;
+            // What turning the weights takes, at each update, is not timed.
+            constexpr double kTurned = 0.95;
+            if (seconds >= (c.engine->wants_turned_weights() ? kTurned : kNoise) * best) continue;
             if (c.provider > 0) {
                 const ConvPart plain{part.pass};
-                const EnginePtr reference = part.fusion == Fusion::none ? candidates.front().engine : engine_of(b, plain);
+                const EnginePtr reference = part.fusion == Fusion::none ? first_to_run : engine_of(b, plain);
+                if (reference == nullptr) continue;
                 if (reference != c.engine && !agrees(b, *c.engine, part, *reference, plain, part.fusion)) continue;
             }
             best = seconds;
@@ -416,7 +425,7 @@ private:
 
     // Of the whole, on the same operands each time: the pass's output, and what a norm beside it makes of the sums.
     std::vector<std::vector<float>> results(Trial& trial, const ConvEngine& engine, const ConvPart& part, Fusion whole) const {
-        trial.fill();
+        fill(trial);
         trial.copy(Trial::kY, Trial::kResidual, trial.y(Trial::kY).bytes());
         run_whole(trial, engine, part, whole);
         const auto flat = [](const Tensor& t) { return Array{t.data, t.type, t.count()}; };
@@ -444,6 +453,7 @@ private:
         p[ConvRole::bias] = t.of_output(Trial::kBias).data;
         p[ConvRole::residual] = y.data;
         p[ConvRole::scale] = t.norm().scale.data;
+        p[ConvRole::turned_w] = t.at(Trial::kTurnedW);
         switch (part.pass) {
             case ConvPass::forward: {
                 if (has_norm(fusion)) {
