@@ -91,6 +91,7 @@ struct NormOfBatch {
     R *mean, *inv_std, *scale;      // [C], written
     const R* gamma;                 // [C]
     R *running_mean, *running_var;  // [C], updated unless null
+    const R* left_out;              // [C], a bias that the values go without, though the running mean has it; null: none
     const IterationState* state;
     double epsilon, momentum;
 
@@ -104,7 +105,8 @@ struct NormOfBatch {
         const bool finite = batch_mean - batch_mean == 0 && var - var == 0;
         if (running_mean == nullptr || !finite || state->diverged != 0) return;
         const double unbiased = count > 1 ? var * count / (count - 1) : var;
-        running_mean[c] = static_cast<R>((1 - momentum) * static_cast<double>(running_mean[c]) + momentum * batch_mean);
+        const double whole = left_out == nullptr ? batch_mean : batch_mean + static_cast<double>(left_out[c]);
+        running_mean[c] = static_cast<R>((1 - momentum) * static_cast<double>(running_mean[c]) + momentum * whole);
         running_var[c] = static_cast<R>((1 - momentum) * static_cast<double>(running_var[c]) + momentum * unbiased);
     }
 };

@@ -32,6 +32,8 @@ struct NormCoefficients {
 struct BatchNormParameters {
     Array gamma, beta;                // R [C]
     Array running_mean, running_var;  // R [C]
+    Array left_out = {};  // R [C], a bias that x goes without, though the running mean has it: with a batch's statistics it would
+                          // cancel; empty: none
     double epsilon = kNormEpsilon, momentum = kNormMomentum;
 };
 
@@ -270,11 +272,11 @@ public:
     virtual void fill_zero(Array x) = 0;
     // to = from, rounded to nearest even; each R or the activation type.
     virtual void convert(Array to, Array from) = 0;
-    // sum (R) += x, R or the activation type.
-    virtual void accumulate(Array sum, Array x) = 0;
     // Weights of a convolution, [rows, taps, columns], from R or the activation type to the activation type [columns, taps, rows], their
     // taps turned by half a circle: a convolution with these is the way back to data of one with stride 1.
     virtual void turn_weights(Array to, Array from, int64_t rows, int64_t taps) = 0;
+    // sum (R) += x, R or the activation type.
+    virtual void accumulate(Array sum, Array x) = 0;
     // clip: of the gradient that the optimizer gets, 0: none; the factor goes into the state.
     virtual void gradient_norm(IterationState* state, Array gradient, Array weights, SamForm form, double rho, SamPass pass,
                                double clip = 0) = 0;

@@ -736,6 +736,7 @@ private:
                 .gamma = p.gamma.as<R>(),
                 .running_mean = update ? p.running_mean.as<R>() : nullptr,
                 .running_var = update ? p.running_var.as<R>() : nullptr,
+                .left_out = p.left_out.count > 0 ? p.left_out.as<R>() : nullptr,
                 .state = state,
                 .epsilon = p.epsilon,
                 .momentum = p.momentum};

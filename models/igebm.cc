@@ -114,7 +114,7 @@ void Igebm::forward(int pass, const NetworkMemory& m, const Tensor& images) {
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const Block& b = blocks_[i];
         const BlockTensors& t = p.blocks[i];
-        for (const Norm* affine : {b.shift1, b.shift2, b.gain}) statistics_of(*affine, m, mode, at(*x), {});
+        for (const Norm* affine : {b.shift1, b.shift2, b.gain}) statistics_of(*affine, m, mode, at(*x));
         activate_and_convolve(*b.conv1, m, at(t.a), &t.shifted, at(*x), nullptr, {});
         drop(b.dropout, pass, m, t.a, at(t.a));
         activate(*leaky_, m, at(t.a), at(t.a));

@@ -185,7 +185,7 @@ std::vector<const PassTensor*> Inception::BlockTensors::parts() const {
 void Inception::run(const Layer& layer, int pass, const NetworkMemory& m, const PassTensor& y, const Tensor& x) {
     const NormMode mode = pass_settings(pass).norm;
     convolve(*layer.conv, m, at(y), x);
-    statistics_of(*layer.norm, m, mode, at(y), {});
+    statistics_of(*layer.norm, m, mode, at(y));
     activate(*layer.norm, m, at(y), at(y));
 }
 

@@ -107,6 +107,13 @@ int LayeredNetwork::add_pass(const PassSettings& settings) {
     return static_cast<int>(passes_.size()) - 1;
 }
 
+int64_t LayeredNetwork::most_images(Gradients gradients) const {
+    int64_t most = 0;
+    for (const PassSettings& p : passes_)
+        if (p.gradients == gradients) most = std::max(most, p.batch);
+    return most;
+}
+
 ConvPlan* LayeredNetwork::plan_of(const Conv& conv, const ConvOptions& options) {
     const double slope = slope_in_front(conv);
     const auto alike = [&](const auto& other) {
@@ -148,7 +155,8 @@ void LayeredNetwork::build(Device& device, Memory& memory, ConvAlgorithm algorit
             conv.v = keep("/v", weights / rows, size_of(device.real_type()));
             conv.scalars = keep("/sigma", kSpectralScalars, sizeof(double));
         }
-        if (conv.settings.bias == ConvBias::none) without_bias = std::max(without_bias, conv.shape().out_channels);
+        if (conv.settings.bias == ConvBias::none || conv.settings.for_norm_alone)
+            without_bias = std::max(without_bias, conv.shape().out_channels);
     }
     for (const Head head : {Head::classes, Head::energy}) {
         Linear& linear = heads_[static_cast<size_t>(head)];
@@ -249,28 +257,40 @@ Tensor LayeredNetwork::at(const PassTensor& t) {
 
 // Convolutions ----------------------------------------------------------------------------------------------------------------
 
+Array LayeredNetwork::zeros(int64_t channels) { return {memory_->at(zeros_), device_->real_type(), channels}; }
+
 Array LayeredNetwork::bias_of(const Conv& conv, Array weights) {
     const int64_t channels = conv.shape().out_channels;
-    if (conv.settings.bias == ConvBias::none) return {memory_->at(zeros_), device_->real_type(), channels};
+    if (conv.settings.bias == ConvBias::none) return zeros(channels);
     return weights.slice(conv.bias, channels);
 }
 
 Array LayeredNetwork::bias_of(const Linear& head, Array weights) {
-    if (head.has_bias == LinearBias::none) return {memory_->at(zeros_), device_->real_type(), head.out};
+    if (head.has_bias == LinearBias::none) return zeros(head.out);
     return weights.slice(head.bias, head.out);
 }
 
-bool LayeredNetwork::wants_sums(const Next& next) const {
-    return next.norm != nullptr && next.norm->takes_batch() && next.mode != NormMode::running && !norm_shares_.valid();
+bool LayeredNetwork::normalises_by_batch(const Next& next) const {
+    return next.norm != nullptr && next.norm->takes_batch() && next.mode != NormMode::running;
 }
+bool LayeredNetwork::wants_sums(const Next& next) const { return normalises_by_batch(next) && !norm_shares_.valid(); }
 
 Array LayeredNetwork::sums_for(const Norm& norm) { return {memory_->at(norm_sums_), device_->real_type(), 2 * norm.channels}; }
 
-Array LayeredNetwork::activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const PassTensor* a, const Tensor& x,
-                                            const Tensor* residual, const Next& next) {
+ConvFusion LayeredNetwork::fusion_of(const Conv& conv, int64_t images, bool residual, const Next& next) const {
     const Norm* norm = conv.settings.in_front;
-    const ConvFusion wanted{.activation = norm != nullptr && norm->takes_batch(), .sums = wants_sums(next)};
-    const ConvFusion fused = conv.plan->fuses(x.n, wanted, residual != nullptr);
+    return conv.plan->fuses(images, {.activation = norm != nullptr && norm->takes_batch(), .sums = wants_sums(next)}, residual);
+}
+
+bool LayeredNetwork::leaves_activation(const Conv& conv, int64_t images, bool residual, const Next& next) const {
+    return conv.settings.in_front != nullptr && !fusion_of(conv, images, residual, next).activation;
+}
+
+LayeredNetwork::ForNorm LayeredNetwork::activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y,
+                                                              const PassTensor* a, const Tensor& x, const Tensor* residual,
+                                                              const Next& next) {
+    const Norm* norm = conv.settings.in_front;
+    const ConvFusion fused = fusion_of(conv, x.n, residual != nullptr, next);
     FusedForward with;
     NormCoefficients in_front;
     Tensor from = x;
@@ -285,11 +305,16 @@ Array LayeredNetwork::activate_and_convolve(const Conv& conv, const NetworkMemor
         with.centre = m.statistics.slice(next.norm->running_mean, next.norm->channels);
         with.sums = sums_for(*next.norm);
     }
-    conv.plan->forward_fused(y, from, with, memory_->at(conv.prepared), bias_of(conv, m.weights), residual, memory_->workspace());
-    return with.sums;
+    // Left out whatever does the adding, so that all devices and all ranks make the same: nothing, where that would be an op, else zeros.
+    const bool leaves_out = conv.settings.for_norm_alone && normalises_by_batch(next);
+    const bool op = residual == nullptr && !fused.activation && !fused.sums && conv.plan->adds_bias_apart(x.n);
+    const Array own = bias_of(conv, m.weights), bias = !leaves_out ? own : op ? Array{} : zeros(own.count);
+    conv.plan->forward_fused(y, from, with, memory_->at(conv.prepared), bias, residual, memory_->workspace());
+    return {.sums = with.sums, .left_out = leaves_out ? own : Array{}};
 }
 
-Array LayeredNetwork::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next) {
+LayeredNetwork::ForNorm LayeredNetwork::convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x,
+                                                 const Next& next) {
     return activate_and_convolve(conv, m, y, nullptr, x, nullptr, next);
 }
 
@@ -306,23 +331,21 @@ Array LayeredNetwork::convolve_data(const Conv& conv, const NetworkMemory& m, No
     return sums;
 }
 
-void LayeredNetwork::add(const Tensor& sum, const Tensor& x, const Tensor& y) {
-    ops().add_bias(sum, x, {memory_->at(zeros_), device_->real_type(), x.c}, &y);
-}
+void LayeredNetwork::add(const Tensor& sum, const Tensor& x, const Tensor& y) { ops().add_bias(sum, x, zeros(x.c), &y); }
 
 void LayeredNetwork::convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y) {
     conv.plan->backward_data(d_x, d_y, memory_->at(conv.prepared), memory_->workspace());
 }
 
 void LayeredNetwork::activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a,
-                                                   const Tensor& x, const Tensor& d_y) {
+                                                   const Tensor& x, const Tensor& d_y, const PassTensor* kept) {
     const Norm& norm = *conv.settings.in_front;
     if (norm.takes_batch() && conv.plan->fuses_weights_activation(x.n)) {
         conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
         return add_bias_gradient(conv, m, mode, d_y);
     }
-    activate(norm, m, at(a), x);
-    convolve_weights(conv, m, mode, at(a), d_y);
+    if (kept == nullptr) activate(norm, m, at(a), x);
+    convolve_weights(conv, m, mode, at(kept != nullptr ? *kept : a), d_y);
 }
 
 Array LayeredNetwork::weights_gradient(const Conv& conv, const NetworkMemory& m) { return weights_of(conv, m.gradient); }
@@ -370,7 +393,7 @@ Array LayeredNetwork::shares(const Norm& norm) {
     return {memory_->at(norm_shares_), DType::f64, device_->communicator().size() * 2 * norm.channels};
 }
 
-void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums) {
+void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, const ForNorm& left) {
     if (norm.is_affine()) {
         const NormSettings& s = norm.settings;
         if (m.initialises && s.shifts && s.scales) initialise(norm, m, x);
@@ -387,11 +410,12 @@ void LayeredNetwork::statistics_of(const Norm& norm, const NetworkMemory& m, Nor
                                          .beta = m.weights.slice(norm.beta, norm.channels),
                                          .running_mean = m.statistics.slice(norm.running_mean, norm.channels),
                                          .running_var = m.statistics.slice(norm.running_var, norm.channels),
+                                         .left_out = left.left_out,
                                          .epsilon = norm.settings.epsilon,
                                          .momentum = norm.settings.momentum};
     if (mode == NormMode::running) return ops().running_norm_coefficients(coefficients(norm, m.weights), parameters);
     const RunningStatistics running = mode == NormMode::batch_update ? RunningStatistics::update : RunningStatistics::keep;
-    if (sums.count > 0) return ops().batch_norm_of_sums(coefficients(norm, m.weights), sums, x, parameters, running, m.state);
+    if (left.sums.count > 0) return ops().batch_norm_of_sums(coefficients(norm, m.weights), left.sums, x, parameters, running, m.state);
     if (!norm_shares_.valid()) return ops().batch_norm_statistics(coefficients(norm, m.weights), x, parameters, running, m.state);
     Communicator& ranks = device_->communicator();
     ops().batch_norm_moments(ranks.own(shares(norm)), x);

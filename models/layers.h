@@ -51,6 +51,7 @@ struct ConvSettings {
     const Norm* in_front = nullptr;  // what its input passes through; null: nothing
     bool sums = false;               // a batch norm is right behind it, which sums may be taken for
     bool residual = false;           // something is added to its output
+    bool for_norm_alone = false;     // nobody but a batch norm reads its output
     ConvInput input = ConvInput::activations;
     SpectralForm spectral = SpectralForm::none;
     double deviation = 0;  // of its first weights, N(0, deviation^2); 0: U(-b, b), b = 1 / sqrt(fan_in)
@@ -127,6 +128,7 @@ protected:
     };
     const Ends& ends(int pass) const { return ends_[static_cast<size_t>(pass)]; }
     const PassSettings& pass_settings(int pass) const { return passes_[static_cast<size_t>(pass)]; }
+    int64_t most_images(Gradients gradients) const;  // of a pass that takes these
     const Linear& head_of(int pass) const { return heads_[static_cast<size_t>(pass_settings(pass).head)]; }
     PassTensor hidden(int pass, const std::string& name, int64_t c, int64_t h, int64_t w);      // of the activation type
     PassTensor flat(int pass, const std::string& name, int64_t c);                              // R [N, C, 1, 1]
@@ -138,29 +140,35 @@ protected:
 
     // The lines that forward and backward are written in. Outputs come first.
 
-    // The norm that comes next, forward. A convolution may take the sums for it while it writes what the norm reads: then it answers with
-    // them, R [2, C], else with nothing; they are valid until the next ones are taken.
+    // The norm that comes next, forward.
     struct Next {
         const Norm* norm;  // null: nobody wants sums
         NormMode mode;
     };
+    // What a convolution leaves for it.
+    struct ForNorm {
+        Array sums;      // R [2, C], taken while it wrote what the norm reads, and valid until the next ones are; else empty
+        Array left_out;  // R [C], its bias, where it left that out: a batch's statistics take it away, and adding it may cost a pass
+    };
     // y = conv(activation(norm(x))) + residual, unless that is null; a is where the activation lies between the two, and a convolution
     // that fuses them needs no memory for it.
-    Array activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const PassTensor* a, const Tensor& x,
-                                const Tensor* residual, const Next& next);
-    Array convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next = {});
+    ForNorm activate_and_convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const PassTensor* a, const Tensor& x,
+                                  const Tensor* residual, const Next& next);
+    ForNorm convolve(const Conv& conv, const NetworkMemory& m, const Tensor& y, const Tensor& x, const Next& next = {});
     // The gradient behind the activation in front of the convolution; with sums it has passed the activation and is that behind the norm.
     // x is what the norm reads.
     Array convolve_data(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& d_x, const Tensor& d_y, const Tensor& x);
     void convolve_data(const Conv& conv, const Tensor& d_x, const Tensor& d_y);
     // sum = x + y; of channels that a convolution without bias has, too.
     void add(const Tensor& sum, const Tensor& x, const Tensor& y);
-    // Accumulates the gradients of weight and bias; a as above.
+    // Whether activate_and_convolve leaves the activation of so many images in its a.
+    bool leaves_activation(const Conv& conv, int64_t images, bool residual, const Next& next) const;
+    // Accumulates the gradients of weight and bias; a as above, unless the activation was kept and lies there.
     void activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a, const Tensor& x,
-                                       const Tensor& d_y);
+                                       const Tensor& d_y, const PassTensor* kept = nullptr);
     void convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y);
-    // The norm's coefficients for x, from sums where there are any.
-    void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, Array sums);
+    // The norm's coefficients for x, and what the convolution in front left for them.
+    void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, const ForNorm& left = {});
     void activate(const Norm& norm, const NetworkMemory& m, const Tensor& y, const Tensor& x);
     // In place: d_x holds the gradient behind the activation and receives the one in front of the norm, + residual unless that is null.
     // With sums the activation has been passed already.
@@ -189,8 +197,11 @@ private:
     Array image_sums(const Norm& norm, int64_t images);
     void initialise(const Norm& norm, const NetworkMemory& m, const Tensor& x);
     Array shares(const Norm& norm);
+    bool normalises_by_batch(const Next& next) const;
     bool wants_sums(const Next& next) const;
+    ConvFusion fusion_of(const Conv& conv, int64_t images, bool residual, const Next& next) const;
     Array sums_for(const Norm& norm);
+    Array zeros(int64_t channels);
     Array bias_of(const Conv& conv, Array weights);
     Array bias_of(const Linear& head, Array weights);
     Array weights_of(const Conv& conv, Array flat) const { return flat.slice(conv.weight, conv.shape().weight_count()); }
@@ -214,7 +225,7 @@ private:
     Slot norm_shares_;            // f64 [ranks, 2, C]: what the ranks tell each other of one norm layer; with NormBatch::of_job, and of act
     Slot image_sums_;             // f64 [2, images, C]: of a norm that is not of the batch
     Slot norm_sums_;              // R [2, C]: what a convolution takes for the norm that follows
-    Slot zeros_;                  // R [C]: the bias of layers that have none
+    Slot zeros_;                  // R [C]: the bias of layers that have none, or leave it out
 };
 
 }  // namespace jem

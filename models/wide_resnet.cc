@@ -72,6 +72,7 @@ WideResNet::WideResNet(const WideResNetSettings& settings) : LayeredNetwork(sett
             Block b;
             // What is dropped in part is no constant any more.
             if (settings_.dropout > 0) conv1.bias = ConvBias::own;
+            conv1.for_norm_alone = normed && settings_.dropout == 0;
             conv1.in_front = b.norm1 = add_norm(name + ".bn1", channels, norm);
             b.conv1 = add_conv(name + ".conv1", conv1);
             conv2.in_front = b.norm2 = add_norm(name + ".bn2", out, norm);
@@ -116,27 +117,31 @@ void WideResNet::add_tensors(int pass) {
 // Sums of what is dropped in part afterwards are nobody's.
 LayeredNetwork::Next WideResNet::behind_first(const Block& b, NormMode mode) { return b.dropout.rate > 0 ? Next{} : Next{b.norm2, mode}; }
 
+// Four tensors a block of a pass need no more memory than the two that one of twice as many images needs anyhow.
+bool WideResNet::keeps_activations(int pass) const {
+    return !settings_.recompute && 2 * pass_settings(pass).batch <= most_images(Gradients::weights);
+}
+
 // The network, forward and backward, side by side --------------------------------------------------------------------------
 
 void WideResNet::forward(int pass, const NetworkMemory& m, const Tensor& images) {
     Tensors& p = of(pass);
     const NormMode mode = pass_settings(pass).norm;
-    Array sums = convolve(*stem_, m, at(p.stem), images, {blocks_.front().norm1, mode});
+    ForNorm left = convolve(*stem_, m, at(p.stem), images, {blocks_.front().norm1, mode});
     const PassTensor* x = &p.stem;
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const Block& b = blocks_[i];
         const BlockTensors& t = p.blocks[i];
-        const Norm* behind = i + 1 < blocks_.size() ? blocks_[i + 1].norm1 : tail_;
-        statistics_of(*b.norm1, m, mode, at(*x), sums);
-        sums = activate_and_convolve(*b.conv1, m, at(t.h), &t.a1, at(*x), nullptr, behind_first(b, mode));
+        statistics_of(*b.norm1, m, mode, at(*x), left);
+        left = activate_and_convolve(*b.conv1, m, at(t.h), &t.a1, at(*x), nullptr, behind_first(b, mode));
         drop(b.dropout, pass, m, t.h, at(t.h));
-        statistics_of(*b.norm2, m, mode, at(t.h), sums);
+        statistics_of(*b.norm2, m, mode, at(t.h), left);
         if (b.shortcut != nullptr) convolve(*b.shortcut, m, at(t.y), at(*x));
         const Tensor residual = b.shortcut != nullptr ? at(t.y) : at(*x);
-        sums = activate_and_convolve(*b.conv2, m, at(t.y), &t.a2, at(t.h), &residual, {behind, mode});
+        left = activate_and_convolve(*b.conv2, m, at(t.y), &t.a2, at(t.h), &residual, behind(i, mode));
         x = &t.y;
     }
-    statistics_of(*tail_, m, mode, at(*x), sums);
+    statistics_of(*tail_, m, mode, at(*x), left);
     activate(*tail_, m, at(p.tail), at(*x));
     ops().mean_pool(at(ends(pass).features), at(p.tail));
     apply_head(pass, m);
@@ -148,7 +153,7 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
     const NormMode mode = settings.norm;
     const bool weights = settings.gradients == Gradients::weights;
     // Where sampling has half as many images as the labelled batch, as in the paper, its two tensors a block need what one needs there.
-    const bool recompute = settings_.recompute && weights;
+    const bool recompute = settings_.recompute && weights, keeps = keeps_activations(pass);
     head_backward(pass, m);
     ops().mean_pool_backward(at(p.d_tail), at(ends(pass).d_features));
     activate_backward(*tail_, m, settings, at(p.d_tail), at(p.blocks.back().y), nullptr, {});
@@ -158,16 +163,19 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         const BlockTensors& t = p.blocks[i];
         const PassTensor& x = i > 0 ? p.blocks[i - 1].y : p.stem;
         const PassTensor& h = recompute ? t.again_h : t.h;
+        const bool in_a1 = keeps && leaves_activation(*b.conv1, settings.batch, false, behind_first(b, mode));
+        const bool in_a2 = keeps && leaves_activation(*b.conv2, settings.batch, true, behind(i, mode));
+        const PassTensor *kept1 = in_a1 ? &t.a1 : nullptr, *kept2 = in_a2 ? &t.a2 : nullptr;
         // With the sums that forward asked for, though nobody reads them: the same form gives the same bits.
         if (recompute) {
             activate_and_convolve(*b.conv1, m, at(h), &t.again_a1, at(x), nullptr, behind_first(b, mode));
             drop(b.dropout, pass, m, h, at(h));
         }
-        if (weights) activate_and_convolve_weights(*b.conv2, m, mode, t.again2, at(h), at(*d_y));
+        if (weights) activate_and_convolve_weights(*b.conv2, m, mode, t.again2, at(h), at(*d_y), kept2);
         Array sums = convolve_data(*b.conv2, m, mode, at(t.d_h), at(*d_y), at(h));
         activate_backward(*b.norm2, m, settings, at(t.d_h), at(h), nullptr, sums);
         drop(b.dropout, pass, m, t.d_h, at(t.d_h));
-        if (weights) activate_and_convolve_weights(*b.conv1, m, mode, t.again1, at(x), at(t.d_h));
+        if (weights) activate_and_convolve_weights(*b.conv1, m, mode, t.again1, at(x), at(t.d_h), kept1);
         sums = convolve_data(*b.conv1, m, mode, at(t.d_x), at(t.d_h), at(x));
         if (b.shortcut != nullptr) {
             if (weights) convolve_weights(*b.shortcut, m, mode, at(x), at(*d_y));

@@ -47,7 +47,7 @@ private:
     };
     struct BlockTensors {
         PassTensor a1, h, a2, y;          // forward; the block's input is the y before it. h and y are kept for the backward pass
-        PassTensor again1, again2;        // a1 and a2 once more, for the weight gradients
+        PassTensor again1, again2;        // a1 and a2 once more, for the weight gradients, where they were not kept
         PassTensor again_h, again_a1;     // h once more where it was not kept, and a1 for that
         PassTensor d_h, d_x, d_shortcut;  // gradients of h, of the block's input, of what the shortcut passes on
     };
@@ -57,6 +57,9 @@ private:
     };
 
     static Next behind_first(const Block& block, NormMode mode);
+    Next behind(size_t block, NormMode mode) const { return {block + 1 < blocks_.size() ? blocks_[block + 1].norm1 : tail_, mode}; }
+    // Whether a1 and a2 stay for the weight gradients.
+    bool keeps_activations(int pass) const;
     void add_tensors(int pass) override;
     PassTensor first_convolution(int pass) const override { return tensors_[static_cast<size_t>(pass)].stem; }
     Tensors& of(int pass) { return tensors_[static_cast<size_t>(pass)]; }

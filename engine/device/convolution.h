@@ -86,13 +86,18 @@ public:
     // weights lie there, unchanged, until the next call.
     virtual void prepare(std::byte* prepared, Array weights, std::byte* workspace) = 0;
 
-    // y = conv(x) + bias [+ residual]; residual may be y itself.
+    // y = conv(x) + bias [+ residual]; residual may be y itself. bias may be empty where it is an op of its own and there is no residual.
     virtual void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
                          std::byte* workspace) = 0;
     // Which of the ops wanted around a forward pass the convolution does better itself: decided when the plan was made.
     virtual ConvFusion fuses(int64_t batch, ConvFusion wanted, bool residual) const {
         (void)batch, (void)wanted, (void)residual;
         return {};
+    }
+    // Whether a bias, without a residual, costs a pass over y.
+    virtual bool adds_bias_apart(int64_t batch) const {
+        (void)batch;
+        return false;
     }
     // forward with exactly what `fuses` answered. It may round the norm otherwise than Ops::norm_leaky does, so that a value near
     // the kink may fall on the other side.

@@ -71,12 +71,12 @@ private:
 
 // How far two ranks may be from one. In f32 sums in another order, 1e-5 of a value at most, until a LeakyReLU's input or SGLD's clamp falls
 // on the other side of its kink, which moves gradients by per cents; in bf16 a rounding of an activation to the next number is enough.
-// Measured where nothing fell on the other side in f32: losses 8e-6, momentum 3e-7; in bf16 8e-3 and 0.1. Without the other rank's
-// gradient the momentum is off by 0.6 to 0.9.
+// Measured where nothing fell on the other side in f32: losses 8e-6, momentum 3e-7; in bf16 8e-3, and 0.1 or 0.3 by how values happen to
+// round. Without the other rank's gradient the momentum is off by 0.6 to 0.9.
 struct Limits {
     double scalars, momentum, others;
 };
-constexpr Limits kF32{1e-3, 0.05, 0.01}, kBf16{0.05, 0.3, 0.03};
+constexpr Limits kF32{1e-3, 0.05, 0.01}, kBf16{0.05, 0.45, 0.03};
 
 struct Variant {
     const char* name;

@@ -305,6 +305,28 @@ TEST_CASE("running_statistics_are_kept_where_asked_or_diverged_or_not_finite") {
     });
 }
 
+TEST_CASE("a_bias_that_x_goes_without_is_in_the_running_mean_and_nowhere_else") {
+    on_every_device([](OnDevice& m) {
+        for (const Extent& e : kExtents) {
+            INFO(e.text());
+            TestData data(6);
+            const Values x = data.normals(e.count()), bias = data.uniforms(e.c, -2, 2);
+            TestData same = data;
+            NormLayer with = norm_layer(m, data, e.c), without = norm_layer(m, same, e.c);
+            with.parameters.left_out = m.real(bias);
+            for (const NormLayer* l : {&with, &without})
+                m.ops().batch_norm_statistics(l->out, m.tensor(e, x), l->parameters, RunningStatistics::update, m.state());
+            check_equal("mean", m.read(with.out.mean), m.read(without.out.mean));
+            check_equal("inv_std", m.read(with.out.inv_std), m.read(without.out.inv_std));
+            check_equal("scale", m.read(with.out.scale), m.read(without.out.scale));
+            check_equal("running variance", m.read(with.parameters.running_var), m.read(without.parameters.running_var));
+            Values mean = m.read(without.parameters.running_mean);
+            for (size_t c = 0; c < bias.size(); ++c) mean[c] += 0.9 * bias[c];
+            check_close("running mean", m.read(with.parameters.running_mean), mean, m.roundings(2, 4));
+        }
+    });
+}
+
 // What rounding can make of a channel of equal values; no tensor of a reasonable size gets there.
 TEST_CASE("a_variance_that_rounding_made_negative_counts_as_0") {
     double mean = 0, inv_std = 0, scale = 0;
@@ -315,6 +337,7 @@ TEST_CASE("a_variance_that_rounding_made_negative_counts_as_0") {
                                                                  .gamma = &gamma,
                                                                  .running_mean = nullptr,
                                                                  .running_var = nullptr,
+                                                                 .left_out = nullptr,
                                                                  .state = nullptr,
                                                                  .epsilon = kEpsilon,
                                                                  .momentum = 0.9},

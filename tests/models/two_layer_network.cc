@@ -35,8 +35,8 @@ void TwoLayerNetwork::add_tensors(int pass) {
 void TwoLayerNetwork::forward(int pass, const NetworkMemory& m, const Tensor& images) {
     const Tensors& t = of(pass);
     const NormMode mode = pass_settings(pass).norm;
-    const Array sums = convolve(*conv_, m, at(t.h), images, {norm_, mode});
-    statistics_of(*norm_, m, mode, at(t.h), sums);
+    const ForNorm left = convolve(*conv_, m, at(t.h), images, {norm_, mode});
+    statistics_of(*norm_, m, mode, at(t.h), left);
     activate(*norm_, m, at(t.a), at(t.h));
     ops().pool(at(t.pooled), at(t.a), kPooling);
     ops().mean_pool(at(ends(pass).features), drop(dropout_, pass, m, t.dropped, at(t.pooled)));

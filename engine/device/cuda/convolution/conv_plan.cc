@@ -56,7 +56,9 @@ public:
                        const Tensor* residual, std::byte* workspace) override {
         const PlannedBatch& b = planned(x.n);
         check_tensors(b, x, y);
-        expect(bias.count == shape_.out_channels && bias.type == DType::f32, "another bias");
+        const bool biased = bias.count > 0;
+        const bool alone = residual == nullptr && with.norm == nullptr && with.sums.count == 0;
+        expect(biased ? bias.count == shape_.out_channels && bias.type == DType::f32 : alone && adds_bias_apart(x.n), "another bias");
         if (residual != nullptr) expect_tensor(*residual, "residual", y_dims(b), planning_.activation());
         const ConvFusion around{.activation = with.norm != nullptr, .sums = with.sums.count > 0};
         Fusion fusion = forward_with(around, residual != nullptr);
@@ -82,7 +84,7 @@ public:
             p[ConvRole::centre] = with.centre.data;
         }
         run("conv_forward", b, {ConvPass::forward, fusion}, p, workspace);
-        if (fusion == Fusion::none) planning_.ops.add_bias(y, to, bias, residual);
+        if (fusion == Fusion::none && biased) planning_.ops.add_bias(y, to, bias, residual);
     }
 
     void backward_data(const Tensor& d_x, const Tensor& d_y, const std::byte* prepared, std::byte* workspace) override {
@@ -214,9 +216,9 @@ private:
     double slope_;        // of the LeakyReLU that may be fused
     bool narrows_input_;  // x is f32 images, the convolution reads bf16
     std::vector<PlannedBatch> batches_;
+    bool turns_weights_ = false;  // an engine wants them
     size_t workspace_bytes_ = 0;
 };
-    bool turns_weights_ = false;  // an engine wants them
 
 }  // namespace
 
