@@ -54,7 +54,8 @@ RunProgress progress_of(const nlohmann::ordered_json& json) {
                   .owed = {}};
     if (json.contains("owed")) {
         const nlohmann::ordered_json& owed = json.at("owed");
-        if (!owed.is_object() || !std::all_of(owed.begin(), owed.end(), [](const auto& value) { return value.is_number() || value.is_null(); }))
+        if (!owed.is_object() ||
+            !std::all_of(owed.begin(), owed.end(), [](const auto& value) { return value.is_number() || value.is_null(); }))
             throw nlohmann::json::other_error::create(0, "no line of a log", &owed);
         p.owed = owed;
     }
