@@ -160,6 +160,7 @@ struct RunOptions {
     bool while_measuring = false;     // what --metrics asks for, not before
     int64_t kill_at_sheet = -1;       // which of this process's, from 0; its log line was written, its checkpoint not
     int threads = 1;
+    Ranks* ranks = nullptr;  // of a job; null: alone
     int64_t held_out = 7;
     std::string held_out_name = "test";
     std::function<void(ImageSet&)> alter_train = {}, alter_held_out = {};  // empty: nothing
@@ -177,6 +178,7 @@ inline bool owes_evaluation(const path& root) {
 
 inline Run train(const path& root, const Settings& s, const RunOptions& o = {}) {
     const auto device = make_cpu_device({.threads = o.threads});
+    if (o.ranks != nullptr) device->join(*o.ranks);
     WideResNet network(wide_resnet_settings(s));
     const RunFolder folder(root);
     Run run;

@@ -18,6 +18,7 @@
 #include "engine/evaluation/classification.h"
 #include "engine/settings/schedule.h"
 #include "tests/engine/training/runs.h"
+#include "tests/thread_ranks.h"
 
 namespace jem {
 
@@ -196,6 +197,30 @@ TEST_CASE("a_run_that_is_killed_behind_an_owed_evaluation_writes_its_line_once")
         CHECK(metrics(parts.path()).size() == lines + 1);
     }
     CHECK(train(parts.path(), s, {.resume = true}).result.end == TrainingEnd::finished);
+    check_same_run(parts.path(), whole.path());
+}
+
+TEST_CASE("ranks_leave_an_evaluation_together_and_go_on_together") {
+    const Settings s = small();
+    const auto train_on_two = [&](const path& root, const RunOptions& options) {
+        std::vector<Run> runs(2);
+        on_ranks(2, [&](Ranks& ranks) {
+            RunOptions own = options;
+            own.ranks = &ranks;
+            if (ranks.rank() > 0) own.stop_in_evaluation = -1;
+            runs[static_cast<size_t>(ranks.rank())] = train(root, s, own);
+        });
+        CHECK(runs[1].result.end == runs[0].result.end);
+        CHECK(runs[1].result.iterations == runs[0].result.iterations);
+        return runs[0].result;
+    };
+    const TempFolder whole, parts;
+    CHECK(train_on_two(whole.path(), {}).end == TrainingEnd::finished);
+    const TrainingResult first = train_on_two(parts.path(), {.stop_in_evaluation = 0});
+    CHECK(first.end == TrainingEnd::interrupted);
+    CHECK(first.iterations == s.iterations_per_epoch(kTrainImages));
+    CHECK(train_on_two(parts.path(), {.resume = true, .stop_in_evaluation = 0}).end == TrainingEnd::interrupted);
+    CHECK(train_on_two(parts.path(), {.resume = true}).end == TrainingEnd::finished);
     check_same_run(parts.path(), whole.path());
 }
 
