@@ -223,7 +223,7 @@ public:
                     out.push_back({pass,
                                    part.made->engine + (part.images < v.batch ? ", " + std::to_string(part.images) + " at a time" : ""),
                                    v.batch, part.made->scratch_bytes()});
-            if (planar_ && v.backward_weights.made != nullptr) out.push_back({"backward_data", "direct, channel by channel", v.batch, 0});
+            if (planar_ && v.backward_weights.made != nullptr) out.push_back({"backward_data", "direct", v.batch, 0});
         }
         return out;
     }
