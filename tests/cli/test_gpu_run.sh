@@ -7,12 +7,8 @@ program=${1:-${JEM_ENGINE:?}}
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=tests/made_images.sh
 source "$tests/made_images.sh"
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [[ ! -s ${2:-} ]] || tail -n 15 "$2" | sed 's/^/    /'
-}
+# shellcheck source=tests/checks.sh
+source "$tests/checks.sh"
 flags=(--out out --device cpu --precision f32 --data mnist --data-dir data --depth 10 --width 1 --programs "$(dirname "$program")"
     --minutes 0.4 --evaluation-minutes 0.1 --piece-seconds 8 --stopping-seconds 4 --ood-data uniform)
 more=(--batch-size 16 --gen-batch-size 16 --buffer-size 64 --sgld-steps 2)

@@ -9,11 +9,8 @@ if [[ ! -x $build/jem_probe_check ]]; then
     echo 'this build has no CUDA parts'
     exit 77
 fi
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-}
+# shellcheck source=tests/checks.sh
+source "$root/tests/checks.sh"
 # Index arithmetic, descriptors, barriers; then the kernels' own source on the host, against plain loops.
 for check in jem_probe_check jem_probe_emulation; do
     timeout 300 "$build/$check" >out 2>&1 </dev/null || { fail "$check: exit code $?" && grep -v '^ok' out | head -n 20; }

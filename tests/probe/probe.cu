@@ -1,7 +1,6 @@
 // probe STEP: one question to the hardware per step; see README.md. Every line begins with "ok", "FAIL", "time" or "info".
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,23 +10,13 @@
 #include <vector>
 
 #include "tests/probe/conv_sm90.cuh"
+#include "tests/probe/tell.h"
 
-constexpr double kMatmul = 746;       // TFLOP/s of a large bf16 matmul on an H100 SXM, measured before
 constexpr int kFlopsPerClock = 4096;  // dense bf16 per SM and clock
 static int failures = 0;
 static Trouble* trouble = nullptr;
 static int sms = 132;
 
-static void line(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
-static void line(const char* kind, const char* format, ...) {
-    std::printf("%-5s ", kind);
-    va_list a;
-    va_start(a, format);
-    std::vprintf(format, a);
-    va_end(a);
-    std::printf("\n");
-    std::fflush(stdout);
-}
 static void result(bool ok, const std::string& what) {
     failures += !ok;
     line(ok ? "ok" : "FAIL", "%s", what.c_str());

@@ -15,7 +15,6 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,22 +25,13 @@
 #include <string>
 #include <vector>
 
-constexpr double kMatmul = 746;
+#include "tests/probe/tell.h"
+
 static int failures = 0;
 static std::string device_json;  // --plan
 static cudnnHandle_t handle = nullptr;
 static bool planning() { return !device_json.empty(); }
 
-static void line(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
-static void line(const char* kind, const char* format, ...) {
-    std::printf("%-5s ", kind);
-    va_list a;
-    va_start(a, format);
-    std::vprintf(format, a);
-    va_end(a);
-    std::printf("\n");
-    std::fflush(stdout);
-}
 static void check(cudaError_t e, const char* what) {
     if (e == cudaSuccess) return;
     line("FAIL", "%s: %s", what, cudaGetErrorString(e));
