@@ -646,8 +646,8 @@ public:
     }
     void turn_weights(Array to, Array from, int64_t rows, int64_t taps) override {
         const int64_t columns = from.count / (rows * taps);
-        const auto run = [&](auto* weights) {
-            exec_.for_each("turn_weights", to.count, TurnWeights{to.as<A>(), weights, rows, taps, columns});
+        const auto run = [&]<class From>(const From* weights) {
+            exec_.for_each("turn_weights", to.count, TurnWeights<A, From>{to.as<A>(), weights, rows, taps, columns});
         };
         if (from.type == DTypeOf<R>::value)
             run(from.as<R>());
