@@ -167,6 +167,7 @@ void Igebm::backward(int pass, const NetworkMemory& m, const Tensor& images, con
             convolve_data(*b.shortcut, at(t.d_shortcut), at(d_z));
         }
         add(at(t.d_x), at(t.d_x), at(b.shortcut != nullptr ? t.d_shortcut : d_z));
+        await_weights();
         d_out = &t.d_x;
     }
     activate_backward(*leaky_, m, settings, at(*d_out), at(p.start), nullptr, {});

@@ -128,6 +128,7 @@ ConvPlan* LayeredNetwork::plan_of(const Conv& conv, const ConvOptions& options) 
         if (alike(Planned{other.shape(), other.settings.input, slope_in_front(other), nullptr})) add_calls(own.calls, other.settings);
     plans_.push_back({conv.shape(), own.input, slope, device_->plan_convolution(conv.shape(), own)});
     memory_->need_workspace(plans_.back().plan->workspace_bytes());
+    memory_->need_side_workspace(plans_.back().plan->weights_workspace_bytes());
     return plans_.back().plan.get();
 }
 
@@ -340,18 +341,27 @@ void LayeredNetwork::convolve_data(const Conv& conv, const Tensor& d_x, const Te
 void LayeredNetwork::activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a,
                                                    const Tensor& x, const Tensor& d_y, const PassTensor* kept) {
     const Norm& norm = *conv.settings.in_front;
-    if (norm.takes_batch() && conv.plan->fuses_weights_activation(x.n)) {
-        conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
-        return add_bias_gradient(conv, m, mode, d_y);
+    if (!norm.takes_batch() || !conv.plan->fuses_weights_activation(x.n)) {
+        if (kept == nullptr) {
+            const OnSide side(*memory_);
+            activate(norm, m, at(a), x);
+        }
+        return convolve_weights(conv, m, mode, at(kept != nullptr ? *kept : a), d_y);
     }
-    if (kept == nullptr) activate(norm, m, at(a), x);
-    convolve_weights(conv, m, mode, at(kept != nullptr ? *kept : a), d_y);
+    {
+        const OnSide side(*memory_);
+        conv.plan->backward_weights_fused(weights_gradient(conv, m), x, coefficients(norm, m.weights), d_y, memory_->workspace());
+    }
+    add_bias_gradient(conv, m, mode, d_y);
 }
 
 Array LayeredNetwork::weights_gradient(const Conv& conv, const NetworkMemory& m) { return weights_of(conv, m.gradient); }
 
 void LayeredNetwork::convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y) {
-    conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
+    {
+        const OnSide side(*memory_);
+        conv.plan->backward_weights(weights_gradient(conv, m), x, d_y, memory_->workspace());
+    }
     add_bias_gradient(conv, m, mode, d_y);
 }
 

@@ -183,6 +183,7 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         }
         const Tensor residual = b.shortcut != nullptr ? at(t.d_shortcut) : at(*d_y);
         activate_backward(*b.norm1, m, settings, at(t.d_x), at(x), &residual, sums);
+        await_weights();
         d_y = &t.d_x;
     }
     if (weights)

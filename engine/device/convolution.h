@@ -82,7 +82,8 @@ public:
     virtual ~ConvPlan() = default;
 
     virtual size_t prepared_bytes() const = 0;
-    virtual size_t workspace_bytes() const = 0;  // the largest of all passes and batch sizes
+    virtual size_t workspace_bytes() const = 0;                                   // the largest of all passes and batch sizes
+    virtual size_t weights_workspace_bytes() const { return workspace_bytes(); }  // of backward_weights alone
     // weights lie there, unchanged, until the next call.
     virtual void prepare(std::byte* prepared, Array weights, std::byte* workspace) = 0;
 

@@ -76,6 +76,13 @@ public:
     virtual WorkReport end_dry_run() = 0;
     virtual int64_t launches() const = 0;  // queued so far, in whatever mode
 
+    // A side queue, where the device has one: what is queued between begin_side and end_side waits for all that was queued before, and may
+    // run beside what is queued after, until join_side. Through Memory, which keeps the two apart.
+    virtual bool has_side_queue() const { return false; }
+    virtual void begin_side() {}
+    virtual void end_side() noexcept {}
+    virtual void join_side() {}
+
     // Time by label, from here to the second call. On a GPU only what is queued, not what a graph replays.
     virtual void begin_profile() = 0;
     virtual WorkReport end_profile() = 0;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 namespace jem {
 namespace {
@@ -47,14 +48,41 @@ void Memory::need_workspace(size_t bytes) {
     workspace_bytes_ = std::max(workspace_bytes_, bytes);
 }
 
+void Memory::need_side_workspace(size_t bytes) {
+    if (packed_) throw std::logic_error("Workspace was asked for after the plan was packed.");
+    if (device_.has_side_queue()) side_workspace_bytes_ = std::max(side_workspace_bytes_, bytes);
+}
+
 std::byte* Memory::workspace() {
     if (planning_) return reinterpret_cast<std::byte*>(kPlanningBase);
-    return at(workspace_);
+    return at(on_side_ ? side_workspace_ : workspace_);
+}
+
+void Memory::begin_side() {
+    if (!device_.has_side_queue()) return;
+    device_.begin_side();
+    on_side_ = true;
+    if (!side_since_) side_since_ = device_.launches();
+}
+
+void Memory::end_side() noexcept {
+    if (std::exchange(on_side_, false)) device_.end_side();
+}
+
+void Memory::join_side() {
+    if (!side_since_) return;
+    device_.join_side();
+    const int64_t since = *std::exchange(side_since_, std::nullopt);
+    if (!planning_) return;
+    const int64_t last = device_.launches() - 1;
+    for (Entry& e : entries_)
+        if (e.last_use >= since) e.last_use = std::max(e.last_use, last);
 }
 
 void Memory::pack() {
     if (packed_) return;
     workspace_ = keep("workspace", "workspace", workspace_bytes_);
+    if (side_workspace_bytes_ > 0) side_workspace_ = keep("workspace", "workspace of the side queue", side_workspace_bytes_);
     packed_ = true;
     // Permanent slots one after another; behind them the transient ones, largest first, each at the lowest offset where
     // nothing lies that lives at the same time.

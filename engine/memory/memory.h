@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,16 @@ public:
     Slot keep(const std::string& region, const std::string& name, size_t bytes);
     // Memory from its first to its last use (in order of launches). Its contents are undefined before and after.
     Slot transient(const std::string& name, size_t bytes);
-    // Scratch that every caller may overwrite: one block as large as the largest request.
+    // Scratch that every caller may overwrite: one block as large as the largest request. Of those on the side queue another one.
     void need_workspace(size_t bytes);
+    void need_side_workspace(size_t bytes);
     std::byte* workspace();
+
+    // Device::begin_side and the others. What was in use from the first on, operands that were made just before it too, lives until the
+    // third: the planner's clock counts launches, and of two that run beside each other neither is the earlier one.
+    void begin_side();
+    void end_side() noexcept;
+    void join_side();
 
     // Runs body without doing or allocating anything; returns the work that it would have been.
     template <class Body>
@@ -97,11 +105,25 @@ private:
     Sharing sharing_;
     size_t guard_bytes_;
     std::vector<Entry> entries_;
-    size_t workspace_bytes_ = 0;
-    Slot workspace_;
+    size_t workspace_bytes_ = 0, side_workspace_bytes_ = 0;
+    Slot workspace_, side_workspace_;
+    bool on_side_ = false;
+    std::optional<int64_t> side_since_;  // launches; none: everything is joined
     std::unique_ptr<Buffer> arena_;
     size_t arena_bytes_ = 0;
     bool planning_ = false, packed_ = false;
+};
+
+// What is queued while it lives goes to the side queue.
+class OnSide {
+public:
+    explicit OnSide(Memory& memory) : memory_(memory) { memory_.begin_side(); }
+    OnSide(const OnSide&) = delete;  // ends once
+    OnSide& operator=(const OnSide&) = delete;
+    ~OnSide() { memory_.end_side(); }
+
+private:
+    Memory& memory_;
 };
 
 }  // namespace jem

@@ -64,6 +64,10 @@ planned --gpu h100 --precision f32 --json && printf '%s\n' "$bf16" >>out &&
     tail -n 2 out | python3 -c 'import json, sys; f32, bf16 = map(json.loads, sys.stdin); sys.exit(not (f32["peak_bytes"] > bf16["peak_bytes"] and f32["predicted_seconds_per_iteration"] > bf16["predicted_seconds_per_iteration"]))' ||
     fail 'bf16 needs less memory and time than f32' out
 
+planned --gpu h100 --precision bf16 --overlap on --json && printf '%s\n' "$bf16" >>out &&
+    tail -n 2 out | python3 -c 'import json, sys; on, off = map(json.loads, sys.stdin); sys.exit(not (off["peak_bytes"] < on["peak_bytes"] < 1.1 * off["peak_bytes"] and on["launches_per_iteration"] == off["launches_per_iteration"]))' ||
+    fail '--overlap on needs a little more memory, for the same launches' out
+refused 'overlap.*on.*off' --gpu h100 --overlap maybe
 planned --gpu t4 && for words in 'Tesla T4' prediction 'linear head: cublasLt' 'fused candidate' 'on the GPU'; do
     grep -q "$words" out || fail "the page does not say \"$words\"" out
 done

@@ -15,13 +15,14 @@ namespace jem {
 
 class EmulatedDevice {
 public:
-    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}, LoopFusion fusion = LoopFusion::none)
-        : EmulatedDevice(precision, settings, std::vector<Loops>{loops_with(fusion)}) {}
+    explicit EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings = {}, LoopFusion fusion = LoopFusion::none,
+                            bool overlap = false)
+        : EmulatedDevice(precision, settings, std::vector<Loops>{loops_with(fusion)}, "", overlap) {}
     EmulatedDevice(CudaPrecision precision, const cuda_on_host::Settings& settings, const std::vector<Loops>& providers,
-                   const std::string& plan_cache = "")
+                   const std::string& plan_cache = "", bool overlap = false)
         : races_(cuda_on_host::races()) {
         cuda_on_host::reset(settings);
-        device_ = make_cuda_device({.precision = precision, .nondeterministic = false, .ordinal = 0, .plan_cache = ""},
+        device_ = make_cuda_device({.precision = precision, .nondeterministic = false, .overlap = overlap, .ordinal = 0, .plan_cache = ""},
                                    loop_plans(precision, providers, plan_cache));
     }
     EmulatedDevice(const EmulatedDevice&) = delete;  // the machine is one

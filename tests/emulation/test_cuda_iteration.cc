@@ -58,6 +58,42 @@ TEST_CASE("recorded_graphs_of_an_iteration_equal_eager_calls_bit_for_bit") {
     }
 }
 
+// In any legal order of the two streams' work; what lies in memory that the other one uses would show as other bits, or as a race.
+TEST_CASE("gradients_of_weights_beside_the_way_back_change_no_bit") {
+    Settings batch = variants()[1].settings, none = batch, instance = batch, recompute = batch, igebm = batch;
+    none.norm = NormKind::none;
+    none.lr = 0.01;
+    instance.norm = NormKind::instance;
+    recompute.recompute = true;
+    igebm.network = NetworkKind::igebm;
+    igebm.depth = 14;
+    igebm.norm = NormKind::none;
+    igebm.lr = 0.01;
+    std::vector<std::pair<std::string, Settings>> all = {
+        {"batch", batch}, {"none", none}, {"instance", instance}, {"recompute", recompute}, {"igebm", igebm}};
+    if (cuda_on_host::checks_accesses()) {
+        all.erase(all.begin() + 1, all.end());
+        all.front().second.sgld_steps = kCheckedSteps;
+    }
+    for (auto& [name, settings] : all)
+        for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
+            if (cuda_on_host::checks_accesses() && precision != CudaPrecision::bf16) continue;
+            INFO(name, ", ", precision_name(precision));
+            const LoopFusion fusion = precision == CudaPrecision::bf16 ? LoopFusion::none : LoopFusion::both;
+            std::vector<std::byte> in_order;
+            {
+                EmulatedDevice device(precision, {}, fusion);
+                in_order = selftest::bits_of_iterations(*device, make_network, settings);
+            }
+            for (const uint64_t seed : {0, 1, 2}) {
+                if (cuda_on_host::checks_accesses() && seed != 1) continue;
+                EmulatedDevice device(precision, {.seed = seed}, fusion, true);
+                CHECK(selftest::bits_of_iterations(*device, make_network, settings) == in_order);
+                if (seed == 1 && !cuda_on_host::checks_accesses()) check_all(selftest::check_repetition(*device, make_network, settings));
+            }
+        }
+}
+
 TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
     const auto cpu = make_cpu_device({.threads = 1});
     for (const Variant& v : variants()) {
@@ -71,7 +107,8 @@ TEST_CASE("an_iteration_on_the_emulated_gpu_equals_the_cpu") {
 TEST_CASE("no_phase_reads_what_it_did_not_write") {
     for (const Variant& v : variants()) {
         INFO(v.name);
-        EmulatedDevice device(v.precision, {}, v.settings.sgld_steps > 0 ? LoopFusion::both : LoopFusion::none);
+        const bool samples = v.settings.sgld_steps > 0;
+        EmulatedDevice device(v.precision, {}, samples ? LoopFusion::both : LoopFusion::none, samples);
         const auto network = make_network(v.settings);
         Memory memory(*device);
         TrainingIteration iteration(*device, memory, *network, v.settings,

@@ -112,6 +112,11 @@ void CommonOptions::add_to(CLI::App& app) {
         ->multi_option_policy(kLastCounts)
         ->group(group);
     app.add_flag("--nondeterministic", nondeterministic, "CUDA: let faster convolutions in that do not repeat bit for bit")->group(group);
+    app.add_option("--overlap", overlap, "CUDA: take gradients of weights beside the way back through the layers (on, off); the same bits")
+        ->check(CLI::IsMember({"on", "off"}))
+        ->capture_default_str()
+        ->multi_option_policy(kLastCounts)
+        ->group(group);
     app.add_flag("--quiet", quiet, "No progress on stderr")->group(group);
     app.add_flag("--json", json, "The result as JSON, the last line of stdout")->group(group);
 }
@@ -300,6 +305,7 @@ std::unique_ptr<Device> make_device(const CommonOptions& common, const std::stri
         try {
             return make_cuda_device({.precision = cuda_precision(precision),
                                      .nondeterministic = common.nondeterministic,
+                                     .overlap = common.overlap == "on",
                                      .ordinal = the_job().gpu(),
                                      .plan_cache = user_cache_file("convolutions.json")});
         } catch (const CudaUnavailable& e) {

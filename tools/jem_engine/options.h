@@ -24,9 +24,9 @@
 
 namespace jem {
 
-// --device --threads --seed --quiet --json --nondeterministic, on every command.
+// --device --threads --seed --quiet --json --nondeterministic --overlap, on every command.
 struct CommonOptions {
-    std::string device = "auto";
+    std::string device = "auto", overlap = "off";
     int threads = 0;
     std::optional<uint64_t> seed;
     bool quiet = false, json = false, nondeterministic = false;

@@ -101,12 +101,13 @@ struct PlannedGpu {
 };
 
 #ifdef JEM_HAS_CUDA
-PlannedGpu planned_gpu(const std::string& name, const std::string& precision) {
+PlannedGpu planned_gpu(const std::string& name, const std::string& precision, bool overlap) {
     // cuDNN 9.19 ends the program where it plans for another GPU than one that it sees (on an H100: in its own heuristics).
     setenv("CUDA_VISIBLE_DEVICES", "", 1);
     const GpuDescription gpu = describe_gpu(name);
     CudaOptions options;
     options.precision = cuda_precision(precision);
+    options.overlap = overlap;
     return {.device = make_cuda_planning_device(gpu, options),
             .title = gpu.title,
             .memory_bytes = static_cast<double>(gpu.memory_bytes),
@@ -114,7 +115,7 @@ PlannedGpu planned_gpu(const std::string& name, const std::string& precision) {
             .peak_flops = gpu.peak_flops(options.precision)};
 }
 #else
-PlannedGpu planned_gpu(const std::string& name, const std::string&) {
+PlannedGpu planned_gpu(const std::string& name, const std::string&, bool) {
     throw InputError("--gpu " + name +
                      ": this build has no CUDA parts (" JEM_CUDA_MISSING
                      "). Leave --gpu out to plan for the CPU, or build with what is missing.");
@@ -139,7 +140,7 @@ int plan(const PlanOptions& o) {
     const int64_t train = shape.num_train - s.n_valid, held_out = s.n_valid > 0 ? s.n_valid : shape.num_test;
 
     PlannedGpu gpu;
-    if (!o.gpu.empty()) gpu = planned_gpu(o.gpu, s.precision);
+    if (!o.gpu.empty()) gpu = planned_gpu(o.gpu, s.precision, o.common.overlap == "on");
     const std::unique_ptr<Device> device = gpu.device ? std::move(gpu.device) : make_device(o.common, s.precision);
     const bool on_gpu = !o.gpu.empty(), predicted = gpu.bandwidth > 0 && gpu.peak_flops > 0;
     const auto network = make_network(s);

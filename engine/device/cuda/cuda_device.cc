@@ -17,6 +17,7 @@ namespace jem {
 namespace {
 
 using cuda::check;
+using cuda::Event;
 using cuda::PinnedMemory;
 using cuda::Stream;
 
@@ -63,6 +64,11 @@ private:
 // What needs a GPU. Absent in a device that only plans.
 struct Hardware {
     Stream stream;
+    struct Side {
+        Stream stream;
+        Event left{cudaEventDisableTiming}, returned{cudaEventDisableTiming};
+    };
+    std::optional<Side> side;
     PinnedMemory staging{kStagingBytes};
     PinnedMemory read_back{Device::kReadBacks * Device::kReadBackBytes};
     struct Pending {
@@ -78,13 +84,15 @@ struct Hardware {
                         }(),
                         kCudaPartials * sizeof(double)};
 
-    Hardware() {
+    explicit Hardware(bool with_side) {
+        if (with_side) side.emplace();
         for (Pending& p : pending) check(cudaEventCreateWithFlags(&p.done, cudaEventDisableTiming), "create an event");
     }
     Hardware(const Hardware&) = delete;  // owns the events
     Hardware& operator=(const Hardware&) = delete;
     ~Hardware() {
         cudaStreamSynchronize(stream.get());  // nothing may still use what is freed now
+        if (side) cudaStreamSynchronize(side->stream.get());
         for (const Pending& p : pending)
             if (p.done != nullptr) cudaEventDestroy(p.done);
     }
@@ -96,7 +104,7 @@ public:
         : gpu_(gpu),
           options_(options),
           hardware_(std::move(hardware)),
-          queue_(hardware_ ? hardware_->stream.get() : nullptr),
+          queue_(hardware_ ? hardware_->stream.get() : nullptr, hardware_ ? side_of(*hardware_) : CudaQueue::Side{}),
           ops_(make_cuda_ops(queue_, hardware_ ? reinterpret_cast<double*>(hardware_->partials.data()) : nullptr, activation_type())),
           plans_(make_plans(queue_, *ops_, gpu_)) {
         queue_.predict_by({.bandwidth = gpu_.bandwidth, .flops = gpu_.peak_flops(options_.precision)});
@@ -184,6 +192,10 @@ public:
         return queue_.take_report();
     }
     int64_t launches() const override { return queue_.launches(); }
+    bool has_side_queue() const override { return options_.overlap; }
+    void begin_side() override { queue_.begin_side(); }
+    void end_side() noexcept override { queue_.end_side(); }
+    void join_side() override { queue_.join_side(); }
     void begin_profile() override { queue_.begin_profile(); }
     WorkReport end_profile() override { return queue_.end_profile(); }
 
@@ -239,6 +251,11 @@ public:
     }
 
 private:
+    static CudaQueue::Side side_of(const Hardware& hardware) {
+        if (!hardware.side) return {};
+        const Hardware::Side& s = *hardware.side;
+        return {.stream = s.stream.get(), .left = s.left.get(), .returned = s.returned.get()};
+    }
     void refuse_under_capture(const char* what) const {
         if (queue_.mode() == CudaQueue::Mode::capture)
             throw CaptureError(std::string("Cannot ") + what + " (a phase is being recorded). Do it before begin_capture.");
@@ -353,7 +370,7 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, const MakeC
         throw CudaUnavailable("This program has no kernels for " + gpu.title + " (it was built for other GPUs than sm_" +
                               std::to_string(gpu.sm) + "). Build it anew on this machine, or with the preset cuda.");
     }
-    return std::make_unique<CudaDevice>(gpu, options, std::make_unique<Hardware>(), make_plans);
+    return std::make_unique<CudaDevice>(gpu, options, std::make_unique<Hardware>(options.overlap), make_plans);
 }
 
 std::unique_ptr<Device> make_cuda_device(const CudaOptions& options) {

@@ -23,6 +23,7 @@ public:
 struct CudaOptions {
     CudaPrecision precision = CudaPrecision::f32;
     bool nondeterministic = false;  // faster engines that do not repeat bit for bit
+    bool overlap = false;           // a side queue: gradients of weights beside the way back through the layers
     int ordinal = 0;                // which GPU, of those that are visible
     std::string plan_cache;         // file in which timed plans are remembered; empty: none
 };

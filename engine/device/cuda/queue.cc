@@ -36,7 +36,7 @@ bool CudaQueue::announce(const char* label, const Work& work) {
     if (stream_ == nullptr) throw std::logic_error(std::string(label) + " was queued, but there is no GPU: this device only plans.");
     if (mode_ == Mode::capture) ++recorded_;
     nvtxRangePushA(label);
-    if (mode_ == Mode::eager && profiling_) timed_.push_back({label, work.shape, record(stream_), nullptr});
+    if (mode_ == Mode::eager && profiling_) timed_.push_back({label, work.shape, record(current_), nullptr});
     return true;
 }
 
@@ -45,13 +45,27 @@ void CudaQueue::launched() noexcept {
         // Without the second event the launch goes untimed; its own error is reported by whoever launched.
         cudaEvent_t event = nullptr;
         if (cudaEventCreateWithFlags(&event, cudaEventDefault) == cudaSuccess) {
-            if (cudaEventRecord(event, stream_) == cudaSuccess)
+            if (cudaEventRecord(event, current_) == cudaSuccess)
                 timed_.back().end = event;
             else
                 cudaEventDestroy(event);
         }
     }
     nvtxRangePop();
+}
+
+void CudaQueue::begin_side() {
+    if (side_.stream == nullptr || mode_ == Mode::dry || profiling_) return;
+    cuda::check(cudaEventRecord(side_.left, stream_), "record an event");
+    cuda::check(cudaStreamWaitEvent(side_.stream, side_.left, 0), "let a stream wait");
+    current_ = side_.stream;
+    to_join_ = true;
+}
+
+void CudaQueue::join_side() {
+    if (!std::exchange(to_join_, false)) return;
+    cuda::check(cudaEventRecord(side_.returned, side_.stream), "record an event");
+    cuda::check(cudaStreamWaitEvent(stream_, side_.returned, 0), "let a stream wait");
 }
 
 void CudaQueue::begin_profile() {

@@ -14,15 +14,25 @@ class CudaQueue final : public CudaLauncher {
 public:
     enum class Mode { eager, capture, dry };
 
-    // stream: null where no GPU is at hand; not owned.
-    explicit CudaQueue(cudaStream_t stream) : stream_(stream) {}
+    // A second stream, whose work runs beside the first one's (Device::begin_side). Events: of the moments where it leaves and comes back.
+    struct Side {
+        cudaStream_t stream = nullptr;
+        cudaEvent_t left = nullptr, returned = nullptr;
+    };
+    // stream: null where no GPU is at hand; nothing is owned.
+    CudaQueue(cudaStream_t stream, const Side& side) : stream_(stream), current_(stream), side_(side) {}
     CudaQueue(const CudaQueue&) = delete;  // owns events
     CudaQueue& operator=(const CudaQueue&) = delete;
     ~CudaQueue() override;
 
     bool announce(const char* label, const Work& work) override;
     void launched() noexcept override;
-    cudaStream_t stream() const override { return stream_; }
+    cudaStream_t stream() const override { return current_; }
+
+    // Profiled work is queued in order, so that a launch's time is its own.
+    void begin_side();
+    void end_side() noexcept { current_ = stream_; }
+    void join_side();
 
     Mode mode() const { return mode_; }
     void set_mode(Mode mode) { mode_ = mode; }
@@ -52,7 +62,9 @@ private:
         cudaEvent_t begin = nullptr, end = nullptr;
     };
 
-    cudaStream_t stream_;
+    cudaStream_t stream_, current_;
+    Side side_;
+    bool to_join_ = false;
     Mode mode_ = Mode::eager;
     bool profiling_ = false;
     int64_t launches_ = 0, recorded_ = 0;

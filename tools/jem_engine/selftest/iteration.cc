@@ -188,6 +188,10 @@ Finding identical(const std::string& name, const std::vector<std::byte>& a, cons
 
 }  // namespace
 
+std::vector<std::byte> bits_of_iterations(Device& device, const MakeNetwork& make_network, const Settings& settings) {
+    return IterationRun(device, make_network, settings, Execution::replayed, Memory::Sharing::by_lifetime).run();
+}
+
 std::vector<Finding> check_repetition(Device& device, const MakeNetwork& make_network, const Settings& settings) {
     IterationRun replayed(device, make_network, settings, Execution::replayed, Memory::Sharing::by_lifetime);
     IterationRun eager(device, make_network, settings, Execution::eager, Memory::Sharing::by_lifetime);

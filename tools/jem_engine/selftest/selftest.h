@@ -3,6 +3,7 @@
 // wrong on a machine; that the formulas are right is for the tests to show.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -60,6 +61,8 @@ Settings iteration_settings();
 // One iteration on both devices: logits, losses, statistics, samples, gradients, weights.
 std::vector<Finding> check_iteration(Device& device, Device& reference, const MakeNetwork& make_network, const Settings& settings,
                                      const Limits& limits);
+// Weights, momentum, gradient, statistics, samples and scalars after two iterations.
+std::vector<std::byte> bits_of_iterations(Device& device, const MakeNetwork& make_network, const Settings& settings);
 // Two iterations, bit for bit the same: replayed or eager, in shared or separate memory, once more.
 std::vector<Finding> check_repetition(Device& device, const MakeNetwork& make_network, const Settings& settings);
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <unordered_map>
 
+#include "kernels/cuda/cuda_launcher.h"
 #include "kernels/norm.h"
 
 namespace jem {
@@ -125,7 +126,8 @@ struct Cudnn::Impl {
     std::shared_ptr<fe::DeviceProperties> described;  // null: the GPU at hand
     int sm = 0;
     cudnnHandle_t handle = nullptr;
-    cudnnHandle_t executing = nullptr;  // whose stream work is queued on: handle, or another's
+    cudnnHandle_t executing = nullptr;  // what work is queued by: handle, or another's
+    const CudaLauncher* launcher = nullptr;
 
     ~Impl() {
         if (handle != nullptr) cudnnDestroy(handle);
@@ -163,17 +165,18 @@ Cudnn::Cudnn(const GpuDescription& gpu) : impl_(std::make_unique<Impl>()) {
                          "). Correct " + gpu.name + ".");
 }
 
-Cudnn::Cudnn(cudaStream_t stream) : impl_(std::make_unique<Impl>()) {
+Cudnn::Cudnn(const CudaLauncher& launcher) : impl_(std::make_unique<Impl>()) {
     check_version();
     find_nvrtc();
     check(cudnnCreate(&impl_->handle), "start");
-    check(cudnnSetStream(impl_->handle, stream), "use the stream");
     impl_->executing = impl_->handle;
+    impl_->launcher = &launcher;
 }
 
 Cudnn::Cudnn(const Cudnn* executing) : impl_(std::make_unique<Impl>()) {
     check(cudnnCreate(&impl_->handle), "start");
     impl_->executing = executing->impl().executing;
+    impl_->launcher = executing->impl().launcher;
 }
 
 Cudnn::~Cudnn() = default;
@@ -411,6 +414,7 @@ void ConvGraph::execute(const ConvPointers& pointers, std::byte* workspace) cons
             refuse(std::string(role_name(static_cast<ConvRole>(uid - 1))) + " is missing or not aligned to " +
                    std::to_string(kConvAlignment) + " bytes");
     }
+    check(cudnnSetStream(g.cudnn->executing, g.cudnn->launcher->stream()), "use the stream");
     fe::error_t status = g.execute_plan_at_index(g.cudnn->executing, g.pack, workspace, g.ranked[g.finalised]);
     if (status.is_bad()) refuse(engine(g.finalised) + ": " + one_line(status.get_message()));
 }

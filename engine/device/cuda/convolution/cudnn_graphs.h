@@ -30,7 +30,7 @@ void check_operands(const ConvProblem& problem, const std::vector<ConvOperand>& 
 class Cudnn {
 public:
     explicit Cudnn(const GpuDescription& described);
-    explicit Cudnn(cudaStream_t stream);  // the current GPU; work is queued on the stream
+    explicit Cudnn(const CudaLauncher& launcher);  // the current GPU; work is queued on the launcher's stream of that moment
     // Plans on a thread of its own what executing queues: a handle is one thread's at a time.
     explicit Cudnn(const Cudnn* executing);
     Cudnn(const Cudnn&) = delete;  // owns cuDNN's handle
