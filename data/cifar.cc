@@ -18,7 +18,7 @@ void append_file(std::vector<uint8_t>& pixels, std::vector<int32_t>& labels, con
                  const std::vector<int>& label_limits) {
     std::error_code error;
     const uint64_t file_bytes = std::filesystem::file_size(file, error);  // fails for folders, too
-    if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check --data-dir.");
+    if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
     const size_t num_labels = label_limits.size();
     const size_t record_bytes = num_labels + kChannels * kPlane;
     const uint64_t count = file_bytes / record_bytes;

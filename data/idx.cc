@@ -34,7 +34,7 @@ public:
         std::error_code error;
         file_bytes_ = std::filesystem::file_size(file, error);  // fails for folders, too
         if (error) {
-            throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check --data-dir.");
+            throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
         }
         errno = 0;
         stream_.open(file, std::ios::binary);

@@ -118,7 +118,7 @@ ImageFolder list_image_folder(const path& folder, Split split, Classes classes) 
     ImageFolder out{
         .root = parts ? folder / (split == Split::train ? "train" : "test") : folder, .class_names = {}, .files = {}, .labels = {}};
     if (!is_folder(out.root))
-        throw InputError("no folder '" + out.root.string() + "' (the other part of the set has one). Make it, or give another --data-dir.");
+        throw InputError("no folder '" + out.root.string() + "' (the other part of the set has one). Make it, or give another folder.");
     const Contents contents = contents_of(out.root);
     std::vector<std::string> empty;
     for (const path& inner : contents.folders) {

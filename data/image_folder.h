@@ -23,6 +23,7 @@ struct LoadOptions {
     Classes classes = Classes::needed;
     bool skip_damaged = false;  // leave out what cannot be read; else that is an error
     int64_t at_least = 2;       // images
+    bool named = false;         // the set was given as NAME:DIR, which errors then name in place of --data-dir
     std::function<void(int64_t done, int64_t total)> progress = nullptr;
     std::function<void(const std::string& text)> tell = nullptr;  // a line for people: what was left out
 };

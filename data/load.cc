@@ -88,12 +88,9 @@ std::vector<KnownSet> make_known_sets() {
     };
 }
 
-std::string how_to_get(const KnownSet& known) {
-    return "Give --data-dir a folder with " + known.files + "." + (known.get.empty() ? "" : " " + known.get);
-}
-
-InputError missing(const KnownSet& known, const std::string& file, const path& dir) {
-    return InputError("missing data of " + known.name + " (no " + file + " in '" + dir.string() + "'). " + how_to_get(known));
+std::string how_to_get(const KnownSet& known, bool named) {
+    const std::string give = named ? "Give " + known.name + ":DIR, DIR being" : "Give --data-dir";
+    return give + " a folder with " + known.files + "." + (known.get.empty() ? "" : " " + known.get);
 }
 
 bool is_folder(const path& p) {
@@ -102,16 +99,16 @@ bool is_folder(const path& p) {
 }
 
 /// Where the set lies. InputError where that is no folder.
-path folder_of(const KnownSet& known, const path& dir) {
+path folder_of(const KnownSet& known, const path& dir, bool named) {
     const path folder = dir.empty() ? path(known.default_dir) : dir;
-    if (folder.empty()) throw InputError("no folder for data set " + known.name + " (it has no default). " + how_to_get(known));
+    if (folder.empty()) throw InputError("no folder for data set " + known.name + " (it has no default). " + how_to_get(known, named));
     if (!is_folder(folder))
-        throw InputError("missing data of " + known.name + " ('" + folder.string() + "' is not a folder). " + how_to_get(known));
+        throw InputError("missing data of " + known.name + " ('" + folder.string() + "' is not a folder). " + how_to_get(known, named));
     return folder;
 }
 
 /// Under any of the names that a file of the table goes by: an idx file may be gzipped, and have a dot for the dash in front of "idx".
-path find_file(const KnownSet& known, const path& dir, const std::string& name) {
+path find_file(const KnownSet& known, const path& dir, const std::string& name, bool named) {
     std::vector<std::string> names = {name};
     if (const size_t dash = name.find("-idx"); dash != std::string::npos) {
         std::string dotted = name;
@@ -120,16 +117,16 @@ path find_file(const KnownSet& known, const path& dir, const std::string& name) 
     }
     for (const std::string& candidate : names)
         if (is_there(dir / candidate)) return dir / candidate;
-    throw missing(known, name, dir);
+    throw InputError("missing data of " + known.name + " (no " + name + " in '" + dir.string() + "'). " + how_to_get(known, named));
 }
 
 // Of one part, in a folder that is there.
-std::vector<path> files_of(const KnownSet& known, const path& folder, Split split) {
+std::vector<path> files_of(const KnownSet& known, const path& folder, Split split, bool named) {
     const std::vector<std::string>& names = split == Split::train ? known.train : known.test;
     const path sub = folder / known.subfolder;
     const bool in_sub = !known.subfolder.empty() && is_there(sub / names[0]) && !is_there(folder / names[0]);
     std::vector<path> files;
-    for (const std::string& name : names) files.push_back(find_file(known, in_sub ? sub : folder, name));
+    for (const std::string& name : names) files.push_back(find_file(known, in_sub ? sub : folder, name, named));
     return files;
 }
 
@@ -149,7 +146,7 @@ std::string known_set_names(const std::string& between) {
 const KnownSet& known_set(const std::string& name) {
     for (const KnownSet& known : known_sets())
         if (known.name == name) return known;
-    throw InputError("unknown data set '" + name + "' (known: " + known_set_names() + "). Give one of these to --data.");
+    throw InputError("unknown data set '" + name + "' (known: " + known_set_names() + "). Choose one of these.");
 }
 
 path default_data_dir(const std::string& name) { return known_set(name).default_dir; }
@@ -179,7 +176,7 @@ std::vector<std::string> known_class_names(const std::string& name, const path& 
 ImageSet load_image_set(const KnownSet& known, const path& dir, Split split, const LoadOptions& options) {
     std::error_code not_there;
     const bool one_file = known.read == nullptr && options.classes == Classes::ignored && std::filesystem::is_regular_file(dir, not_there);
-    const path folder = one_file ? dir : folder_of(known, dir);
+    const path folder = one_file ? dir : folder_of(known, dir, options.named);
     ImageSet set{.name = known.name,
                  .channels = known.shape.channels,
                  .height = known.shape.height,
@@ -195,7 +192,7 @@ ImageSet load_image_set(const KnownSet& known, const path& dir, Split split, con
         read_image_folder(set, list_image_folder(folder, split, options.classes), options);
         return set;
     }
-    known.read(set, files_of(known, folder, split));
+    known.read(set, files_of(known, folder, split, options.named));
     require_size(set, known.shape.channels, known.shape.height, known.shape.width);
     return set;
 }
@@ -209,8 +206,7 @@ NamedSet named_set(const std::string& name_and_dir) {
     const NamedSet set{.name = name_and_dir.substr(0, colon),
                        .dir = colon == std::string::npos ? path() : path(name_and_dir.substr(colon + 1))};
     if (const KnownSet& known = known_set(set.name); set.dir.empty() && known.default_dir.empty())
-        throw InputError("no folder for data set " + set.name + " (it has no default). Give " + set.name +
-                         ":DIR, DIR being a folder with " + known.files + ".");
+        throw InputError("no folder for data set " + set.name + " (it has no default). " + how_to_get(known, true));
     return set;
 }
 
@@ -223,6 +219,7 @@ int64_t training_images_of(const NamedSet& set) {
 ImageSet load_other_set(const std::string& name_and_dir, Split split, LoadOptions options) {
     const auto [name, dir] = named_set(name_and_dir);
     options.classes = Classes::ignored;
+    options.named = true;
     ImageSet set = fitted(load_image_set(name, dir, split, options), options.channels, options.size, options.crop);
     if (known_set(name).read == nullptr) set.name = (dir / "").lexically_normal().parent_path().filename().string();
     return set;
@@ -235,7 +232,7 @@ std::vector<path> image_files(const std::string& name, const path& dir) {
     for (const Split split : {Split::train, Split::test}) {
         try {
             const std::vector<path> files =
-                known.read == nullptr ? list_image_folder(folder, split, Classes::ignored).files : files_of(known, folder, split);
+                known.read == nullptr ? list_image_folder(folder, split, Classes::ignored).files : files_of(known, folder, split, false);
             all.insert(all.end(), files.begin(), files.end());
         } catch (const InputError&) {  // this part is not there
         }

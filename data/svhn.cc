@@ -23,8 +23,9 @@ using std::filesystem::path;
 constexpr size_t kSide = 32, kChannels = 3, kPlane = kSide * kSide, kImage = kPlane * kChannels;
 
 InputError unfit(const path& file, const std::string& why) {
-    return InputError("cannot use data file '" + file.string() + "' (" + why +
-                      "). Check --data and --data-dir, or get the file again: train_32x32.mat and test_32x32.mat of SVHN are expected.");
+    return InputError(
+        "cannot use data file '" + file.string() + "' (" + why +
+        "). Check which set the folder holds, or get the file again: train_32x32.mat and test_32x32.mat of SVHN are expected.");
 }
 
 /// libmatio trusts lengths, allocates what they announce, and reads past checksums: so the file is walked first. After 128 bytes of header
@@ -35,7 +36,7 @@ public:
     explicit ElementCheck(const path& file) : file_(file) {
         std::error_code error;
         file_bytes_ = std::filesystem::file_size(file, error);  // fails for folders, too
-        if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check --data-dir.");
+        if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
         errno = 0;
         stream_.open(file, std::ios::binary);
         if (!stream_)

@@ -338,6 +338,14 @@ TEST_CASE("another_set_is_fitted_to_the_networks_size_with_its_own_labels") {
     CHECK(set.pixels[0] == 124);  // .299 * 200 + .587 * 100 + .114 * 50
     check_contains(error_of([] { load_other_set("cifar11:x", Split::test, fit_to(3, 32)); }), {"unknown data set 'cifar11'"});
     check_contains(error_of([] { load_other_set("svhn", Split::test, fit_to(3, 32)); }), {"no folder for data set svhn", "Give svhn:DIR"});
+    // What is missing was not asked for by --data-dir.
+    const TempFolder empty;
+    for (const char* inner : {"", "no"}) {
+        const std::string dir = (empty.path() / inner).string();
+        const std::string error = error_of([&] { load_other_set("cifar100:" + dir, Split::test, fit_to(3, 32)); });
+        check_contains(error, {*inner == 0 ? "no test.bin" : "not a folder", "Give cifar100:DIR", "test.bin"});
+        CHECK(error.find("--data-dir") == std::string::npos);
+    }
 
     write_picture(folder, "faces/test/1.png", {9, 9, 9}, 40, 20);
     write_picture(folder, "faces/test/2.png", {8, 8, 8}, 20, 40);
