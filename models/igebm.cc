@@ -175,6 +175,7 @@ void Igebm::backward(int pass, const NetworkMemory& m, const Tensor& images, con
         convolve_weights(*stem_, m, mode, images, at(*d_out));
     else
         convolve_data(*stem_, *d_images, at(*d_out));
+    await_weights();
 }
 
 }  // namespace jem

@@ -127,8 +127,9 @@ ConvPlan* LayeredNetwork::plan_of(const Conv& conv, const ConvOptions& options) 
     for (const Conv& other : convs_)
         if (alike(Planned{other.shape(), other.settings.input, slope_in_front(other), nullptr})) add_calls(own.calls, other.settings);
     plans_.push_back({conv.shape(), own.input, slope, device_->plan_convolution(conv.shape(), own)});
-    memory_->need_workspace(plans_.back().plan->workspace_bytes());
-    memory_->need_side_workspace(plans_.back().plan->weights_workspace_bytes());
+    const ConvPlan& plan = *plans_.back().plan;
+    memory_->need_workspace(device_->has_side_queue() ? plan.other_workspace_bytes() : plan.workspace_bytes());
+    memory_->need_side_workspace(plan.weights_workspace_bytes());
     return plans_.back().plan.get();
 }
 

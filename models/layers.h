@@ -167,8 +167,8 @@ protected:
     void activate_and_convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const PassTensor& a, const Tensor& x,
                                        const Tensor& d_y, const PassTensor* kept = nullptr);
     void convolve_weights(const Conv& conv, const NetworkMemory& m, NormMode mode, const Tensor& x, const Tensor& d_y);
-    // Where the device has a side queue, gradients of weights are taken there, beside what follows. What they read stays until here, in
-    // any case until the pass ends.
+    // Where the device has a side queue, gradients of weights are taken there, beside what follows: until here what they read stays. A
+    // backward pass ends with it.
     void await_weights() { memory_->join_side(); }
     // The norm's coefficients for x, and what the convolution in front left for them.
     void statistics_of(const Norm& norm, const NetworkMemory& m, NormMode mode, const Tensor& x, const ForNorm& left = {});

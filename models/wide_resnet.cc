@@ -190,6 +190,7 @@ void WideResNet::backward(int pass, const NetworkMemory& m, const Tensor& images
         convolve_weights(*stem_, m, mode, images, at(*d_y));
     else
         convolve_data(*stem_, *d_images, at(*d_y));
+    await_weights();
 }
 
 }  // namespace jem

@@ -84,6 +84,7 @@ public:
     virtual size_t prepared_bytes() const = 0;
     virtual size_t workspace_bytes() const = 0;                                   // the largest of all passes and batch sizes
     virtual size_t weights_workspace_bytes() const { return workspace_bytes(); }  // of backward_weights alone
+    virtual size_t other_workspace_bytes() const { return workspace_bytes(); }    // of all but that
     // weights lie there, unchanged, until the next call.
     virtual void prepare(std::byte* prepared, Array weights, std::byte* workspace) = 0;
 

@@ -82,7 +82,7 @@ void Memory::join_side() {
 void Memory::pack() {
     if (packed_) return;
     workspace_ = keep("workspace", "workspace", workspace_bytes_);
-    if (side_workspace_bytes_ > 0) side_workspace_ = keep("workspace", "workspace of the side queue", side_workspace_bytes_);
+    if (device_.has_side_queue()) side_workspace_ = keep("workspace", "workspace of the side queue", side_workspace_bytes_);
     packed_ = true;
     // Permanent slots one after another; behind them the transient ones, largest first, each at the lowest offset where
     // nothing lies that lives at the same time.

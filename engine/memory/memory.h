@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,7 @@ public:
     void need_side_workspace(size_t bytes);
     std::byte* workspace();
 
-    // Device::begin_side and the others. What was in use from the first on, operands that were made just before it too, lives until the
+    // Device::begin_side and the others. What at() answers from the first on, or has answered since the launch before it, lives until the
     // third: the planner's clock counts launches, and of two that run beside each other neither is the earlier one.
     void begin_side();
     void end_side() noexcept;
@@ -63,10 +64,13 @@ public:
         } catch (...) {
             device_.end_dry_run();
             planning_ = false;
+            side_since_.reset();
             throw;
         }
         planning_ = false;
-        return device_.end_dry_run();
+        const WorkReport report = device_.end_dry_run();
+        if (side_since_) throw std::logic_error("What was planned leaves work on the side queue that nobody waits for.");
+        return report;
     }
 
     // Fixes all offsets. After it nothing can be registered.

@@ -495,7 +495,6 @@ void TrainingIteration::queue_term(const Term& term, SamPass pass) {
                           .sam = pass,
                           .add = objective != of.objectives.front()});
     network_.backward(number, memory_of(pass), images, nullptr);
-    memory_.join_side();
 }
 
 // The rank's own results become the job's; alone they are that already.

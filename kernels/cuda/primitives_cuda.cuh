@@ -209,7 +209,8 @@ class CudaExec {
 public:
     static constexpr int kPixelsPerItem = 4, kMostChannelsPerItem = 1;
 
-    // partials: scratch for sums, of partials_count doubles on the device; ops of one stream run one after another and share it.
+    // partials: scratch for sums, of partials_count doubles on the device; ops run one after another and share it, but for those of a side
+    // queue, which takes no sums.
     CudaExec(CudaLauncher& launcher, double* partials, int64_t partials_count)
         : launcher_(&launcher), partials_(partials), partials_count_(partials_count) {}
 

@@ -143,6 +143,30 @@ TEST_CASE("what_must_not_happen_while_recording_throws_and_the_device_goes_on") 
     CHECK_THROWS_AS(device->end_capture(), CaptureError);
 }
 
+TEST_CASE("a_recording_that_fails_on_the_side_queue_leaves_nothing_to_wait_for") {
+    EmulatedDevice device(CudaPrecision::f32, {}, LoopFusion::none, true);
+    const auto from = device->allocate(64), to = device->allocate(64);
+    const std::vector<float> values = ramp(16);
+    device->upload(from->data(), values.data(), 64);
+    CHECK_THROWS_AS(capture(*device,
+                            [&] {
+                                device->begin_side();
+                                device->copy(to->data(), from->data(), 64);
+                                device->end_side();
+                                throw std::runtime_error("lost");
+                            }),
+                    std::runtime_error);
+    const auto graph = capture(*device, [&] {
+        device->join_side();
+        device->begin_side();
+        device->copy(to->data(), from->data(), 64);
+        device->end_side();
+        device->join_side();
+    });
+    graph->replay();
+    CHECK(fetch(*device, *to, to->data()) == values);
+}
+
 TEST_CASE("a_buffer_freed_while_recording_does_no_harm_later") {
     EmulatedDevice device(CudaPrecision::f32);
     const auto kept = device->allocate(64);

@@ -58,7 +58,7 @@ TEST_CASE("recorded_graphs_of_an_iteration_equal_eager_calls_bit_for_bit") {
     }
 }
 
-// In any legal order of the two streams' work; what lies in memory that the other one uses would show as other bits, or as a race.
+// In three legal orders of the two streams' work; what lies in memory that the other one uses would show as other bits, or as a race.
 TEST_CASE("gradients_of_weights_beside_the_way_back_change_no_bit") {
     Settings batch = variants()[1].settings, none = batch, instance = batch, recompute = batch, igebm = batch;
     none.norm = NormKind::none;
@@ -75,10 +75,11 @@ TEST_CASE("gradients_of_weights_beside_the_way_back_change_no_bit") {
         all.erase(all.begin() + 1, all.end());
         all.front().second.sgld_steps = kCheckedSteps;
     }
-    for (auto& [name, settings] : all)
+    for (const auto& one : all)
         for (const CudaPrecision precision : {CudaPrecision::f32, CudaPrecision::bf16}) {
             if (cuda_on_host::checks_accesses() && precision != CudaPrecision::bf16) continue;
-            INFO(name, ", ", precision_name(precision));
+            INFO(one.first, ", ", precision_name(precision));
+            const Settings& settings = one.second;
             const LoopFusion fusion = precision == CudaPrecision::bf16 ? LoopFusion::none : LoopFusion::both;
             std::vector<std::byte> in_order;
             {

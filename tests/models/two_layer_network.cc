@@ -55,6 +55,7 @@ void TwoLayerNetwork::backward(int pass, const NetworkMemory& m, const Tensor& i
         convolve_weights(*conv_, m, settings.norm, images, at(t.d_h));
     else
         convolve_data(*conv_, *d_images, at(t.d_h));
+    await_weights();
 }
 
 }  // namespace jem

@@ -144,7 +144,7 @@ std::vector<std::string> values_spelt_out(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
         out.emplace_back(argv[i]);
         const bool alone = (i + 1 == argc || argv[i + 1][0] == '-') && out.back().find('=') == std::string::npos;
-        if (alone && is_of_form(Setting::Form::on_off, out.back())) out.emplace_back("on");
+        if (alone && (is_of_form(Setting::Form::on_off, out.back()) || out.back() == "--overlap")) out.emplace_back("on");
         if (!is_of_form(Setting::Form::list, out.back())) continue;
         bool has_value = out.back().find('=') != std::string::npos;
         for (; i + 1 < argc && argv[i + 1][0] != '-'; ++i) {

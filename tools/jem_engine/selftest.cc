@@ -66,6 +66,16 @@ int run(const SelftestOptions& o) {
     report.guarded("repetition", [&] {
         for (const Finding& f : selftest::check_repetition(*device, make_network, settings)) report.add(f);
     });
+    if (device->has_side_queue())
+        report.guarded("overlap", [&] {
+            CommonOptions in_order = o.common;
+            in_order.overlap = "off";
+            const auto other = make_device(in_order, o.precision);
+            const auto bits = [&](Device& on) { return selftest::bits_of_iterations(on, make_network, settings); };
+            Finding f{.name = "gradients of weights beside the way back change no bit", .detail = {}};
+            f.ok = bits(*device) == bits(*other);
+            report.add(f);
+        });
 
     const int64_t failed = report.failed(), total = static_cast<int64_t>(report.findings().size());
     nlohmann::ordered_json json = {

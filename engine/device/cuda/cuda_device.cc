@@ -179,6 +179,7 @@ public:
         queue_.set_mode(CudaQueue::Mode::eager);
         cudaGraph_t graph = nullptr;
         if (cudaStreamEndCapture(queue_.stream(), &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
+        queue_.forget_side();
         (void)cudaGetLastError();  // an invalidated recording answers an error, which is known by now
     }
 

@@ -1,4 +1,5 @@
-// The GPU's stream with its bookkeeping: what is launched is counted, named for Nsight, timed on request, and left out in a dry run.
+// The GPU's stream, and a second one beside it, with their bookkeeping: what is launched is counted, named for Nsight, timed on request,
+// and left out in a dry run.
 #pragma once
 
 #include <map>
@@ -33,6 +34,7 @@ public:
     void begin_side();
     void end_side() noexcept { current_ = stream_; }
     void join_side();
+    void forget_side() noexcept { to_join_ = false; }  // with the recording that it is part of
 
     Mode mode() const { return mode_; }
     void set_mode(Mode mode) { mode_ = mode; }

@@ -28,15 +28,16 @@ public:
                 if (part == ConvPart{ConvPass::forward}) staged += y_bytes(b.batch);
                 if (part == ConvPart{ConvPass::backward_weights}) staged += w_bytes();
                 const size_t bytes = staged + aligned(engine->workspace_bytes());
-                workspace_bytes_ = std::max(workspace_bytes_, bytes);
-                if (part.pass == ConvPass::backward_weights) weights_workspace_bytes_ = std::max(weights_workspace_bytes_, bytes);
+                size_t& most = part.pass == ConvPass::backward_weights ? weights_workspace_bytes_ : other_workspace_bytes_;
+                most = std::max(most, bytes);
             }
     }
 
     // weights | turned weights
     size_t prepared_bytes() const override { return w_bytes() * (turns_weights_ ? 2 : 1); }
-    size_t workspace_bytes() const override { return workspace_bytes_; }
+    size_t workspace_bytes() const override { return std::max(weights_workspace_bytes_, other_workspace_bytes_); }
     size_t weights_workspace_bytes() const override { return weights_workspace_bytes_; }
+    size_t other_workspace_bytes() const override { return other_workspace_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* /*workspace*/) override {
         expect(weights.count == shape_.weight_count() && weights.type == DType::f32, "other weights");
@@ -220,7 +221,7 @@ private:
     bool narrows_input_;  // x is f32 images, the convolution reads bf16
     std::vector<PlannedBatch> batches_;
     bool turns_weights_ = false;  // an engine wants them
-    size_t workspace_bytes_ = 0, weights_workspace_bytes_ = 0;
+    size_t weights_workspace_bytes_ = 0, other_workspace_bytes_ = 0;
 };
 
 }  // namespace
