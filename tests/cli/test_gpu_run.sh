@@ -10,7 +10,7 @@ source "$tests/made_images.sh"
 # shellcheck source=tests/checks.sh
 source "$tests/checks.sh"
 if sanitized; then
-    echo 'skipped: with sanitizers an iteration takes too long for calls of seconds; other scripts train with them'
+    echo 'with sanitizers an iteration takes too long for calls of seconds; other scripts train with them'
     exit 77
 fi
 flags=(--out out --device cpu --precision f32 --data mnist --data-dir data --depth 10 --width 1 --programs "$(dirname "$program")"
