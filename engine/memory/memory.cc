@@ -50,7 +50,7 @@ void Memory::need_workspace(size_t bytes) {
 
 void Memory::need_side_workspace(size_t bytes) {
     if (packed_) throw std::logic_error("Workspace was asked for after the plan was packed.");
-    if (device_.has_side_queue()) side_workspace_bytes_ = std::max(side_workspace_bytes_, bytes);
+    side_workspace_bytes_ = std::max(side_workspace_bytes_, bytes);
 }
 
 std::byte* Memory::workspace() {

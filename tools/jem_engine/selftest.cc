@@ -72,9 +72,7 @@ int run(const SelftestOptions& o) {
             in_order.overlap = "off";
             const auto other = make_device(in_order, o.precision);
             const auto bits = [&](Device& on) { return selftest::bits_of_iterations(on, make_network, settings); };
-            Finding f{.name = "gradients of weights beside the way back change no bit", .detail = {}};
-            f.ok = bits(*device) == bits(*other);
-            report.add(f);
+            report.add(selftest::identical("gradients of weights beside the way back change no bit", bits(*device), bits(*other)));
         });
 
     const int64_t failed = report.failed(), total = static_cast<int64_t>(report.findings().size());

@@ -177,6 +177,8 @@ private:
     TrainingIteration iteration_;
 };
 
+}  // namespace
+
 Finding identical(const std::string& name, const std::vector<std::byte>& a, const std::vector<std::byte>& b) {
     Finding f{.name = name, .ok = a == b, .detail = {}};
     if (f.ok) return f;
@@ -185,8 +187,6 @@ Finding identical(const std::string& name, const std::vector<std::byte>& a, cons
     f.detail = fmt::format("{} of {} bytes of weights, momentum, gradient, statistics, samples and scalars differ", differing, a.size());
     return f;
 }
-
-}  // namespace
 
 std::vector<std::byte> bits_of_iterations(Device& device, const MakeNetwork& make_network, const Settings& settings) {
     return IterationRun(device, make_network, settings, Execution::replayed, Memory::Sharing::by_lifetime).run();

@@ -63,6 +63,8 @@ std::vector<Finding> check_iteration(Device& device, Device& reference, const Ma
                                      const Limits& limits);
 // Weights, momentum, gradient, statistics, samples and scalars after two iterations.
 std::vector<std::byte> bits_of_iterations(Device& device, const MakeNetwork& make_network, const Settings& settings);
+// Whether two of these are; says how much of them is not.
+Finding identical(const std::string& name, const std::vector<std::byte>& a, const std::vector<std::byte>& b);
 // Two iterations, bit for bit the same: replayed or eager, in shared or separate memory, once more.
 std::vector<Finding> check_repetition(Device& device, const MakeNetwork& make_network, const Settings& settings);
 
