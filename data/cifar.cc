@@ -1,10 +1,9 @@
 #include "data/cifar.h"
 
-#include <cerrno>
 #include <fstream>
 #include <string>
-#include <system_error>
 
+#include "data/data_file.h"
 #include "data/input_error.h"
 
 namespace jem {
@@ -16,9 +15,8 @@ constexpr size_t kChannels = 3;
 /// `label_limits[i]`: the number of classes of a record's i-th label byte; the last one is kept.
 void append_file(std::vector<uint8_t>& pixels, std::vector<int32_t>& labels, const std::filesystem::path& file,
                  const std::vector<int>& label_limits) {
-    std::error_code error;
-    const uint64_t file_bytes = std::filesystem::file_size(file, error);  // fails for folders, too
-    if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
+    std::ifstream stream;
+    const uint64_t file_bytes = open_data_file(stream, file);
     const size_t num_labels = label_limits.size();
     const size_t record_bytes = num_labels + kChannels * kPlane;
     const uint64_t count = file_bytes / record_bytes;
@@ -26,13 +24,6 @@ void append_file(std::vector<uint8_t>& pixels, std::vector<int32_t>& labels, con
         throw damaged_data_file(file, file_bytes,
                                 "the file ends here, expected a whole number of records of " + std::to_string(record_bytes) + " bytes");
     }
-    errno = 0;
-    std::ifstream stream(file, std::ios::binary);
-    if (!stream) {
-        throw InputError("cannot read data file '" + file.string() + "' (" + std::generic_category().message(errno) +
-                         "). Check its permissions.");
-    }
-
     const size_t first = labels.size();
     labels.resize(first + count);
     pixels.resize((first + count) * kPlane * kChannels);

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 
+#include "data/data_file.h"
 #include "data/input_error.h"
 
 namespace jem {
@@ -31,17 +30,7 @@ std::string hex(uint32_t value) {
 class ContentReader {
 public:
     explicit ContentReader(const std::filesystem::path& file) : file_(file) {
-        std::error_code error;
-        file_bytes_ = std::filesystem::file_size(file, error);  // fails for folders, too
-        if (error) {
-            throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
-        }
-        errno = 0;
-        stream_.open(file, std::ios::binary);
-        if (!stream_) {
-            throw InputError("cannot read data file '" + file.string() + "' (" + std::generic_category().message(errno) +
-                             "). Check its permissions.");
-        }
+        file_bytes_ = open_data_file(stream_, file);
         fill();
         gzipped_ = zlib_.avail_in >= 2 && input_[0] == 0x1f && input_[1] == 0x8b;
         // 15: largest window; +16: a gzip header and CRC are required

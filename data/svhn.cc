@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <fstream>
 #include <limits>
 #include <memory>
 #include <span>
-#include <system_error>
 
+#include "data/data_file.h"
 #include "data/input_error.h"
 
 namespace jem {
@@ -33,16 +32,7 @@ InputError unfit(const path& file, const std::string& why) {
 /// holds other arrays (cells, fields, objects) is refused whatever its name.
 class ElementCheck {
 public:
-    explicit ElementCheck(const path& file) : file_(file) {
-        std::error_code error;
-        file_bytes_ = std::filesystem::file_size(file, error);  // fails for folders, too
-        if (error) throw InputError("cannot read data file '" + file.string() + "' (" + error.message() + "). Check that it may be read.");
-        errno = 0;
-        stream_.open(file, std::ios::binary);
-        if (!stream_)
-            throw InputError("cannot read data file '" + file.string() + "' (" + std::generic_category().message(errno) +
-                             "). Check its permissions.");
-    }
+    explicit ElementCheck(const path& file) : file_(file) { file_bytes_ = open_data_file(stream_, file); }
 
     /// Returns the most bytes that an element holds, unpacked.
     uint64_t run() {
