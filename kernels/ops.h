@@ -275,6 +275,8 @@ public:
     // Weights of a convolution, [rows, taps, columns], from R or the activation type to the activation type [columns, taps, rows], their
     // taps turned by half a circle: a convolution with these is the way back to data of one with stride 1.
     virtual void turn_weights(Array to, Array from, int64_t rows, int64_t taps) = 0;
+    // The same weights, turned or as they are, as tiles (weight_tiles.h).
+    virtual void tile_weights(Array to, Array from, int64_t rows, int64_t taps, bool turned) = 0;
     // sum (R) += x, R or the activation type.
     virtual void accumulate(Array sum, Array x) = 0;
     // clip: of the gradient that the optimizer gets, 0: none; the factor goes into the state.

@@ -15,6 +15,7 @@
 #include "kernels/operands.h"
 #include "kernels/ops.h"
 #include "kernels/pool.h"
+#include "kernels/weight_tiles.h"
 
 namespace jem {
 
@@ -51,6 +52,23 @@ struct TurnWeights {
     JEM_HD void operator()(int64_t i) const {
         const int64_t row = i % rows, tap = i / rows % taps, column = i / (rows * taps);
         to[i] = static_cast<To>(from[(row * taps + taps - 1 - tap) * columns + column]);
+    }
+};
+
+template <class To, class From>
+struct TileWeights {
+    To* to;            // as tiles of [rows, taps, columns], turned of [columns, taps, rows]
+    const From* from;  // [rows, taps, columns]
+    int64_t rows, taps, columns;
+    bool turned;
+
+    JEM_HD void operator()(int64_t i) const {
+        const int64_t in = i % kTileSlice, row8 = i / kTileSlice % kTileRows,
+                      slice = i / (kTileSlice * kTileRows) % (kTileColumns / kTileSlice), tile = i / (kTileRows * kTileColumns),
+                      tiles_of_rows = (turned ? columns : rows) / kTileRows;
+        const int64_t row = tile % tiles_of_rows * kTileRows + row8, tap = tile / tiles_of_rows % taps,
+                      column = tile / tiles_of_rows / taps * kTileColumns + slice * kTileSlice + in;
+        to[i] = static_cast<To>(from[turned ? (column * taps + taps - 1 - tap) * columns + row : (row * taps + tap) * columns + column]);
     }
 };
 
@@ -648,6 +666,16 @@ public:
         const int64_t columns = from.count / (rows * taps);
         const auto run = [&]<class From>(const From* weights) {
             exec_.for_each("turn_weights", to.count, TurnWeights<A, From>{to.as<A>(), weights, rows, taps, columns});
+        };
+        if (from.type == DTypeOf<R>::value)
+            run(from.as<R>());
+        else
+            run(from.as<A>());
+    }
+    void tile_weights(Array to, Array from, int64_t rows, int64_t taps, bool turned) override {
+        const int64_t columns = from.count / (rows * taps);
+        const auto run = [&]<class From>(const From* weights) {
+            exec_.for_each("tile_weights", to.count, TileWeights<A, From>{to.as<A>(), weights, rows, taps, columns, turned});
         };
         if (from.type == DTypeOf<R>::value)
             run(from.as<R>());

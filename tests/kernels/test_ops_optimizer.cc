@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/weight_tiles.h"
 #include "tests/check.h"
 #include "tests/on_device.h"
 #include "tests/scalars.h"
@@ -283,6 +284,29 @@ TEST_CASE("turned_weights_are_those_of_the_way_back_with_their_taps_the_other_wa
             m.ops().turn_weights(all.slice(1, std::ssize(w)), m.real(w), rows, kTaps);
             check_equal("turned", m.read(all), want);
         }
+    });
+}
+
+TEST_CASE("tiles_of_weights_hold_each_once_where_the_kernels_look_for_it_turned_or_as_they_are") {
+    on_every_device([](OnDevice& m) {
+        constexpr int64_t kTaps = 9;
+        for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{8, 32}, {32, 64}, {96, 32}, {40, 96}})
+            for (const bool turned : {false, true}) {
+                if (turned && rows % kTileColumns != 0) continue;
+                TestData data(7);
+                const Values w = data.normals(rows * kTaps * columns);
+                Values want(w.size() + 2, std::nan(""));
+                for (int64_t r = 0; r < rows; ++r)
+                    for (int64_t t = 0; t < kTaps; ++t)
+                        for (int64_t c = 0; c < columns; ++c) {
+                            const int64_t at =
+                                turned ? weight_tile_offset(columns, kTaps, c, kTaps - 1 - t, r) : weight_tile_offset(rows, kTaps, r, t, c);
+                            want[static_cast<size_t>(1 + at)] = w[static_cast<size_t>((r * kTaps + t) * columns + c)];
+                        }
+                const Array all = m.unwritten(std::ssize(want));
+                m.ops().tile_weights(all.slice(1, std::ssize(w)), m.real(w), rows, kTaps, turned);
+                check_equal("tiles", m.read(all), want);
+            }
     });
 }
 
