@@ -187,7 +187,7 @@ JEM_ENUM_NAMES(StartForm, {{"informative", StartForm::informative},
                            {"images", StartForm::images}});
 JEM_ENUM_NAMES(SamForm, {{"none", SamForm::none}, {"sam", SamForm::sam}, {"asam", SamForm::asam}, {"asam-sign", SamForm::asam_sign}});
 JEM_ENUM_NAMES(Head, {{"lse", Head::classes}, {"linear", Head::energy}});
-JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}});
+JEM_ENUM_NAMES(ConvAlgorithm, {{"auto", ConvAlgorithm::automatic}, {"direct", ConvAlgorithm::direct}, {"own", ConvAlgorithm::own}});
 JEM_ENUM_NAMES(BatchOf, {{"labelled", BatchOf::labelled},
                          {"real", BatchOf::real},
                          {"chain", BatchOf::chain},

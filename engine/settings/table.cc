@@ -352,7 +352,13 @@ std::vector<Setting> make_table() {
         integer({"num_classes", "Network", "Classes", {}, "the data set's", Use::network}, &Settings::num_classes, {2, 10000}),
 
         precision({"precision", "Arithmetic", "Arithmetic; tf32 on GPUs, f64 on the reference device", {}, "", Use::network}),
-        choice({"conv_algorithm", "Arithmetic", "auto: whatever is fastest, direct: the smallest error", {}, "step: direct", Use::network},
+        choice({"conv_algorithm",
+                "Arithmetic",
+                "auto: whatever is fastest, direct: the smallest error, own: as auto, and on Hopper GPUs the engine's own kernels beside "
+                "cuDNN's, which have never run on one",
+                {},
+                "step: direct",
+                Use::network},
                &Settings::conv_algorithm),
 
         text({"data", "Data", "Data set", {}, "", Use::network}, &Settings::data, data_sets.c_str()),

@@ -51,7 +51,9 @@ struct BodyOf final : Body {
     void run() const override { f(); }
 };
 
-cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body> body, const void* host_pointer);
+// function: the kernel's address, null for one of the emulation's own.
+cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body> body, const void* host_pointer,
+                   const void* function = nullptr);
 // The first word of a kernel's argument that points to memory of the host, or null.
 const void* host_pointer_in(const void* argument, size_t bytes);
 
@@ -115,5 +117,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     };
     (look(static_cast<Params>(args)), ...);
 #endif
-    return cuda_on_host::launch(*config, std::make_shared<cuda_on_host::BodyOf<std::remove_const_t<decltype(body)>>>(body), host);
+    return cuda_on_host::launch(*config, std::make_shared<cuda_on_host::BodyOf<std::remove_const_t<decltype(body)>>>(body), host,
+                                reinterpret_cast<const void*>(kernel));
 }

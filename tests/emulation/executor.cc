@@ -51,7 +51,8 @@ constexpr size_t kStackBytes = 256 * 1024;
 #else
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
-constexpr size_t kPage = 4096;
+constexpr size_t kPage = 4096, kCanaryBytes = 1024;
+constexpr int kMaxCluster = 2, kMaxWarps = 32 * kMaxCluster;
 
 struct Fiber {
     void* stack_pointer = nullptr;
@@ -60,7 +61,7 @@ struct Fiber {
     void* fake_stack = nullptr;  // AddressSanitizer's
     void* tsan = nullptr;
     bool entered = false;
-    int thread = -1;  // index in the block
+    int thread = -1;  // number in the cluster
 };
 
 }  // namespace
@@ -102,7 +103,7 @@ cuda_on_host_switch:
 
 namespace {
 
-enum class State { unstarted, ready, barrier, exchange, done };
+enum class State { unstarted, ready, barrier, exchange, waiting, done };
 
 struct Thread {
     State state = State::unstarted;
@@ -112,6 +113,7 @@ struct Thread {
     unsigned mask = 0;
     int argument = 0, width = 0;
     uint64_t value = 0, result = 0;
+    const Wait* wait = nullptr;
 };
 
 struct Warp {
@@ -119,9 +121,14 @@ struct Warp {
 };
 
 struct Tokens {
-    char launch, barrier[2], warp[32][2];
+    char launch, barrier[2], warp[kMaxWarps][2];
 };
 
+struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+};
+
+// The blocks of a cluster, mostly one, count as one.
 struct Block {
     const Kernel* kernel = nullptr;
     std::mt19937_64* random = nullptr;
@@ -129,12 +136,19 @@ struct Block {
     std::vector<int> order;  // in which threads start
     size_t number = 0, started = 0, done = 0, at_barrier = 0;
     std::vector<int> ready;  // taken from the back
+    std::vector<int> waiting;
+    std::vector<std::function<void()>> events;
     Timeline::Fibers* fibers = nullptr;
     std::vector<Fiber*> idle;
     Fiber scheduler;
     Fiber* current = nullptr;
     std::string error;
-    Warp warps[32];
+    int per_block = 0, warps_per_block = 0;
+    uint3 first = {};            // index of the first block
+    int left[kMaxCluster] = {};  // threads of each that have not ended
+    std::unique_ptr<uint8_t, Free> shared[kMaxCluster];
+    std::unique_ptr<Extension> extension;
+    Warp warps[kMaxWarps];
     int first_at_barrier = -1;
     unsigned barrier_phase = 0;
     std::unique_ptr<Tokens> tokens;  // fresh ones for each block: an old address would carry old order
@@ -152,18 +166,27 @@ std::string at(Site site) {
 
 std::string place(int thread) {
     const dim3 b = block_now.kernel->block;
-    const unsigned t = static_cast<unsigned>(thread);
+    const unsigned t = static_cast<unsigned>(thread % block_now.per_block), rank = static_cast<unsigned>(thread / block_now.per_block);
+    const uint3 first = block_now.first;
     char text[160];
-    std::snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u)", block_index.x, block_index.y, block_index.z, t % b.x,
-                  t / b.x % b.y, t / b.x / b.y);
+    std::snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u)", first.x + rank, first.y, first.z, t % b.x, t / b.x % b.y,
+                  t / b.x / b.y);
     return text;
 }
 
-void enter_thread(int index) {
+void enter_thread(int number) {
     const dim3 b = block_now.kernel->block;
-    const unsigned t = static_cast<unsigned>(index);
+    unsigned t = static_cast<unsigned>(number);
+    if (block_now.kernel->cluster > 1) {
+        const unsigned n = static_cast<unsigned>(block_now.per_block);
+        block_index.x = block_now.first.x + t / n;
+        t %= n;
+    }
     thread_index = {t % b.x, t / b.x % b.y, t / b.x / b.y};
 }
+
+int warp_of(int thread) { return thread / block_now.per_block * block_now.warps_per_block + thread % block_now.per_block / 32; }
+int lane_of(int thread) { return thread % block_now.per_block % 32; }
 
 void switch_to(Fiber& to) {
     Fiber& from = *block_now.current;
@@ -191,9 +214,58 @@ void note_error(const std::string& what) { block_now.error = place(block_now.cur
     std::abort();
 }
 
+void make_ready(int t) {
+    block_now.threads[t].state = State::ready;
+    block_now.ready.push_back(t);
+}
+
+void shuffle_ready() {
+    if (block_now.random)
+        std::shuffle(block_now.ready.begin(), block_now.ready.end(), *block_now.random);
+    else
+        std::reverse(block_now.ready.begin(), block_now.ready.end());
+}
+
+// Those go on whose wait is over, but for some warps.
+bool wake(uint64_t asleep) {
+    Block& b = block_now;
+    const size_t before = b.waiting.size();
+    std::erase_if(b.waiting, [&](int t) {
+        if ((asleep >> warp_of(t) & 1) != 0 || !b.threads[t].wait->over()) return false;
+        make_ready(t);
+        return true;
+    });
+    if (b.waiting.size() == before) return false;
+    shuffle_ready();
+    return true;
+}
+
+void let_happen(size_t i) {
+    Block& b = block_now;
+    const std::function<void()> event = std::move(b.events[i]);
+    b.events.erase(b.events.begin() + static_cast<ptrdiff_t>(i));
+    event();
+}
+
+// Waits and events have their turn when nothing else can run, with a seed now and then before.
+void poll() {
+    Block& b = block_now;
+    const auto busy = [&] { return !b.ready.empty() || b.started < b.order.size(); };
+    if (b.random != nullptr) {
+        if (busy() && (*b.random)() % 8 != 0) return;
+        if (!b.events.empty() && ((*b.random)() & 1) != 0) let_happen((*b.random)() % b.events.size());
+        wake((*b.random)());
+    }
+    while (!busy() && !wake(0) && !b.events.empty() && b.error.empty()) let_happen(b.random ? (*b.random)() % b.events.size() : 0);
+}
+
 // The current fiber has nothing to do: goes on with a ready thread, or starts one, or ends the block.
 void switch_to_next() {
     Block& b = block_now;
+    if (!b.waiting.empty() || !b.events.empty()) {
+        poll();
+        if (!b.error.empty()) abandon();
+    }
     const bool can_start = b.started < b.order.size();
     if (!b.ready.empty() && (!can_start || b.random == nullptr || ((*b.random)() & 1))) {
         const int t = b.ready.back();
@@ -228,9 +300,10 @@ void switch_to_next() {
             }
             publish(b.end_token.get());
             b.threads[self->thread].state = State::done;
-            b.warps[self->thread / 32].exited |= 1u << self->thread % 32;
+            b.warps[warp_of(self->thread)].exited |= 1u << lane_of(self->thread);
+            --b.left[self->thread / b.per_block];
             ++b.done;
-            if (kRace || !b.ready.empty()) break;
+            if (kRace || !b.ready.empty() || (b.random && !b.waiting.empty())) break;
         }
         self->thread = -1;
         if (!kRace) b.idle.push_back(self);  // to ThreadSanitizer a fiber is a thread
@@ -238,16 +311,29 @@ void switch_to_next() {
     }
 }
 
-void make_ready(int t) {
-    block_now.threads[t].state = State::ready;
-    block_now.ready.push_back(t);
-}
-
-void shuffle_ready() {
-    if (block_now.random)
-        std::shuffle(block_now.ready.begin(), block_now.ready.end(), *block_now.random);
-    else
-        std::reverse(block_now.ready.begin(), block_now.ready.end());
+// Waits alike of threads side by side are told once.
+std::string describe_waits() {
+    const Block& b = block_now;
+    std::string text, last, first_place;
+    int alike = 0, told = 0;
+    const auto tell = [&] {
+        if (alike == 0 || ++told > 12) return;
+        text += (text.empty() ? "" : "; ") + first_place + (alike > 1 ? " and " + std::to_string(alike - 1) + " more" : "") + " " + last;
+    };
+    for (int t = 0; t < static_cast<int>(b.threads.size()); ++t) {
+        if (b.threads[t].state != State::waiting) continue;
+        const std::string what = "waits " + b.threads[t].wait->what();
+        const bool same = alike > 0 && what == last && t % b.per_block != 0;
+        if (!same) {
+            tell();
+            alike = 0;
+            last = what;
+            first_place = place(t);
+        }
+        ++alike;
+    }
+    tell();
+    return text + (told > 12 ? "; ..." : "");
 }
 
 // Nothing can run and threads are left: says who waits for whom.
@@ -260,18 +346,36 @@ std::string describe_deadlock() {
         if (s == State::exchange && exchange < 0) exchange = t;
         if (s == State::done && exited < 0) exited = t;
     }
-    std::string text;
-    if (barrier >= 0) text = place(barrier) + " waits at __syncthreads " + at(b.threads[barrier].site);
+    std::string text = describe_waits();
+    if (barrier >= 0) text += (text.empty() ? "" : " while ") + place(barrier) + " waits at __syncthreads " + at(b.threads[barrier].site);
     if (exchange >= 0)
         text += (text.empty() ? "" : " while ") + place(exchange) + " waits at a warp operation " + at(b.threads[exchange].site);
     if (exited >= 0) text += ", but " + place(exited) + " has exited";
     return text + " (" + std::to_string(b.done) + " of " + std::to_string(b.threads.size()) + " threads exited).";
 }
 
+// Of memory that shared_memory_of() gave out.
+bool canary_overwritten() {
+    const size_t bytes = block_now.kernel->shared_bytes;
+    const auto written = [bytes](const auto& memory) {
+        return memory && std::any_of(memory.get() + bytes, memory.get() + bytes + kCanaryBytes, [](uint8_t c) { return c != 0xff; });
+    };
+    return std::any_of(std::begin(block_now.shared), std::end(block_now.shared), written);
+}
+
 void run_block() {
     Unwatched unwatched;
     Block& b = block_now;
-    const unsigned n = b.kernel->block.x * b.kernel->block.y * b.kernel->block.z;
+    const unsigned per_block = b.kernel->block.x * b.kernel->block.y * b.kernel->block.z;
+    const unsigned n = per_block * static_cast<unsigned>(b.kernel->cluster);
+    b.per_block = static_cast<int>(per_block);
+    b.warps_per_block = (b.per_block + 31) / 32;
+    b.first = block_index;
+    std::fill(std::begin(b.left), std::end(b.left), b.per_block);
+    for (auto& memory : b.shared) memory.reset();
+    b.extension.reset();
+    b.waiting.clear();
+    b.events.clear();
     b.threads.assign(n, {});
     b.order.resize(n);
     for (unsigned i = 0; i < n; ++i) b.order[i] = static_cast<int>(i);
@@ -304,10 +408,11 @@ void run_block() {
     poison_shared_memory(b.kernel->shared_bytes);
     publish(&b.tokens->launch);
     switch_to_next();
-    if (b.error.empty() && dynamic_shared_overrun(b.kernel->shared_bytes))
+    if (b.error.empty() && (dynamic_shared_overrun(b.kernel->shared_bytes) || canary_overwritten()))
         b.error = place(0) + " or another of its block wrote past the " + std::to_string(b.kernel->shared_bytes) +
                   " bytes of dynamic shared memory.";
     if (b.error.empty() && b.done != n) b.error = describe_deadlock();
+    if (b.error.empty() && b.extension) b.error = b.extension->left_undone();
 }
 
 extern "C" void cuda_on_host_abandon_after_fault() {
@@ -420,10 +525,55 @@ void fail_kernel(const std::string& what) {
     if (block_now.error.empty()) note_error(what);
 }
 
+void fail_kernel(int thread, const std::string& what) {
+    if (block_now.error.empty()) block_now.error = place(thread) + " " + what;
+}
+void abandon_kernel() { abandon(); }
+
+void wait_until(const Wait& wait) {
+    Block& b = block_now;
+    if ((b.random == nullptr || (*b.random)() % 3 != 0) && wait.over()) return;
+    const int self = b.current->thread;
+    b.threads[self].state = State::waiting;
+    b.threads[self].wait = &wait;
+    b.waiting.push_back(self);
+    switch_to_next();
+}
+void give_way() {
+    Block& b = block_now;
+    if (b.random == nullptr || (*b.random)() % 4 != 0) return;
+    make_ready(b.current->thread);
+    shuffle_ready();
+    switch_to_next();
+}
+void take_effect_later(std::function<void()> event) { block_now.events.push_back(std::move(event)); }
+std::unique_ptr<Extension>& extension() { return block_now.extension; }
+int current_thread() { return block_now.current->thread; }
+int threads_of_block() { return block_now.per_block; }
+int blocks_of_cluster() { return block_now.kernel->cluster; }
+bool block_ended(int rank) { return block_now.left[rank] == 0; }
+size_t shared_bytes() { return block_now.kernel->shared_bytes; }
+std::mt19937_64* kernel_random() { return block_now.random; }
+
+// New memory for each block: to ThreadSanitizer nobody has ever touched it.
+uint8_t* shared_memory_of(int rank) {
+    Block& b = block_now;
+    if (b.shared[rank] == nullptr) {
+        const size_t bytes = (b.kernel->shared_bytes + kCanaryBytes + kSharedAlign - 1) / kSharedAlign * kSharedAlign;
+        b.shared[rank].reset(static_cast<uint8_t*>(std::aligned_alloc(kSharedAlign, bytes)));
+        std::memset(b.shared[rank].get(), 0xff, bytes);
+    }
+    return b.shared[rank].get();
+}
+
 void barrier(Site site) {
     Unwatched unwatched;
     Block& b = block_now;
     const int self = b.current->thread;
+    if (b.kernel->cluster > 1) {  // static shared memory, which the blocks of a cluster would have in common here, does not come alone
+        note_error("waits at __syncthreads " + at(site) + " in a kernel of a cluster: use the cluster's barrier.");
+        abandon();
+    }
     Thread& me = b.threads[self];
     if (b.at_barrier == 0) b.first_at_barrier = self;
     const Site other = b.at_barrier == 0 ? site : b.threads[b.first_at_barrier].site;
@@ -448,7 +598,7 @@ void barrier(Site site) {
 uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int argument, int width, Site site) {
     Unwatched unwatched;
     Block& b = block_now;
-    const int self = b.current->thread, warp = self / 32, lane = self % 32;
+    const int self = b.current->thread, warp = warp_of(self), lane = lane_of(self), first = self - lane;
     if ((mask >> lane & 1) == 0) {
         note_error("is not in the mask of its own warp operation at " + at(site) + ".");
         abandon();
@@ -462,7 +612,7 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int argument, in
     me.argument = argument;
     me.width = width;
     Warp& w = b.warps[warp];
-    const size_t lanes = std::min<size_t>(32, b.threads.size() - warp * 32);
+    const int lanes = std::min(32, b.per_block - first % b.per_block);
     const unsigned absent = lanes == 32 ? 0 : ~0u << lanes;
     if (mask & (absent | w.exited)) {
         note_error("names lane " + std::to_string(__builtin_ctz(mask & (absent | w.exited))) + " at " + at(site) + ", which " +
@@ -470,7 +620,7 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int argument, in
         abandon();
     }
     for (unsigned others = w.waiting & mask; others != 0; others &= others - 1) {
-        const Thread& other = b.threads[warp * 32 + __builtin_ctz(others)];
+        const Thread& other = b.threads[first + __builtin_ctz(others)];
         if (other.mask == mask && other.kind == kind && other.site.line == site.line) break;
         char masks[2][16];
         std::snprintf(masks[0], sizeof masks[0], "%08x", mask);
@@ -488,10 +638,10 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int argument, in
         ++w.phase;
         uint64_t ballot = 0;
         for (int l = 0; l < 32; ++l)
-            if (mask >> l & 1) ballot |= (b.threads[warp * 32 + l].value & 1) << l;
+            if (mask >> l & 1) ballot |= (b.threads[first + l].value & 1) << l;
         for (int l = 0; l < 32; ++l) {
             if ((mask >> l & 1) == 0) continue;
-            Thread& t = b.threads[warp * 32 + l];
+            Thread& t = b.threads[first + l];
             const int base = l / t.width * t.width, last = base + t.width - 1;
             int source = l;
             switch (kind) {
@@ -513,10 +663,10 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int argument, in
             if (kind == Exchange::ballot)
                 t.result = ballot;
             else if (mask >> source & 1)
-                t.result = b.threads[warp * 32 + source].value;
+                t.result = b.threads[first + source].value;
             else
                 t.result = ~uint64_t{0};  // undefined on a GPU: a NaN here
-            make_ready(warp * 32 + l);
+            make_ready(first + l);
         }
         shuffle_ready();
     }
@@ -535,14 +685,15 @@ std::string run_kernel(const Kernel& kernel, std::mt19937_64* random) {
     block_dim = kernel.block;
     b.end_token = std::make_unique<char>();
     in_kernel = true;
-    const uint64_t blocks = uint64_t{kernel.grid.x} * kernel.grid.y * kernel.grid.z;
+    const unsigned cluster = static_cast<unsigned>(kernel.cluster), across = kernel.grid.x / cluster;
+    const uint64_t blocks = uint64_t{across} * kernel.grid.y * kernel.grid.z;
     std::vector<uint32_t> order(random ? blocks : 0);
     for (uint64_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
     if (random) std::shuffle(order.begin(), order.end(), *random);
     for (uint64_t k = 0; k < blocks && b.error.empty(); ++k) {
         const uint64_t i = random ? order[k] : k;
-        block_index = {static_cast<unsigned>(i % kernel.grid.x), static_cast<unsigned>(i / kernel.grid.x % kernel.grid.y),
-                       static_cast<unsigned>(i / kernel.grid.x / kernel.grid.y)};
+        block_index = {static_cast<unsigned>(i % across) * cluster, static_cast<unsigned>(i / across % kernel.grid.y),
+                       static_cast<unsigned>(i / across / kernel.grid.y)};
         // Shared memory is thread_local: with a system thread a block, ThreadSanitizer sees that blocks do not share it.
         if (kRace)
             std::thread(run_block).join();

@@ -15,6 +15,7 @@ struct Kernel {
     dim3 grid, block;
     size_t shared_bytes = 0;
     std::shared_ptr<const Body> body;
+    int cluster = 1;  // neighbouring blocks that run at the same time
 };
 
 // Runs all blocks; "" or what went wrong and where. A kernel that went wrong is abandoned in the middle.
@@ -23,6 +24,35 @@ std::string run_kernel(const Kernel& kernel, std::mt19937_64* random);
 bool inside_kernel();
 // The thread that runs goes on, its kernel is reported as wrong. For kernels that are part of the emulation.
 void fail_kernel(const std::string& what);
+
+// For the instructions that work on while the thread goes on (hopper_on_host.cc). Called by kernels' threads, unwatched. A thread's number
+// is that in its block, counted on through the blocks of a cluster.
+struct Wait {
+    virtual bool over() const = 0;         // asked at any time, by any thread
+    virtual std::string what() const = 0;  // for the report of a deadlock: "at ..."
+    virtual ~Wait() = default;
+};
+void wait_until(const Wait& wait);
+void give_way();  // with a seed and by chance, others run first
+// At a random time, or, without a seed, when nothing else can run.
+void take_effect_later(std::function<void()> event);
+// What the blocks that run at the same time share, from the first call of extension() to their end.
+struct Extension {
+    virtual ~Extension() = default;
+    virtual std::string left_undone() const = 0;  // when all threads have ended; "" if nothing
+};
+std::unique_ptr<Extension>& extension();
+int current_thread();
+int threads_of_block();
+int blocks_of_cluster();
+bool block_ended(int rank);
+// A block's dynamic shared memory, for kernels that do not declare it: aligned, NaN.
+constexpr size_t kSharedAlign = 1024;
+uint8_t* shared_memory_of(int rank);
+size_t shared_bytes();
+std::mt19937_64* kernel_random();  // null without a seed
+void fail_kernel(int thread, const std::string& what);
+[[noreturn]] void abandon_kernel();  // after fail_kernel; nothing is destroyed
 
 struct Settings;
 const Settings& settings();  // the machine's

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/device/cuda/convolution/hopper_provider.h"
 #include "engine/device/cuda/convolution/planned_call.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/convolution/turned_provider.h"
@@ -223,6 +224,7 @@ MakeCudaPlans loop_plans(CudaPrecision precision, const std::vector<Loops>& prov
         for (const Loops& loops : providers) {
             convolutions.push_back(make_loop_provider(launcher, loops));
             if (loops.turned) convolutions.push_back(make_turned_provider(*convolutions.back()));
+            if (loops.hopper) convolutions.push_back(make_hopper_provider(launcher, gpu));
         }
         return std::make_unique<CudaPlans>(launcher, ops, gpu, CudaPlanSettings{.precision = precision, .cache_file = plan_cache}, true,
                                            std::move(convolutions), [&launcher](int64_t in, int64_t out, const std::vector<int64_t>&) {

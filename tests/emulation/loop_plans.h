@@ -26,6 +26,7 @@ struct Loops {
     // LeakyReLU and the sums behind it.
     bool activation = false, sums = false;
     bool turned = false;  // its forward engines are offered as the way back to data, too
+    bool hopper = false;  // the kernels for Hopper GPUs are offered beside them
     std::vector<LoopEngine> plain = {{.name = "loops"}}, fused = {{.name = "loops, fused"}};
 };
 std::unique_ptr<ConvProvider> make_loop_provider(CudaLauncher& launcher, const Loops& loops);

@@ -36,6 +36,7 @@ namespace {
 
 constexpr size_t kPage = 4096, kAlign = 256;
 constexpr unsigned char kPoison = 0xff;
+constexpr int kMultiprocessors = 4;
 
 struct Work {
     std::string label;
@@ -120,6 +121,7 @@ struct Machine {
     std::set<CUevent_st*> events;
     std::set<CUgraph_st*> graphs;
     std::map<CUgraphExec_st*, std::shared_ptr<CUgraphExec_st>> execs;  // shared with launches that have not run
+    std::map<const void*, size_t> dynamic_shared;                      // by kernel: what cudaFuncSetAttribute allowed
     size_t device_bytes = 0;
     int next_id = 1, open = 0, device = 0;
     uint64_t launches = 0;
@@ -368,6 +370,29 @@ Limits limits() {
     return {size_t{48} * 1024, optin * 1024};
 }
 
+size_t dynamic_shared_allowed(const void* function) {
+    const auto& allowed = machine().dynamic_shared;
+    const auto it = allowed.find(function);
+    return it == allowed.end() ? limits().shared : it->second;
+}
+
+// Of clusters only what the kernels use: two blocks side by side in x.
+cudaError_t cluster_of(const cudaLaunchConfig_t& config, const std::string& launch, int& cluster) {
+    cluster = 1;
+    for (unsigned i = 0; i < config.numAttrs; ++i) {
+        const cudaLaunchAttribute& a = config.attrs[i];
+        if (a.id != cudaLaunchAttributeClusterDimension)
+            return fail(cudaErrorInvalidValue, launch + ": launch attribute " + std::to_string(a.id) + " is not emulated.");
+        const auto& d = a.val.clusterDim;
+        if (machine().settings.sm < 90) return fail(cudaErrorInvalidClusterSize, launch + ": this architecture has no clusters.");
+        if (d.x == 0 || d.x > 2 || d.y != 1 || d.z != 1)
+            return fail(cudaErrorInvalidClusterSize, launch + ": a cluster other than of 1 or 2 blocks in x (not emulated).");
+        if (config.gridDim.x % d.x != 0) return fail(cudaErrorInvalidClusterSize, launch + ": the grid is not made of whole clusters.");
+        cluster = static_cast<int>(d.x);
+    }
+    return cudaSuccess;
+}
+
 // The sanitizers' own tables lie where two small integers side by side look like an address.
 bool of_sanitizer([[maybe_unused]] void* p) {
     [[maybe_unused]] char name[8];
@@ -454,7 +479,7 @@ const void* host_pointer_in(const void* argument, size_t size) {
     return nullptr;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body> body, const void* host_pointer) {
+cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body> body, const void* host_pointer, const void* function) {
     ENTER("cudaLaunchKernelEx");
     const std::string label = current_label();
     const dim3 g = config.gridDim, b = config.blockDim;
@@ -465,13 +490,17 @@ cudaError_t launch(const cudaLaunchConfig_t& config, std::shared_ptr<const Body>
     const bool block_fits =
         b.x != 0 && b.y != 0 && b.z != 0 && b.x <= 1024 && b.y <= 1024 && b.z <= 64 && uint64_t{b.x} * b.y * b.z <= 1024;
     if (!grid_fits || !block_fits) return fail(cudaErrorInvalidConfiguration, std::string(shape) + ": outside the limits (or empty).");
-    if (config.dynamicSmemBytes > limits().shared)
-        return fail(cudaErrorInvalidValue, std::string(shape) + ": more than 48 KiB without cudaFuncSetAttribute.");
+    if (const size_t allowed = dynamic_shared_allowed(function); config.dynamicSmemBytes > allowed)
+        return fail(cudaErrorInvalidValue,
+                    std::string(shape) + (allowed == limits().shared ? ": more than 48 KiB without cudaFuncSetAttribute."
+                                                                     : ": more than cudaFuncSetAttribute allowed."));
+    int cluster;
+    if (const cudaError_t e = cluster_of(config, shape, cluster)) return e;
     if (host_pointer != nullptr) {
         std::snprintf(shape, sizeof shape, "kernel '%s' gets %p, which is memory of the host.", label.c_str(), host_pointer);
         return fail(cudaErrorInvalidValue, shape);
     }
-    const Kernel kernel{label, g, b, config.dynamicSmemBytes, std::move(body)};
+    const Kernel kernel{label, g, b, config.dynamicSmemBytes, std::move(body), cluster};
     const auto run = [kernel] {
         Machine& m = machine();
         if (m.broken != cudaSuccess) return;
@@ -499,6 +528,7 @@ void reset(const Settings& settings) {
     m.events.clear();
     m.graphs.clear();
     m.execs.clear();
+    m.dynamic_shared.clear();
     for (auto& [_, a] : m.allocations) {
         if (a.live) release(a);
         munmap(a.map - kPage, a.mapped + 2 * kPage);
@@ -612,6 +642,7 @@ const char* cudaGetErrorName(cudaError_t e) {
         NAME(cudaErrorStreamCaptureIsolation);
         NAME(cudaErrorStreamCaptureImplicit);
         NAME(cudaErrorStreamCaptureWrongThread);
+        NAME(cudaErrorInvalidClusterSize);
 #undef NAME
         default:
             return "cudaError";
@@ -657,7 +688,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     p->sharedMemPerBlockOptin = limits().shared_optin;
     p->maxThreadsPerBlock = 1024;
     p->warpSize = 32;
-    p->multiProcessorCount = 4;
+    p->multiProcessorCount = kMultiprocessors;
     p->regsPerBlock = 65536;
     p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024;
     p->maxThreadsDim[2] = 64;
@@ -665,11 +696,59 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
     return cudaSuccess;
 }
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+    LOCK("cudaDeviceGetAttribute");
+    if (const cudaError_t e = usable(call)) return e;
+    if (device < 0 || device >= m.settings.devices) return fail(cudaErrorInvalidDevice, "cudaDeviceGetAttribute of no device.");
+    switch (attribute) {
+        case cudaDevAttrMultiProcessorCount:
+            return *value = kMultiprocessors, cudaSuccess;
+        case cudaDevAttrComputeCapabilityMajor:
+            return *value = m.settings.sm / 10, cudaSuccess;
+        case cudaDevAttrComputeCapabilityMinor:
+            return *value = m.settings.sm % 10, cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            return *value = static_cast<int>(limits().shared_optin), cudaSuccess;
+        case cudaDevAttrClusterLaunch:
+            return *value = m.settings.sm >= 90 ? 1 : 0, cudaSuccess;
+        default:
+            return fail(cudaErrorInvalidValue, "cudaDeviceGetAttribute " + std::to_string(attribute) + ": not emulated.");
+    }
+}
+static cudaError_t kernel_for_device(const char* call) {
+    const Settings& s = machine().settings;
+    if (s.kernels_for == 0 || s.kernels_for == s.sm) return cudaSuccess;
+    return fail(cudaErrorNoKernelImageForDevice, std::string(call) + ": no kernel image is available for execution on the device");
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
     ENTER("cudaFuncGetAttributes");
-    if (m.settings.kernels_for != 0 && m.settings.kernels_for != m.settings.sm)
-        return fail(cudaErrorNoKernelImageForDevice, std::string(call) + ": no kernel image is available for execution on the device");
+    if (const cudaError_t e = kernel_for_device(call)) return e;
     *attributes = {};
+    attributes->maxDynamicSharedSizeBytes = static_cast<int>(dynamic_shared_allowed(function));
+    return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+    ENTER("cudaFuncSetAttribute");
+    if (const cudaError_t e = kernel_for_device(call)) return e;
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
+        return fail(cudaErrorInvalidValue, "cudaFuncSetAttribute " + std::to_string(attribute) + ": not emulated.");
+    if (value < 0 || static_cast<size_t>(value) > limits().shared_optin)
+        return fail(cudaErrorInvalidValue, "cudaFuncSetAttribute: " + std::to_string(value) +
+                                               " bytes of dynamic shared memory, of at most " + text_of(limits().shared_optin) + ".");
+    m.dynamic_shared[function] = static_cast<size_t>(value);
+    return cudaSuccess;
+}
+// Of shared memory and threads a multiprocessor has twice, or little more than, what a block may take.
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function, const cudaLaunchConfig_t* config) {
+    ENTER("cudaOccupancyMaxActiveClusters");
+    if (const cudaError_t e = kernel_for_device(call)) return e;
+    int cluster;
+    if (const cudaError_t e = cluster_of(*config, call, cluster)) return e;
+    const size_t bytes = config->dynamicSmemBytes, threads = size_t{config->blockDim.x} * config->blockDim.y * config->blockDim.z;
+    if (bytes > dynamic_shared_allowed(function) || threads == 0 || threads > 1024)
+        return fail(cudaErrorInvalidValue, std::string(call) + ": no such block could be launched.");
+    const size_t per_multiprocessor = std::min((limits().shared_optin + 1024) / (bytes + 1024), 2048 / threads);
+    *clusters = static_cast<int>(kMultiprocessors * per_multiprocessor) / cluster;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

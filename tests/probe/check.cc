@@ -1,8 +1,6 @@
 // Host check: what can be known without a GPU. The kernels' index functions (layout.h) run here against plain loops, wgmma operands are
 // read through the very descriptors the kernels build, and the mbarrier protocol runs in a model with a random scheduler. Copies of the
 // kernels' loops are marked [twin].
-#include "tests/probe/layout.h"
-
 #include <algorithm>
 #include <cmath>
 #include <coroutine>
@@ -16,6 +14,11 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "engine/device/cuda/convolution/hopper/layout.h"
+
+using namespace jem;
+using namespace jem::hopper;
 
 static int failures = 0, checks = 0;
 static void expect(bool ok, const std::string& what) {
@@ -33,8 +36,8 @@ static float to_bf16(float f) {
     std::memcpy(&f, &u, 4);
     return f;
 }
-static float norm_leaky(float x, float mean, float scale, float beta) {
-    const float z = std::fma(x - mean, scale, beta);
+static float norm_leaky(float x, float scale, float shift) {
+    const float z = std::fma(x, scale, shift);
     return z > 0 ? z : 0.2f * z;
 }
 static std::mt19937 rng(1);
@@ -90,19 +93,19 @@ static void check_descriptors() {
     }
 }
 
-template <int kPerGroup, int kCluster = 1>
+template <int kN, int kPerGroup, int kCluster = 1>
 static void check_conv(const Shape& s, bool norm, bool residual) {
-    using Tile = ConvTile<kPerGroup>;
-    const std::string id =
-        "conv " + name(s) + " per group " + std::to_string(kPerGroup) + (norm ? " norm" : "") + (residual ? " residual" : "");
+    using Tile = ConvTile<kN, kPerGroup>;
+    const std::string id = "conv " + name(s) + " tile of " + std::to_string(kN) + " per group " + std::to_string(kPerGroup) +
+                           (norm ? " norm" : "") + (residual ? " residual" : "");
     const int pixels = s.n * s.h * s.w;
     const auto x = integers((size_t)pixels * s.c, -3, 3), w = integers((size_t)s.k * kTaps * s.c, -2, 2),
                res = integers((size_t)pixels * s.k, -9, 9);
-    const auto mean = integers(s.c, -1, 1), scale = integers(s.c, 1, 2), beta = integers(s.c, -2, 2), centre = integers(s.k, -5, 5);
+    const auto scale = integers(s.c, 1, 2), shift = integers(s.c, -3, 3), centre = integers(s.k, -5, 5);
     // plain loops
     std::vector<float> act(x), want((size_t)pixels * s.k);
     if (norm)
-        for (size_t i = 0; i < act.size(); ++i) act[i] = to_bf16(norm_leaky(x[i], mean[i % s.c], scale[i % s.c], beta[i % s.c]));
+        for (size_t i = 0; i < act.size(); ++i) act[i] = to_bf16(norm_leaky(x[i], scale[i % s.c], shift[i % s.c]));
     for (int n = 0; n < s.n; ++n)
         for (int y = 0; y < s.h; ++y)
             for (int c0 = 0; c0 < s.w; ++c0) {
@@ -129,15 +132,15 @@ static void check_conv(const Shape& s, bool norm, bool residual) {
     for (int k = 0; k < s.k; ++k)
         for (int tap = 0; tap < kTaps; ++tap)
             for (int c = 0; c < s.c; ++c) {
-                float& to = packed[weight_index(s, k, tap, c)];
+                float& to = packed[weight_tile_offset(s.k, kTaps, k, tap, c)];
                 expect(std::isnan(to), id + ": packed weights do not overlap");
                 to = w[krsc_index(s, k, tap, c)];
             }
     // [twin] the kernel
-    std::vector<float> got(want.size(), NAN), partials((size_t)pixel_blocks(s) * n_tiles(s) * 2 * kConvN, NAN);
-    for (int tile = 0; tile < conv_units(s, Tile::kBlocks, kCluster) * kCluster; ++tile) {
-        const TileAt at = tile_at(s, tile / kCluster, kCluster, tile % kCluster);
-        std::vector<std::vector<float>> acc(Tile::kBlocks, std::vector<float>(64 * kConvN, 0.f));
+    std::vector<float> got(want.size(), NAN), partials((size_t)pixel_blocks(s) * 2 * s.k, NAN);
+    for (int tile = 0; tile < conv_units(s, kN, Tile::kBlocks, kCluster) * kCluster; ++tile) {
+        const TileAt at = tile_at(s, kN, tile / kCluster, kCluster, tile % kCluster);
+        std::vector<std::vector<float>> acc(Tile::kBlocks, std::vector<float>(64 * kN, 0.f));
         std::vector<int> source(Tile::kPixels);
         for (int t = 0; t < kLoaders; ++t)
             for (int pixel = t; pixel < Tile::kPixels; pixel += kLoaders) source[pixel] = Tile::source(s, at.m, pixel);
@@ -152,40 +155,44 @@ static void check_conv(const Shape& s, bool norm, bool residual) {
                         for (int j = 0; j < kVec; ++j) {
                             expect(from < 0 || (size_t)(from + channel + j) < x.size(), id + ": load in range");
                             float v = from < 0 ? 0 : x[from + channel + j];
-                            if (norm && from >= 0) v = to_bf16(norm_leaky(v, mean[channel + j], scale[channel + j], beta[channel + j]));
+                            if (norm && from >= 0) v = to_bf16(norm_leaky(v, scale[channel + j], shift[channel + j]));
                             a.write(Tile::a_offset(slice, pixel) + 2 * j, v, (id + " A").c_str());
                         }
                     }
             }
             for (int tap = 0; tap < kTaps; ++tap) {
-                Memory b(kWeightBytes);
-                for (int i = 0; i < kWeightBytes / 2; ++i) b.v[i] = packed[weight_piece(s, at.n, chunk, tap) + i];
+                Memory b(Tile::kWeightBytes);
+                for (int half = 0; half < kCluster; ++half) {  // each block of a cluster copies its part
+                    constexpr int kPart = Tile::kWeightBytes / kCluster;
+                    const int64_t from = weight_piece(s, at.n * kN, chunk, tap) + half * (kPart / 2);
+                    expect(from % kVec == 0 && (size_t)from + kPart / 2 <= packed.size(), id + ": copy of B in range, aligned");
+                    for (int i = 0; i < kPart / 2; ++i) b.write(half * kPart + 2 * i, packed[(size_t)(from + i)], (id + " B").c_str());
+                }
                 for (int step = 0; step < kChunk / 16; ++step)
                     for (int block = 0; block < Tile::kBlocks; ++block)
-                        multiply(acc[block], kConvN, a, Tile::a_descriptor(0, block, tap, step), false, b, Tile::b_descriptor(0, step),
-                                 false);
+                        multiply(acc[block], kN, a, Tile::a_descriptor(0, block, tap, step), false, b, Tile::b_descriptor(0, step), false);
             }
         }
         for (int block = 0; block < Tile::kBlocks; ++block) {
             const int g = at.m * Tile::kBlocks + block;
             if (g >= pixel_blocks(s)) continue;
-            Memory staging(kStagingBytes);
+            Memory staging(Tile::kStagingBytes);
             for (int t = 0; t < 128; ++t)
-                for (int i = 0; i < kConvN / 2; ++i)
-                    staging.write(staging_offset(acc_row(t, i), acc_col(t, i)), to_bf16(acc[block][acc_row(t, i) * kConvN + acc_col(t, i)]),
-                                  (id + " staging").c_str());
-            std::vector<float> scratch(kRowsAtOnce * 2 * kConvN, NAN);
-            expect(scratch.size() * 4 <= (size_t)kStagingBytes, "scratch fits");
+                for (int i = 0; i < kN / 2; ++i)
+                    staging.write(Tile::staging_offset(acc_row(t, i), acc_col(t, i)),
+                                  to_bf16(acc[block][acc_row(t, i) * kN + acc_col(t, i)]), (id + " staging").c_str());
+            std::vector<float> scratch(Tile::kRowsAtOnce * 2 * kN, NAN);
+            expect(scratch.size() * 4 <= (size_t)Tile::kStagingBytes, "scratch fits");
             for (int t = 0; t < 128; ++t) {
-                const int vector = out_vector(t), first = out_first_row(t), channel = at.n * kConvN + vector * kVec;
-                if (first >= kRowsAtOnce) continue;
+                const int vector = Tile::out_vector(t), first = Tile::out_first_row(t), channel = at.n * kN + vector * kVec;
+                if (first >= Tile::kRowsAtOnce) continue;
                 const BlockAt where = block_at(s, g);
                 float sum[kVec] = {}, squares[kVec] = {};
-                for (int row = first; row < kBlockPixels; row += kRowsAtOnce) {
+                for (int row = first; row < kBlockPixels; row += Tile::kRowsAtOnce) {
                     const int to = pixel_offset(s, where.image, where.y + row / kEdge, where.x + row % kEdge, s.k) + channel;
                     expect(to == block_offset(s, g, row, s.k) + channel, id + ": row offset");
                     for (int j = 0; j < kVec; ++j) {
-                        float v = staging.read(staging_offset(row, vector * kVec) + 2 * j);
+                        float v = staging.read(Tile::staging_offset(row, vector * kVec) + 2 * j);
                         if (residual) v = to_bf16(v + res[to + j]);
                         expect(std::isnan(got[to + j]), id + ": stored once");
                         got[to + j] = v;
@@ -193,36 +200,35 @@ static void check_conv(const Shape& s, bool norm, bool residual) {
                     }
                 }
                 for (int j = 0; j < kVec; ++j)
-                    scratch[first * 2 * kConvN + vector * kVec + j] = sum[j],
-                                                                 scratch[(first * 2 + 1) * kConvN + vector * kVec + j] = squares[j];
+                    scratch[first * 2 * kN + vector * kVec + j] = sum[j], scratch[(first * 2 + 1) * kN + vector * kVec + j] = squares[j];
             }
             for (int t = 0; t < 128; ++t)
-                for (int i = t; i < 2 * kConvN; i += 128) {
+                for (int i = t; i < 2 * kN; i += 128) {
                     float total = 0;
-                    for (int r = 0; r < kRowsAtOnce; ++r) total += scratch[r * 2 * kConvN + i];
-                    float& to = partials[partial_index(s, g, at.n, i / kConvN, i % kConvN)];
+                    for (int r = 0; r < Tile::kRowsAtOnce; ++r) total += scratch[r * 2 * kN + i];
+                    float& to = partials[partial_index(s, g, i / kN, at.n * kN + i % kN)];
                     expect(std::isnan(to), id + ": partial sums stored once");
                     to = total;
                 }
         }
     }
     expect(got == want, id + ": output equals plain loops");
-    // sums of all blocks, columns as column_sums numbers them: [n tile][sum, squares][160]
-    const int columns = n_tiles(s) * 2 * kConvN;
+    const int columns = 2 * s.k;  // of all blocks: [sums, squares][k]
     std::vector<double> sums(columns, 0), plain(columns, 0);
     for (int g = 0; g < pixel_blocks(s); ++g)
         for (int c = 0; c < columns; ++c) sums[c] += partials[(size_t)g * columns + c];
     for (size_t i = 0; i < want.size(); ++i) {
-        const int k = (int)(i % s.k), column = k / kConvN * 2 * kConvN + k % kConvN;
-        plain[column] += want[i] - centre[k], plain[column + kConvN] += (double)(want[i] - centre[k]) * (want[i] - centre[k]);
+        const int k = (int)(i % s.k);
+        plain[k] += want[i] - centre[k], plain[s.k + k] += (double)(want[i] - centre[k]) * (want[i] - centre[k]);
     }
     bool close = true;
     for (int c = 0; c < columns; ++c) close &= std::fabs(sums[c] - plain[c]) <= 1e-5 * (1 + std::fabs(plain[c]));
     expect(close, id + ": sums equal plain loops");
 }
 
+template <int kN>
 static void check_grad(const Shape& s, int splits) {
-    const std::string id = "wgrad " + name(s) + " splits " + std::to_string(splits);
+    const std::string id = "wgrad " + name(s) + " tile of " + std::to_string(kN) + " splits " + std::to_string(splits);
     const int pixels = s.n * s.h * s.w;
     const auto x = integers((size_t)pixels * s.c, -3, 3), dy = integers((size_t)pixels * s.k, -2, 2);
     std::vector<float> want((size_t)s.k * kTaps * s.c, 0.f), partials((size_t)splits * want.size(), NAN), got(want.size(), NAN);
@@ -234,14 +240,14 @@ static void check_grad(const Shape& s, int splits) {
                 for (int c = 0; c < s.c; ++c)
                     want[krsc_index(s, k, tap, c)] += dy[(size_t)p * s.k + k] * x[((size_t)(n * s.h + y) * s.w + xx) * s.c + c];
         }
-    for (int block = 0; block < grad_m_tiles(s) * grad_n_tiles(s) * splits; ++block) {  // [twin]
-        const GradAt at = grad_at(s, block);
+    for (int block = 0; block < grad_tiles(s, kN) * splits; ++block) {  // [twin]
+        const GradAt at = grad_at(s, kN, block);
         const int first = grad_first(s, at.split, splits), count = grad_first(s, at.split + 1, splits) - first;
         expect(at.split < splits && count >= 0, id + ": split");
-        std::vector<std::vector<float>> acc(kTaps, std::vector<float>(64 * kGradN, 0.f));
+        std::vector<std::vector<float>> acc(kTaps, std::vector<float>(64 * kN, 0.f));
         for (int j = 0; j < count; ++j) {
             const BlockAt where = block_at(s, first + j);
-            Memory a(kGradABytes), b(kGradBBytes);
+            Memory a(kGradABytes), b(GradTile<kN>::kBBytes);
             for (int t = 0; t < kGradLoaders; ++t) {
                 for (int i = 0; i < kGradARounds; ++i) {
                     const GradItem item = grad_a_item(t, i);
@@ -254,10 +260,10 @@ static void check_grad(const Shape& s, int splits) {
                             a.write(item.slice * kGradASliceBytes + item.pixel * kVecBytes + 2 * e, real ? x[from + channel + e] : 0,
                                     (id + " A").c_str());
                 }
-                for (int i = 0; i < kGradBRounds; ++i) {
+                for (int i = 0; i < GradTile<kN>::kBRounds; ++i) {
                     const GradItem item = grad_b_item(t, i);
                     const int from = pixel_offset(s, where.image, where.y + item.pixel / kEdge, where.x + item.pixel % kEdge, s.k) +
-                                     at.n * kGradN + item.slice * kVec;
+                                     at.n * kN + item.slice * kVec;
                     for (int e = 0; e < kVec; ++e)
                         b.write(item.slice * kGradBSliceBytes + item.pixel * kVecBytes + 2 * e, dy[from + e], (id + " B").c_str());
                 }
@@ -266,20 +272,20 @@ static void check_grad(const Shape& s, int splits) {
                 for (int consumer = 0; consumer < kGradGroups; ++consumer)
                     for (int i = 0; i < kGradTaps; ++i) {
                         const int tap = consumer * kGradTaps + i;
-                        multiply(acc[tap], kGradN, a, grad_a_descriptor(0, tap, step), true, b, grad_b_descriptor(0, step), true);
+                        multiply(acc[tap], kN, a, grad_a_descriptor(0, tap, step), true, b, grad_b_descriptor(0, step), true);
                     }
         }
         for (int tap = 0; tap < kTaps; ++tap)
             for (int t = 0; t < 128; ++t)
-                for (int i = 0; i < kGradN / 2; ++i) {
-                    const int c = at.m * kGradM + acc_row(t, i), k = at.n * kGradN + acc_col(t, i);
+                for (int i = 0; i < kN / 2; ++i) {
+                    const int c = at.m * kGradM + acc_row(t, i), k = at.n * kN + acc_col(t, i);
                     if (c >= s.c) continue;
                     float& to = partials[grad_partial_index(s, at.split, tap, c, k)];
                     expect(std::isnan(to), id + ": partial stored once");
-                    to = acc[tap][acc_row(t, i) * kGradN + acc_col(t, i)];
+                    to = acc[tap][acc_row(t, i) * kN + acc_col(t, i)];
                 }
     }
-    for (int bz = 0; bz < kTaps; ++bz)  // [twin] weight_gradient_sum
+    for (int bz = 0; bz < kTaps; ++bz)  // [twin] grad3x3_sum
         for (int by = 0; by < s.c / 32; ++by)
             for (int bx = 0; bx < s.k / 32; ++bx)
                 for (int ty = 0; ty < 32; ++ty)
@@ -381,6 +387,7 @@ struct ConvModel {
         std::vector<int> groups_done;  // per consumer warp
     } block[2];
     Machine m;
+    static constexpr int kPieceBytes = ConvTile<160, 2>::kWeightBytes;
     ConvModel(int a, int b, int t, int c, bool one, unsigned seed, int cluster = 1)
         : stages_a(a), stages_b(b), tiles(t), chunk_count(c), one_thread(one), blocks(cluster), m(seed) {
         const int loaders = one ? 128 : kLoaders;
@@ -425,11 +432,10 @@ struct ConvModel {
         }
     }
     void copy_b(int r, int stage, int use) {  // announces all at home, sends its part to everybody
-        block[r].full_b[stage].arrive(kWeightBytes), ++m.progress;
+        block[r].full_b[stage].arrive(kPieceBytes), ++m.progress;
         for (int to = 0; to < blocks; ++to)
-            m.later(1000 + stage * 4 + r * 2 + to, [this, r, to, stage, use] {
-                block[to].tag_b[stage][r] = use, block[to].full_b[stage].complete(kWeightBytes / blocks);
-            });
+            m.later(1000 + stage * 4 + r * 2 + to,
+                    [this, r, to, stage, use] { block[to].tag_b[stage][r] = use, block[to].full_b[stage].complete(kPieceBytes / blocks); });
     }
     Actor load_b(int r) {
         Ring<1> ring;
@@ -531,14 +537,14 @@ struct GradModel {
 
 static void check_barriers() {
     for (unsigned seed = 0; seed < 6; ++seed) {
-        expect(ConvModel(ConvTile<2>::kStagesA, ConvTile<2>::kStagesB, 3, 5, false, seed).m.run(),
+        expect(ConvModel(ConvTile<160, 2>::kStagesA, ConvTile<160, 2>::kStagesB, 3, 5, false, seed).m.run(),
                "model: 4 blocks a tile comes to its end");
-        expect(ConvModel(ConvTile<1>::kStagesA, ConvTile<1>::kStagesB, 3, 5, false, seed).m.run(),
+        expect(ConvModel(ConvTile<160, 1>::kStagesA, ConvTile<160, 1>::kStagesB, 3, 5, false, seed).m.run(),
                "model: 2 blocks a tile comes to its end");
         expect(ConvModel(2, 2, 3, 2, false, seed).m.run(), "model: two stages of each are enough");
-        expect(ConvModel(ConvTile<2>::kStagesA, ConvTile<2>::kStagesB, 3, 5, false, seed, 2).m.run(),
+        expect(ConvModel(ConvTile<160, 2>::kStagesA, ConvTile<160, 2>::kStagesB, 3, 5, false, seed, 2).m.run(),
                "model: a cluster of two, 4 blocks a tile, comes to its end");
-        expect(ConvModel(ConvTile<1>::kStagesA, ConvTile<1>::kStagesB, 3, 5, false, seed, 2).m.run(),
+        expect(ConvModel(ConvTile<160, 1>::kStagesA, ConvTile<160, 1>::kStagesB, 3, 5, false, seed, 2).m.run(),
                "model: a cluster of two, 2 blocks a tile, comes to its end");
         expect(ConvModel(2, 2, 3, 2, false, seed, 2).m.run(), "model: a cluster of two with two stages of each");
         for (int count : {0, 1, 2, 3, 7, 8, 9, 30})
@@ -561,28 +567,42 @@ int main() {
     };
     part("descriptors, accumulators", check_descriptors);
     part("convolution, image borders", [] {
-        check_conv<2>({1, 16, 16, 32, 160}, false, false);
-        check_conv<1>({1, 16, 16, 32, 160}, true, true);
-        check_conv<2>({1, 32, 32, 64, 160}, true, true);
-        check_conv<2>({2, 8, 16, 96, 160}, false, true);
+        check_conv<160, 2>({1, 16, 16, 32, 160}, false, false);
+        check_conv<160, 1>({1, 16, 16, 32, 160}, true, true);
+        check_conv<160, 2>({1, 32, 32, 64, 160}, true, true);
+        check_conv<160, 2>({2, 8, 16, 96, 160}, false, true);
     });
     part("convolution, tiles across images and odd ends", [] {
-        check_conv<2>({4, 8, 8, 64, 320}, true, true);
-        check_conv<2>({3, 8, 8, 32, 160}, true, true);
-        check_conv<2>({5, 8, 8, 32, 320}, false, true);
-        check_conv<1>({3, 8, 8, 32, 320}, true, false);
-        check_conv<2>({1, 24, 8, 32, 160}, false, false);
-        check_conv<2>({1, 16, 16, 160, 160}, true, true);
-        check_conv<2, 2>({1, 32, 32, 32, 160}, true, true);
-        check_conv<1, 2>({5, 8, 8, 64, 320}, true, true);
-        check_conv<2, 2>({3, 8, 8, 32, 320}, false, false);
+        check_conv<160, 2>({4, 8, 8, 64, 320}, true, true);
+        check_conv<160, 2>({3, 8, 8, 32, 160}, true, true);
+        check_conv<160, 2>({5, 8, 8, 32, 320}, false, true);
+        check_conv<160, 1>({3, 8, 8, 32, 320}, true, false);
+        check_conv<160, 2>({1, 24, 8, 32, 160}, false, false);
+        check_conv<160, 2>({1, 16, 16, 160, 160}, true, true);
+        check_conv<160, 2, 2>({1, 32, 32, 32, 160}, true, true);
+        check_conv<160, 1, 2>({5, 8, 8, 64, 320}, true, true);
+        check_conv<160, 2, 2>({3, 8, 8, 32, 320}, false, false);
+    });
+    part("convolution, tiles of 128, 64, 32 channels", [] {
+        check_conv<128, 2>({1, 16, 16, 64, 128}, true, true);
+        check_conv<128, 1>({3, 8, 8, 32, 256}, false, true);
+        check_conv<128, 2, 2>({5, 8, 8, 32, 256}, true, false);
+        check_conv<128, 1, 2>({1, 16, 16, 32, 128}, false, false);
+        check_conv<64, 2>({2, 8, 16, 32, 192}, false, true);
+        check_conv<64, 1>({3, 8, 8, 96, 64}, true, true);
+        check_conv<32, 2>({1, 24, 8, 32, 96}, true, false);
+        check_conv<32, 1>({3, 8, 8, 64, 32}, false, true);
     });
     part("weight gradient", [] {
-        check_grad({1, 16, 16, 64, 80 * 2}, 1);
-        check_grad({2, 16, 16, 160, 160}, 3);
-        check_grad({5, 8, 8, 160, 160}, 2);
-        check_grad({1, 32, 32, 160, 160}, 5);
-        check_grad({3, 8, 8, 320, 160}, 3);
+        check_grad<80>({1, 16, 16, 64, 80 * 2}, 1);
+        check_grad<80>({2, 16, 16, 160, 160}, 3);
+        check_grad<80>({5, 8, 8, 160, 160}, 2);
+        check_grad<80>({1, 32, 32, 160, 160}, 5);
+        check_grad<80>({3, 8, 8, 320, 160}, 3);
+        check_grad<64>({2, 16, 8, 96, 128}, 3);
+        check_grad<64>({3, 8, 8, 64, 64}, 1);
+        check_grad<32>({2, 8, 16, 32, 96}, 2);
+        check_grad<32>({5, 8, 8, 160, 32}, 4);
     });
     part("offsets fit 31 bits", [] {
         for (const Shape& s : {Shape{128, 32, 32, 160, 160}, Shape{256, 32, 32, 160, 320}, Shape{256, 16, 16, 320, 640}})

@@ -9,9 +9,14 @@
 #include <utility>
 #include <vector>
 
-#include "tests/probe/conv_sm90.cuh"
+#include "engine/device/cuda/convolution/hopper/kernels.cuh"
 #include "tests/probe/tell.h"
 
+using namespace jem;
+using namespace jem::hopper;
+
+using bf16 = __nv_bfloat16;
+constexpr float kSlope = 0.2f;
 constexpr int kFlopsPerClock = 4096;  // dense bf16 per SM and clock
 static int failures = 0;
 static Trouble* trouble = nullptr;
@@ -202,7 +207,7 @@ static void test_once(const char* what, Operand a, Operand b) {
     std::string first;
     const int wrong = count_wrong(d, read_descriptor(descriptor(a)), read_descriptor(descriptor(b)), &first);
     char text[300];
-    std::snprintf(text, sizeof text, "m64n%dk16 %-58s %s", N, what,
+    std::snprintf(text, sizeof text, "m64n%dk16 %-60s %s", N, what,
                   wrong ? (std::to_string(wrong) + " wrong, " + first).c_str() : "equals plain loops");
     result(wrong == 0, text);
     if (wrong == 0 || a.swizzle || b.swizzle) return;
@@ -218,21 +223,23 @@ static void test_once(const char* what, Operand a, Operand b) {
 constexpr uint32_t kAtB = 48 * 1024;  // B's part of an image
 template <int N>
 static void test_sizes() {
-    using Tile = ConvTile<2>;
-    const Descriptor fprop = read_descriptor(Tile::a_descriptor(0, 1, 5, 0)), grad = read_descriptor(grad_a_descriptor(0, 5, 1));
-    test_once<N, false, false>("K-major both, A a shifted halo (LBO 6400, SBO 160)", {fprop.address, fprop.lbo, fprop.sbo, false, 0},
-                               {kAtB, N * 16, 128, false, 0});
+    using Tile = ConvTile<160, 2>;
+    const Descriptor fprop = read_descriptor(Tile::a_descriptor(0, 1, 5, 0)), grad = read_descriptor(grad_a_descriptor(0, 5, 1)),
+                     weights = read_descriptor(Tile::b_descriptor(kAtB, 1));
+    test_once<N, false, false>("K-major both, A a shifted halo (LBO 6400, SBO 160), B tiles",
+                               {fprop.address, fprop.lbo, fprop.sbo, false, 0}, {weights.address, weights.lbo, weights.sbo, false, 0});
     test_once<N, true, true>("MN-major both, A a shifted halo (LBO 160, SBO 1600)", {grad.address, grad.lbo, grad.sbo, true, 0},
                              {kAtB, 128, kGradBSliceBytes, true, 0});
 }
 static void step_desc() {
-    test_once<160, false, false>("K-major both, packed (LBO 1024, SBO 128)", {0, 1024, 128, false, 0}, {kAtB, 2560, 128, false, 0});
+    test_once<160, false, false>("K-major both, A packed (LBO 1024, SBO 128), B tiles", {0, 1024, 128, false, 0},
+                                 {kAtB, 128, 512, false, 0});
     test_sizes<160>();
     test_sizes<80>();
     test_sizes<128>();
     test_sizes<192>();
     test_once<160, false, true>("A K-major halo, B MN-major", {176, 6400, 160, false, 0}, {kAtB, 128, 1024, true, 0});
-    test_once<160, true, false>("A MN-major halo, B K-major", {176, 160, 1600, true, 0}, {kAtB, 2560, 128, false, 0});
+    test_once<160, true, false>("A MN-major halo, B K-major", {176, 160, 1600, true, 0}, {kAtB, 128, 512, false, 0});
     test_once<160, false, false>("K-major both, 128-byte swizzle, second k step", {32, 16, 1024, false, kSwizzle128},
                                  {kAtB + 32, 16, 1024, false, kSwizzle128});
     test_once<256, false, false>("K-major both, 128-byte swizzle", {0, 16, 1024, false, kSwizzle128}, {kAtB, 16, 1024, false, kSwizzle128});
@@ -281,9 +288,9 @@ static void map_b(const char* what, uint64_t b) {
     report_map(what, read_descriptor(b), kTrans, 160, got);
 }
 static void step_map() {
-    map_a<false>("A, K-major halo, tap 5 of block 1", ConvTile<2>::a_descriptor(0, 1, 5, 0));
+    map_a<false>("A, K-major halo, tap 5 of block 1", ConvTile<160, 2>::a_descriptor(0, 1, 5, 0));
     map_a<true>("A, MN-major halo, tap 5", grad_a_descriptor(0, 5, 1));
-    map_b<false>("B, K-major", ConvTile<2>::b_descriptor(0, 0));
+    map_b<false>("B, K-major tiles", ConvTile<160, 2>::b_descriptor(0, 0));
     map_b<true>("B, MN-major", make_descriptor(256, 128, kGradBSliceBytes));
 }
 
@@ -304,6 +311,7 @@ __device__ __forceinline__ unsigned long long global_timer() {
 // x 2 blocks of n160 a warpgroup; grad: 12 n80 in one commit; swizzle256: 9 commits of 2 k steps of n256.
 template <int kMode>
 __global__ void __launch_bounds__(kMode == kRateGrad ? 384 : 256, 1) rate(int iterations, bool zeros, float* sink, Clocks* clocks) {
+    using Tile = ConvTile<160, 2>;
     extern __shared__ __align__(1024) uint8_t raw[];
     for (int i = threadIdx.x; i < kRateBytes / 2; i += blockDim.x) {  // values in [-2, 2), most of them small, as data would be
         uint32_t x = i * 2654435761u + blockIdx.x;
@@ -334,7 +342,7 @@ __global__ void __launch_bounds__(kMode == kRateGrad ? 384 : 256, 1) rate(int it
     Ring<8> ring_b;
     for (int it = 0; it < iterations; ++it) {
         if constexpr (kMode == kRateGrad) {
-            const uint32_t a = base + ring_b.stage * kGradABytes, b = base + 8 * kGradABytes + ring_b.stage * kGradBBytes;
+            const uint32_t a = base + ring_b.stage * kGradABytes, b = base + 8 * kGradABytes + ring_b.stage * GradTile<80>::kBBytes;
             wgmma_fence();
 #pragma unroll
             for (int step = 0; step < 4; ++step)
@@ -351,11 +359,11 @@ __global__ void __launch_bounds__(kMode == kRateGrad ? 384 : 256, 1) rate(int it
 #pragma unroll
                 for (int step = 0; step < 2; ++step) {
                     if constexpr (kMode == kRateHalo) {
-                        const uint64_t db = ConvTile<2>::b_descriptor(b + ring_b.stage * kWeightBytes, step);
+                        const uint64_t db = Tile::b_descriptor(b + ring_b.stage * Tile::kWeightBytes, step);
 #pragma unroll
-                        for (int m = 0; m < 2; ++m) wgmma_n160<0, 0>(acc[m], ConvTile<2>::a_descriptor(a, group * 2 + m, tap, step), db);
+                        for (int m = 0; m < 2; ++m) wgmma_n160<0, 0>(acc[m], Tile::a_descriptor(a, group * 2 + m, tap, step), db);
                     } else if constexpr (kMode == kRateAligned) {  // A packed: [slice][256 rows]
-                        const uint64_t db = ConvTile<2>::b_descriptor(b + ring_b.stage * kWeightBytes, step);
+                        const uint64_t db = Tile::b_descriptor(b + ring_b.stage * Tile::kWeightBytes, step);
 #pragma unroll
                         for (int m = 0; m < 2; ++m)
                             wgmma_n160<0, 0>(acc[m], make_descriptor(a + (group * 2 + m) * 1024 + step * 8192, 4096, 128), db);
@@ -412,10 +420,10 @@ static void step_rate() {
     for (const bool zeros : {false, true}) {
         const double r = measure_rate<kRateHalo>("m64n160k16, halo without swizzle, as in conv3x3", zeros);
         if (!zeros) halo = r;
-        measure_rate<kRateAligned>("m64n160k16, packed without swizzle (aligned)", zeros);
+        measure_rate<kRateAligned>("m64n160k16, A packed without swizzle (aligned)", zeros);
         measure_rate<kRateSwizzle>("m64n160k16, 128-byte swizzle", zeros);
         measure_rate<kRateSwizzle256>("m64n256k16, 128-byte swizzle, one block a warpgroup", zeros);
-        measure_rate<kRateGrad>("m64n80k16, MN-major halo, 3 warpgroups, as in weight_gradient", zeros);
+        measure_rate<kRateGrad>("m64n80k16, MN-major halo, 3 warpgroups, as in grad3x3", zeros);
     }
     line("info", "stop rule: halo with data %.0f TFLOP/s, %s", halo,
          halo < 650 ? "UNDER 650: this layout cannot win unless the swizzled one is as slow" : "at least 650: the layout is good enough");
@@ -438,12 +446,12 @@ __global__ void fill(T* v, int64_t n, uint32_t seed, int whole, float spread, fl
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
         v[i] = (T)(draw(seed, (uint32_t)i, whole, spread) + offset);
 }
-// Weights for conv3x3. rotated: from [k][tap][c] of the forward convolution to those of dgrad, which is a convolution of k to c channels
-// (shape s: s.c of the kernel = k of the forward one).
+// Weights for conv3x3, as tiles. rotated: from [k][tap][c] of the forward convolution to those of dgrad, which is a convolution of k to c
+// channels (shape s: s.c of the kernel = k of the forward one).
 __global__ void pack_weights(const bf16* w, bf16* out, Shape s, bool rotated) {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < (int64_t)s.k * kTaps * s.c; i += (int64_t)gridDim.x * blockDim.x) {
         const int c = (int)(i % s.c), tap = (int)(i / s.c % kTaps), k = (int)(i / s.c / kTaps);
-        out[weight_index(s, k, tap, c)] = rotated ? w[((int64_t)c * kTaps + (8 - tap)) * s.k + k] : w[i];
+        out[weight_tile_offset(s.k, kTaps, k, tap, c)] = rotated ? w[((int64_t)c * kTaps + (8 - tap)) * s.k + k] : w[i];
     }
 }
 __global__ void transpose_weights(const bf16* w, bf16* out, Shape s) {  // [tap][c][k], for the reference
@@ -452,9 +460,9 @@ __global__ void transpose_weights(const bf16* w, bf16* out, Shape s) {  // [tap]
         out[((int64_t)tap * s.c + c) * s.k + k] = w[i];
     }
 }
-__global__ void activation(const bf16* x, bf16* out, int64_t n, int c, const float* mean, const float* scale, const float* beta) {
+__global__ void activation(const bf16* x, bf16* out, int64_t n, int c, const float* scale, const float* shift) {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        out[i] = __float2bfloat16(norm_leaky(__bfloat162float(x[i]), mean[i % c], scale[i % c], beta[i % c]));
+        out[i] = __float2bfloat16(norm_leaky(__bfloat162float(x[i]), scale[i % c], shift[i % c], kSlope));
 }
 // Plain convolution in f32, one output a thread; nothing of layout.h. w: [tap][c][k].
 __global__ void reference_conv(const bf16* x, const bf16* w, float* y, Shape s) {
@@ -525,20 +533,36 @@ __global__ void same_bits(const uint32_t* a, const uint32_t* b, int64_t n, Diffe
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
         if (a[i] != b[i]) atomicAdd(&d->wrong, 1ull);
 }
-// sums[n tile][2][160] of y - centre and its square, in double, one block a channel.
-__global__ void reference_sums(const bf16* y, const float* centre, int64_t pixels, int channels, double* out) {
-    __shared__ double part[2][256];
-    double a = 0, b = 0;
-    for (int64_t p = threadIdx.x; p < pixels; p += 256) {
-        const double v = (double)__bfloat162float(y[p * channels + blockIdx.x]) - centre[blockIdx.x];
-        a += v, b += v * v;
+__global__ void add_bias(const float* y, const float* bias, float* out, int64_t n, int channels) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        out[i] = y[i] + bias[i % channels];
+}
+// y, rounded to bf16, through the derivative of LeakyReLU at scale * (x - centre) + shift.
+__global__ void leaky_backward(const float* y, const bf16* x, const float* centre, const float* scale, const float* shift, float* out,
+                               int64_t n, int channels) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        const int k = (int)(i % channels);
+        const float z = fmaf(scale[k], __bfloat162float(x[i]) - centre[k], shift[k]), v = __bfloat162float(__float2bfloat16(y[i]));
+        out[i] = z > 0 ? v : v * kSlope;
     }
-    part[0][threadIdx.x] = a, part[1][threadIdx.x] = b;
+}
+// sums[4][channels], in double, one block a channel: of d = y - centre and of d^2, or (x: what stood in front of the norm) of y and of
+// y * (x - centre); then of their sizes without the signs.
+__global__ void reference_sums(const bf16* y, const bf16* x, const float* centre, int64_t pixels, int channels, double* out) {
+    __shared__ double part[4][256];
+    double total[4] = {};
+    for (int64_t p = threadIdx.x; p < pixels; p += 256) {
+        const int64_t i = p * channels + blockIdx.x;
+        const double v = (double)__bfloat162float(y[i]), c = (double)centre[blockIdx.x];
+        const double a = x ? v : v - c, b = x ? v * ((double)__bfloat162float(x[i]) - c) : a * a;
+        total[0] += a, total[1] += b, total[2] += fabs(a), total[3] += fabs(b);
+    }
+    for (int i = 0; i < 4; ++i) part[i][threadIdx.x] = total[i];
     __syncthreads();
-    if (threadIdx.x < 2) {
-        double total = 0;
-        for (int i = 0; i < 256; ++i) total += part[threadIdx.x][i];
-        out[(blockIdx.x / kConvN * 2 + threadIdx.x) * kConvN + blockIdx.x % kConvN] = total;
+    if (threadIdx.x < 4) {
+        double all = 0;
+        for (int i = 0; i < 256; ++i) all += part[threadIdx.x][i];
+        out[(int64_t)threadIdx.x * channels + blockIdx.x] = all;
     }
 }
 static Difference read_difference(const Buffer<Difference>& d) { return d.get()[0]; }
@@ -559,18 +583,22 @@ static unsigned long long different_words(const void* a, const void* b, int64_t 
 }
 
 struct Variant {
-    bool norm, residual, sums;
+    bool norm, bias, residual, sums, leaky_backward;
     const char* name;
 };
-constexpr Variant kVariants[] = {{false, false, false, "plain"},
-                                 {true, false, false, "norm"},
-                                 {false, true, false, "residual"},
-                                 {false, false, true, "sums"},
-                                 {true, true, true, "norm+residual+sums"}};
-template <int kPerGroup, int kCluster, bool kNorm, bool kResidual, bool kSums>
+constexpr Variant kPlain = {false, false, false, false, false, "plain"}, kNorm = {true, false, false, false, false, "norm"},
+                  kAll = {true, false, true, true, false, "norm+residual+sums"};
+constexpr Variant kVariants[] = {kPlain,
+                                 kNorm,
+                                 {false, true, false, false, false, "bias"},
+                                 {false, false, true, false, false, "residual"},
+                                 {false, false, false, true, false, "sums"},
+                                 kAll,
+                                 {false, false, false, true, true, "leaky'+sums"}};
+template <int kN, int kPerGroup, int kCluster, bool kWithNorm, bool kLeakyBackward, int kSkip = kSkipNothing>
 static void launch_conv_as(ConvParams p) {
-    auto* const kernel = conv3x3<kPerGroup, kCluster, kNorm, kResidual, kSums>;
-    constexpr int kBytes = (int)sizeof(ConvShared<kPerGroup>);
+    auto* const kernel = conv3x3<kN, kPerGroup, kCluster, kWithNorm, kLeakyBackward, kSkip>;
+    constexpr int kBytes = (int)sizeof(ConvShared<kN, kPerGroup>);
     static_assert(kBytes <= 232448);
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -586,44 +614,56 @@ static void launch_conv_as(ConvParams p) {
         else
             CUDA(cudaOccupancyMaxActiveClusters(&resident, kernel, &config));
     }
-    p.units = conv_units(p.shape, ConvTile<kPerGroup>::kBlocks, kCluster);
+    p.units = conv_units(p.shape, kN, ConvTile<kN, kPerGroup>::kBlocks, kCluster);
     config.gridDim = std::min(p.units, resident) * kCluster;
     CUDA(cudaLaunchKernelEx(&config, kernel, p));
 }
 struct Form {
-    int rows, cluster;
+    int rows, cluster, channels = 160;
 };
-constexpr Form kForms[] = {{256, 1}, {128, 1}, {256, 2}, {128, 2}};
+constexpr Form kForms[] = {{256, 1},      {128, 1},      {256, 2},      {128, 2},     {256, 1, 128},
+                           {128, 1, 128}, {256, 2, 128}, {128, 2, 128}, {256, 1, 64}, {128, 1, 64}};
 static int cluster_of_step = 1;  // steps pair_*: 2; apart, so that trouble with clusters does not end the others
-static bool exists(const Form& f, int variant) { return f.cluster == 1 || variant == 0 || variant == 1 || variant == 4; }
-template <int kPerGroup, int kCluster>
-static void launch_conv_form(const ConvParams& p, int variant) {
-    if (variant == 0) launch_conv_as<kPerGroup, kCluster, false, false, false>(p);
-    if (variant == 1) launch_conv_as<kPerGroup, kCluster, true, false, false>(p);
-    if (variant == 4) launch_conv_as<kPerGroup, kCluster, true, true, true>(p);
-    if constexpr (kCluster == 1) {
-        if (variant == 2) launch_conv_as<kPerGroup, kCluster, false, true, false>(p);
-        if (variant == 3) launch_conv_as<kPerGroup, kCluster, false, false, true>(p);
+template <int kN, int kPerGroup, int kCluster>
+static void launch_conv_form(const ConvParams& p, int skip) {
+    constexpr int kNoLoads = kSkipStores | kSkipLoads, kNeither = kNoLoads | kSkipWeights;
+    if constexpr (kN == 160) {
+        if (skip == kSkipStores) return launch_conv_as<kN, kPerGroup, kCluster, false, false, kSkipStores>(p);
+        if (skip == kNoLoads) return launch_conv_as<kN, kPerGroup, kCluster, false, false, kNoLoads>(p);
+        if (skip == kNeither) return launch_conv_as<kN, kPerGroup, kCluster, false, false, kNeither>(p);
     }
-}
-static void launch_conv(const ConvParams& p, int variant, const Form& f) {
-    if (f.cluster == 1)
-        f.rows == 256 ? launch_conv_form<2, 1>(p, variant) : launch_conv_form<1, 1>(p, variant);
+    if (p.behind_x)
+        launch_conv_as<kN, kPerGroup, kCluster, false, true>(p);
+    else if (p.scale)
+        launch_conv_as<kN, kPerGroup, kCluster, true, false>(p);
     else
-        f.rows == 256 ? launch_conv_form<2, 2>(p, variant) : launch_conv_form<1, 2>(p, variant);
+        launch_conv_as<kN, kPerGroup, kCluster, false, false>(p);
 }
-static std::string name(const Form& f) { return "rows " + std::to_string(f.rows) + (f.cluster == 2 ? " x 2 in a cluster" : ""); }
+template <int kN, int kCluster>
+static void launch_conv_tile(const ConvParams& p, int rows, int skip) {
+    rows == 256 ? launch_conv_form<kN, 2, kCluster>(p, skip) : launch_conv_form<kN, 1, kCluster>(p, skip);
+}
+static void launch_conv(const ConvParams& p, const Form& f, int skip = kSkipNothing) {
+    if (f.channels == 160) f.cluster == 1 ? launch_conv_tile<160, 1>(p, f.rows, skip) : launch_conv_tile<160, 2>(p, f.rows, skip);
+    if (f.channels == 128) f.cluster == 1 ? launch_conv_tile<128, 1>(p, f.rows, skip) : launch_conv_tile<128, 2>(p, f.rows, skip);
+    if (f.channels == 64) launch_conv_tile<64, 1>(p, f.rows, skip);
+}
+static std::string name(const Form& f) {
+    return "rows " + std::to_string(f.rows) + (f.cluster == 2 ? " x 2 in a cluster" : "") +
+           (f.channels == 160 ? "" : ", " + std::to_string(f.channels) + " channels");
+}
 static void sum_partials(const ConvParams& p, float* sums) {
-    const int columns = 2 * p.shape.k;
-    column_sums<<<columns / 32, dim3(32, 32)>>>(p.partials, pixel_blocks(p.shape), columns, sums);
+    const int k = p.shape.k;
+    partial_sums<<<2 * k / kSumColumns, dim3(kSumColumns, kSumRows)>>>(p.partials, pixel_blocks(p.shape), k, sums, sums + k);
     CUDA(cudaGetLastError());
 }
+static uint16_t* as_bits(const Buffer<bf16>& b) { return reinterpret_cast<uint16_t*>(b.data); }
 struct ConvData {
     Shape s;
     int64_t in, out, weights;
     std::vector<Buffer<bf16>> x, y, residual;
     Buffer<bf16> w, packed;
-    Buffer<float> mean, scale, beta, centre, partials, sums;
+    Buffer<float> scale, shift, bias, centre, behind_scale, behind_shift, partials, sums;
     ConvData(const Shape& shape, int sets, int whole)
         : s(shape),
           in((int64_t)s.n * s.h * s.w * s.c),
@@ -631,10 +671,12 @@ struct ConvData {
           weights((int64_t)s.k * kTaps * s.c),
           w(weights),
           packed(weights),
-          mean(s.c),
           scale(s.c),
-          beta(s.c),
+          shift(s.c),
+          bias(s.k),
           centre(s.k),
+          behind_scale(s.k),
+          behind_shift(s.k),
           partials((size_t)pixel_blocks(s) * 2 * s.k),
           sums(2 * s.k) {
         const float spread = 1 / std::sqrt(9.f * (float)s.c);
@@ -645,17 +687,26 @@ struct ConvData {
             CUDA(cudaMemset(y[i].data, 0xff, out * 2));
         }
         fill<<<sms * 4, 256>>>(w.data, weights, 30u, whole ? 2 : 0, spread, 0.f);
-        fill<<<4, 256>>>(mean.data, s.c, 31u, whole ? 1 : 0, .2f, 0.f);
+        fill<<<4, 256>>>(bias.data, s.k, 31u, whole ? 4 : 0, .2f, 0.f);
         fill<<<4, 256>>>(scale.data, s.c, 32u, 0, .1f, 1.f);
-        fill<<<4, 256>>>(beta.data, s.c, 33u, whole ? 2 : 0, .3f, 0.f);
+        fill<<<4, 256>>>(shift.data, s.c, 33u, whole ? 2 : 0, .3f, 0.f);
+        fill<<<4, 256>>>(behind_scale.data, s.k, 36u, 0, .1f, 1.f);
+        fill<<<4, 256>>>(behind_shift.data, s.k, 37u, whole ? 2 : 0, .3f, 0.f);
         fill<<<4, 256>>>(centre.data, s.k, 34u, whole ? 5 : 0, .3f, 0.f);
         pack_weights<<<sms * 4, 256>>>(w.data, packed.data, s, false);
         CUDA(cudaGetLastError());
     }
-    ConvParams params(int set = 0) const {
-        return {s,          x[set].data, packed.data, residual[set].data, mean.data,
-                scale.data, beta.data,   centre.data, y[set].data,        partials.data,
-                trouble,    0,           kSkipNothing};
+    ConvParams params(const Variant& v, int set = 0) const {
+        ConvParams p{};
+        p.shape = s, p.x = as_bits(x[set]), p.w = as_bits(packed), p.y = as_bits(y[set]), p.slope = kSlope, p.trouble = trouble;
+        if (v.norm) p.scale = scale.data, p.shift = shift.data;
+        if (v.bias) p.bias = bias.data;
+        if (v.residual) p.residual = as_bits(residual[set]);
+        if (v.sums) p.partials = partials.data, p.centre = centre.data;
+        if (v.leaky_backward)
+            p.behind_x = as_bits(residual[set]), p.behind_scale = behind_scale.data, p.behind_shift = behind_shift.data,
+            p.centre = centre.data;
+        return p;
     }
 };
 static void reference(const bf16* x, const bf16* w, float* y, const Shape& s) {
@@ -666,25 +717,29 @@ static void reference(const bf16* x, const bf16* w, float* y, const Shape& s) {
     CUDA(cudaGetLastError());
     CUDA(cudaDeviceSynchronize());
 }
-static void check_conv(const Shape& s, int whole) {
+static void check_conv(const Shape& s, int whole, int channels = 160) {
     ConvData d(s, 1, whole);
-    Buffer<float> plain(d.out), normed(d.out);
+    Buffer<float> plain(d.out), normed(d.out), biased(d.out), behind(d.out);
     Buffer<bf16> act(d.in), first(d.out);
     reference(d.x[0].data, d.w.data, plain.data, s);
-    activation<<<sms * 4, 256>>>(d.x[0].data, act.data, d.in, s.c, d.mean.data, d.scale.data, d.beta.data);
+    activation<<<sms * 4, 256>>>(d.x[0].data, act.data, d.in, s.c, d.scale.data, d.shift.data);
     reference(act.data, d.w.data, normed.data, s);
+    add_bias<<<sms * 4, 256>>>(plain.data, d.bias.data, biased.data, d.out, s.k);
+    leaky_backward<<<sms * 4, 256>>>(plain.data, d.residual[0].data, d.centre.data, d.behind_scale.data, d.behind_shift.data, behind.data,
+                                     d.out, s.k);
+    CUDA(cudaGetLastError());
     for (const Form& form : kForms)
-        for (int v = 0; v < 5; ++v) {
-            if (form.cluster != cluster_of_step || !exists(form, v)) continue;
-            const Variant& what = kVariants[v];
+        for (const Variant& what : kVariants) {
+            if (form.cluster != cluster_of_step || form.channels != channels) continue;
+            const ConvParams p = d.params(what);
             const bool exact = whole && !what.norm;
             unsigned long long unequal = 0;
             std::vector<float> first_sums;
             for (int repeat = 0; repeat < 5; ++repeat) {
                 CUDA(cudaMemset(d.y[0].data, 0xff, d.out * 2));
                 CUDA(cudaMemset(d.partials.data, 0xff, d.partials.size * 4));
-                launch_conv(d.params(), v, form);
-                if (what.sums) sum_partials(d.params(), d.sums.data);
+                launch_conv(p, form);
+                if (what.sums) sum_partials(p, d.sums.data);
                 CUDA(cudaDeviceSynchronize());
                 if (repeat == 0)
                     CUDA(cudaMemcpy(first.data, d.y[0].data, d.out * 2, cudaMemcpyDeviceToDevice));
@@ -697,19 +752,18 @@ static void check_conv(const Shape& s, int whole) {
                 else
                     unequal += std::memcmp(sums.data(), first_sums.data(), sums.size() * 4) != 0;
             }
-            const Difference f = compare_to(d.y[0].data, (what.norm ? normed : plain).data, what.residual ? d.residual[0].data : nullptr,
-                                            d.out, exact, .01f, whole ? .5f : .01f);
+            const float* const want = (what.norm ? normed : what.bias ? biased : what.leaky_backward ? behind : plain).data;
+            const Difference f =
+                compare_to(d.y[0].data, want, what.residual ? d.residual[0].data : nullptr, d.out, exact, .01f, whole ? .5f : .01f);
             double sums_off = 0;
             if (what.sums) {
-                Buffer<double> want(2 * s.k);
-                reference_sums<<<s.k, 256>>>(d.y[0].data, d.centre.data, (int64_t)s.n * s.h * s.w, s.k, want.data);
+                Buffer<double> sums(4 * s.k);
+                reference_sums<<<s.k, 256>>>(d.y[0].data, what.leaky_backward ? d.residual[0].data : nullptr, d.centre.data,
+                                             (int64_t)s.n * s.h * s.w, s.k, sums.data);
                 CUDA(cudaGetLastError());
-                const auto w = want.get();
-                const double count = (double)s.n * s.h * s.w;
-                for (int i = 0; i < 2 * s.k; ++i) {  // the scale of a sum: what it would be if all its terms had one sign
-                    const double squares = w[i / (2 * kConvN) * 2 * kConvN + kConvN + i % kConvN],
-                                 size = i / kConvN % 2 ? squares : std::sqrt(squares * count);
-                    const double off = std::fabs(first_sums[i] - w[i]) / (size + 1e-6);
+                const auto w = sums.get();
+                for (int i = 0; i < 2 * s.k; ++i) {
+                    const double off = std::fabs(first_sums[i] - w[i]) / (w[2 * s.k + i] + 1e-6);
                     sums_off = std::isfinite(off) ? std::max(sums_off, off) : 1e30;
                 }
             }
@@ -737,16 +791,11 @@ static void check_dgrad(const Shape& s) {  // s: the forward convolution; the ke
     fill<<<sms * 4, 256>>>(w.data, (int64_t)w.size, 35u, 2, 1.f, 0.f);
     pack_weights<<<sms * 4, 256>>>(w.data, d.packed.data, turned, true);
     reference_dgrad<<<(unsigned)((d.out + 255) / 256), 256>>>(d.x[0].data, w.data, want.data, s);
-    launch_conv(d.params(), 0, kForms[0]);
+    launch_conv(d.params(kPlain), kForms[0]);
     CUDA(cudaDeviceSynchronize());
     const Difference f = compare_to(d.y[0].data, want.data, nullptr, d.out, true, 0.f, 0.f);
     result(f.wrong == 0, "dgrad of " + name(s) + " = conv3x3 with rotated weights: " + std::to_string(f.wrong) + " of " +
                              std::to_string(d.out) + " wrong");
-}
-static void step_conv_small() {
-    for (const Shape& s : {Shape{1, 16, 16, 32, 160}, Shape{3, 8, 8, 64, 320}, Shape{2, 16, 16, 160, 160}, Shape{9, 24, 16, 96, 160}})
-        check_conv(s, 3);
-    if (cluster_of_step == 1) check_dgrad({3, 16, 16, 160, 320});
 }
 static void step_conv_real() {
     for (const Shape& s :
@@ -766,46 +815,49 @@ static void time_conv(int images) {
                            Shape{images, 16, 16, 320, 640}}) {
         ConvData d(s, 3, 0);  // three sets in turn: more than the L2 holds, for the larger shapes
         for (const Form& form : kForms) {
-            if (form.cluster != cluster_of_step) continue;
-            const auto run = [&](const char* what, int variant, int skip, const char* note) {
-                const double ms = time_ms([&, variant, skip](int i) {
-                    ConvParams p = d.params(i % 3);
-                    p.skip = skip;
-                    launch_conv(p, variant, form);
-                    if (kVariants[variant].sums) sum_partials(p, d.sums.data);
+            if (form.cluster != cluster_of_step || form.channels != 160) continue;
+            const auto run = [&](const char* what, const Variant& variant, int skip, const char* note) {
+                const double ms = time_ms([&, skip](int i) {
+                    const ConvParams p = d.params(variant, i % 3);
+                    launch_conv(p, form, skip);
+                    if (variant.sums) sum_partials(p, d.sums.data);
                 });
                 line("time", "conv %-22s %-25s %-18s %s%s", name(s).c_str(), name(form).c_str(), what, rates(ms, s).c_str(), note);
             };
-            const int tiles = ceil_div(pixel_blocks(s), form.rows / 64) * n_tiles(s), rounds = ceil_div(tiles, sms);
+            const int tiles = ceil_div(pixel_blocks(s), form.rows / 64) * (s.k / form.channels), rounds = ceil_div(tiles, sms);
             char note[64];
             std::snprintf(note, sizeof note, "; %d tiles fill %.0f %% of %d rounds", tiles, 100.0 * tiles / (rounds * sms), rounds);
-            run("plain", 0, 0, note);
-            run("  no epilogue", 0, kSkipStores, "");
-            run("  nor loads of A", 0, kSkipStores | kSkipLoads, "");
-            run("  nor loads of B", 0, kSkipStores | kSkipLoads | kSkipWeights, "");
-            run("norm", 1, 0, "");
-            run("norm+residual+sums", 4, 0, ", second kernel of the sums included");
+            run("plain", kPlain, 0, note);
+            run("  no epilogue", kPlain, kSkipStores, "");
+            run("  nor loads of A", kPlain, kSkipStores | kSkipLoads, "");
+            run("  nor loads of B", kPlain, kSkipStores | kSkipLoads | kSkipWeights, "");
+            run(kNorm.name, kNorm, 0, "");
+            run(kAll.name, kAll, 0, ", second kernel of the sums included");
         }
     }
 }
 
-static void launch_grad(const GradParams& p, float* dw) {
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(weight_gradient, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)sizeof(GradShared));
-    static_assert(sizeof(GradShared) <= 232448);
+template <int kN>
+static void launch_grad(const GradParams& p) {
+    constexpr int kBytes = (int)sizeof(GradShared<kN>);
+    static_assert(kBytes <= 232448);
+    static const cudaError_t allowed = cudaFuncSetAttribute(grad3x3<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
     CUDA(allowed);
-    weight_gradient<<<grad_m_tiles(p.shape) * grad_n_tiles(p.shape) * p.splits, 512, sizeof(GradShared)>>>(p);
-    CUDA(cudaGetLastError());
-    if (dw) weight_gradient_sum<<<dim3(p.shape.k / 32, p.shape.c / 32, kTaps), dim3(32, 8)>>>(p.partials, p.shape, p.splits, dw);
+    grad3x3<kN><<<grad_tiles(p.shape, kN) * p.splits, 512, kBytes>>>(p);
     CUDA(cudaGetLastError());
 }
-static int full_splits(const Shape& s, int rounds) {
-    return std::clamp(rounds * sms / (grad_m_tiles(s) * grad_n_tiles(s)), 1, pixel_blocks(s));
+static void sum_grad(const GradParams& p, uint16_t* dw, float* sum) {
+    grad3x3_sum<<<dim3(p.shape.k / 32, p.shape.c / 32, kTaps), dim3(32, 8)>>>(p.partials, p.shape, p.splits, dw, sum);
+    CUDA(cudaGetLastError());
 }
+static int full_splits(const Shape& s, int rounds) { return std::clamp(rounds * sms / grad_tiles(s, 80), 1, pixel_blocks(s)); }
+template <int kN = 80>
 static void check_grad(const Shape& s, int splits, int whole) {
     const int64_t pixels = (int64_t)s.n * s.h * s.w, weights = (int64_t)s.k * kTaps * s.c;
     Buffer<bf16> x(pixels * s.c), dy(pixels * s.k);
+    Buffer<bf16> rounded(weights);
     Buffer<float> partials(weights * splits), dw(weights), first(weights), want(weights);
+    const GradParams p{s, as_bits(x), as_bits(dy), partials.data, splits, trouble};
     fill<<<sms * 4, 256>>>(x.data, pixels * s.c, 40u, whole, 1.f, 0.f);
     fill<<<sms * 4, 256>>>(dy.data, pixels * s.k, 41u, whole, 1.f, 0.f);
     reference_wgrad<<<s.k * 9, std::min(s.c, 320)>>>(x.data, dy.data, want.data, s);
@@ -813,8 +865,9 @@ static void check_grad(const Shape& s, int splits, int whole) {
     unsigned long long unequal = 0;
     for (int repeat = 0; repeat < 5; ++repeat) {
         CUDA(cudaMemset(partials.data, 0xff, partials.size * 4));
-        CUDA(cudaMemset(dw.data, 0xff, dw.size * 4));
-        launch_grad({s, x.data, dy.data, partials.data, trouble, splits}, dw.data);
+        CUDA(cudaMemset(dw.data, 0, dw.size * 4));
+        launch_grad<kN>(p);
+        sum_grad(p, nullptr, dw.data);
         CUDA(cudaDeviceSynchronize());
         if (repeat == 0)
             CUDA(cudaMemcpy(first.data, dw.data, weights * 4, cudaMemcpyDeviceToDevice));
@@ -823,11 +876,32 @@ static void check_grad(const Shape& s, int splits, int whole) {
     }
     const float noise = whole ? 0.f : 1e-3f * std::sqrt((float)pixels);
     const Difference f = compare_to(dw.data, want.data, nullptr, weights, whole != 0, 1e-3f, noise);
+    // As bf16; and added once more to what is there.
+    CUDA(cudaMemset(rounded.data, 0xff, weights * 2));
+    sum_grad(p, as_bits(rounded), nullptr);
+    const unsigned long long not_rounded = compare_to(rounded.data, dw.data, nullptr, weights, true, 0.f, 0.f).wrong;
+    sum_grad(p, nullptr, dw.data);
+    const auto once = first.get(), twice = dw.get();
+    unsigned long long not_added = 0;
+    for (size_t i = 0; i < once.size(); ++i) not_added += twice[i] != 2 * once[i];
     char text[300];
-    std::snprintf(text, sizeof text, "wgrad %-22s splits %3d %s: %llu of %lld wrong (worst off by %.3g), %llu words differ in 4 repeats",
-                  name(s).c_str(), splits, whole ? "integers, exact" : "normal", f.wrong, (long long)weights, f.worst, unequal);
-    result(f.wrong == 0 && unequal == 0, text);
+    std::snprintf(
+        text, sizeof text,
+        "wgrad %-22s splits %3d%s %s: %llu of %lld wrong (worst off by %.3g), %llu words differ in 4 repeats; bf16 %llu, added %llu wrong",
+        name(s).c_str(), splits, kN == 80 ? "" : (", " + std::to_string(kN) + " channels").c_str(), whole ? "integers, exact" : "normal",
+        f.wrong, (long long)weights, f.worst, unequal, not_rounded, not_added);
+    result(f.wrong == 0 && unequal == 0 && not_rounded == 0 && not_added == 0, text);
     if (f.wrong) line("info", "  first wrong: k %llu, tap %llu, c %llu", f.first / s.c / kTaps, f.first / s.c % kTaps, f.first % s.c);
+}
+static void step_conv_small() {
+    for (const Shape& s : {Shape{1, 16, 16, 32, 160}, Shape{3, 8, 8, 64, 320}, Shape{2, 16, 16, 160, 160}, Shape{9, 24, 16, 96, 160}})
+        check_conv(s, 3);
+    for (const Shape& s : {Shape{3, 16, 16, 64, 128}, Shape{9, 24, 8, 96, 256}}) check_conv(s, 3, 128);
+    if (cluster_of_step == 2) return;
+    for (const Shape& s : {Shape{3, 16, 16, 32, 64}, Shape{9, 24, 8, 96, 192}}) check_conv(s, 3, 64);
+    check_dgrad({3, 16, 16, 160, 320});
+    check_grad<64>({3, 8, 16, 64, 128}, 2, 2);
+    check_grad<64>({5, 16, 24, 96, 64}, 7, 2);
 }
 static void step_grad_check() {
     check_grad({1, 16, 16, 64, 160}, 1, 2);
@@ -849,15 +923,18 @@ static void step_grad_time() {
             }
             for (const int rounds : {1, 2, 3}) {
                 const int splits = full_splits(s, rounds);
-                Buffer<float> partials(weights * splits), dw(weights);
+                Buffer<float> partials(weights * splits);
+                Buffer<bf16> dw(weights);
                 const auto run = [&](bool both) {
                     return time_ms([&, both](int i) {
-                        launch_grad({s, x[i % 3].data, dy[i % 3].data, partials.data, trouble, splits}, both ? dw.data : nullptr);
+                        const GradParams p{s, as_bits(x[i % 3]), as_bits(dy[i % 3]), partials.data, splits, trouble};
+                        launch_grad<80>(p);
+                        if (both) sum_grad(p, as_bits(dw), nullptr);
                     });
                 };
                 const double ms = run(true), first = run(false);
                 line("time", "wgrad %-22s splits %3d %s; without the second stage %.4f ms; %d blocks, %d %% of M is padding",
-                     name(s).c_str(), splits, rates(ms, s).c_str(), first, grad_m_tiles(s) * grad_n_tiles(s) * splits,
+                     name(s).c_str(), splits, rates(ms, s).c_str(), first, grad_tiles(s, 80) * splits,
                      100 - 100 * s.c / (grad_m_tiles(s) * kGradM));
             }
         }
@@ -872,8 +949,8 @@ static void step_env() {
     line("info", "%s, sm_%d%d, %d SMs, %d MHz at most, L2 %d MiB, shared memory %zu B a block; driver %d, runtime %d", p.name, p.major,
          p.minor, p.multiProcessorCount, clock / 1000, p.l2CacheSize >> 20, p.sharedMemPerBlockOptin, driver, runtime);
     result(p.major == 9 && p.minor == 0, "the GPU is sm_90 (the kernels are built for sm_90a)");
-    line("info", "shared memory: conv3x3 256 rows %zu B, 128 rows %zu B, weight_gradient %zu B", sizeof(ConvShared<2>),
-         sizeof(ConvShared<1>), sizeof(GradShared));
+    line("info", "shared memory: conv3x3 256 rows %zu B, 128 rows %zu B, grad3x3 %zu B", sizeof(ConvShared<160, 2>),
+         sizeof(ConvShared<160, 1>), sizeof(GradShared<80>));
 }
 
 int main(int argc, char** argv) {

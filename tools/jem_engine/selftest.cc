@@ -15,7 +15,7 @@ using selftest::Finding;
 
 struct SelftestOptions {
     CommonOptions common;
-    std::string precision = "f32";
+    std::string precision = "f32", conv_algorithm = name_of(ConvAlgorithm::automatic);
 };
 
 class Report {
@@ -57,9 +57,15 @@ int run(const SelftestOptions& o) {
                    device->description());
 
     Report report(!o.common.json);
-    for (const auto& cases : {selftest::op_cases(limits, selftest::usual_sizes()), selftest::convolution_cases(limits)})
+    Settings settings = selftest::iteration_settings();
+    std::vector<ConvAlgorithm> algorithms = {ConvAlgorithm::direct, ConvAlgorithm::automatic};
+    if (o.conv_algorithm == name_of(ConvAlgorithm::own)) {
+        algorithms = {ConvAlgorithm::own};
+        settings.conv_algorithm = ConvAlgorithm::own;
+        settings.image_size = 16;  // such kernels want 8 rows and columns, also behind a stride
+    }
+    for (const auto& cases : {selftest::op_cases(limits, selftest::usual_sizes()), selftest::convolution_cases(limits, algorithms)})
         for (const selftest::Case& c : cases) report.add(selftest::run_case(c, *device, *reference));
-    const Settings settings = selftest::iteration_settings();
     report.guarded("iteration", [&] {
         for (const Finding& f : selftest::check_iteration(*device, *reference, make_network, settings, limits)) report.add(f);
     });
@@ -94,6 +100,11 @@ Command add_selftest(CLI::App& app) {
     auto o = std::make_shared<SelftestOptions>();
     app.add_option("--precision", o->precision, "Arithmetic (f32|tf32|bf16; f64 on the reference)")
         ->check(CLI::IsMember({"f32", "tf32", "bf16", "f64"}))
+        ->capture_default_str()
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.add_option("--conv-algorithm", o->conv_algorithm,
+                   "auto: every way to compute convolutions that is proven; own: with the engine's own kernels for Hopper GPUs (auto|own)")
+        ->check(CLI::IsMember({"auto", "own"}))
         ->capture_default_str()
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     o->common.add_to(app);

@@ -288,7 +288,7 @@ TEST_CASE("every_enum_value_has_a_name_that_reads_back") {
     all("init", {"informative", "uniform", "gaussian", "cifar100:a/folder"}, EnumNames<StartForm>::all().size());
     all("sam", {"none", "sam", "asam", "asam-sign"}, EnumNames<SamForm>::all().size());
     all("energy_head", {"lse", "linear"}, EnumNames<Head>::all().size());
-    all("conv_algorithm", {"auto", "direct"}, EnumNames<ConvAlgorithm>::all().size());
+    all("conv_algorithm", {"auto", "direct", "own"}, EnumNames<ConvAlgorithm>::all().size());
 }
 
 TEST_CASE("where_chains_start_is_a_word_or_a_set_and_the_last_one_given_holds") {

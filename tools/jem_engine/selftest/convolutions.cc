@@ -18,13 +18,14 @@ constexpr ConvKind kConvKinds[] = {
     {"stem, 3 channels", {.in_channels = 3, .out_channels = 16, .height = 9, .width = 7, .kernel = 3, .stride = 1}},
     {"3x3", {.in_channels = 16, .out_channels = 32, .height = 7, .width = 5, .kernel = 3, .stride = 1}},
     {"3x3, 64 channels", {.in_channels = 64, .out_channels = 64, .height = 8, .width = 8, .kernel = 3, .stride = 1}},
+    {"3x3, 160 channels", {.in_channels = 32, .out_channels = 160, .height = 16, .width = 8, .kernel = 3, .stride = 1}},
     {"3x3 stride 2, odd", {.in_channels = 32, .out_channels = 64, .height = 9, .width = 7, .kernel = 3, .stride = 2}},
     {"3x3 stride 2, even", {.in_channels = 16, .out_channels = 32, .height = 8, .width = 8, .kernel = 3, .stride = 2}},
     {"1x1", {.in_channels = 16, .out_channels = 32, .height = 5, .width = 7, .kernel = 1, .stride = 1}},
     {"1x1 stride 2", {.in_channels = 32, .out_channels = 64, .height = 9, .width = 8, .kernel = 1, .stride = 2}},
 };
 
-// Both algorithms and two batch sizes; run does one pass with everything prepared.
+// The algorithms and two batch sizes; run does one pass with everything prepared.
 struct ConvTrial {
     ConvPlan* plan;
     std::byte *prepared, *workspace;
@@ -41,13 +42,13 @@ struct ConvTrial {
 
 }  // namespace
 
-std::vector<Case> convolution_cases(const Limits& limits) {
+std::vector<Case> convolution_cases(const Limits& limits, const std::vector<ConvAlgorithm>& algorithms) {
     std::vector<Case> cases;
     const auto add = [&](const ConvKind& kind, const char* pass, auto run) {
         cases.push_back(
             {fmt::format("convolution {}: {}", kind.name, pass), [=, shape = kind.shape](Side& s) {
                  Outputs out;
-                 for (const ConvAlgorithm algorithm : {ConvAlgorithm::direct, ConvAlgorithm::automatic}) {
+                 for (const ConvAlgorithm algorithm : algorithms) {
                      const bool image = shape.in_channels < 16;
                      const auto plan = s.device().plan_convolution(
                          shape, {.batches = {1, 3}, .algorithm = algorithm, .input = image ? ConvInput::images : ConvInput::activations});

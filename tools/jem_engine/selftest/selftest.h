@@ -51,7 +51,8 @@ struct Sizes {
 Sizes usual_sizes();
 
 std::vector<Case> op_cases(const Limits& limits, const Sizes& sizes);
-std::vector<Case> convolution_cases(const Limits& limits);
+std::vector<Case> convolution_cases(const Limits& limits,
+                                    const std::vector<ConvAlgorithm>& algorithms = {ConvAlgorithm::direct, ConvAlgorithm::automatic});
 // Runs a case on both and compares. Whatever cannot be run is a failure, too.
 Finding run_case(const Case& c, Device& device, Device& reference);
 

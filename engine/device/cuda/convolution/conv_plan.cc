@@ -21,7 +21,8 @@ public:
           batches_(choose_engines(planning, shape, options)) {
         for (const PlannedBatch& b : batches_)
             for (const auto& [part, engine] : b.engines) {
-                turns_weights_ = turns_weights_ || engine->wants_turned_weights();
+                const WeightForm form = engine->weights();
+                if (form != WeightForm::plain && std::find(forms_.begin(), forms_.end(), form) == forms_.end()) forms_.push_back(form);
                 size_t staged = narrows_input_ ? x_bytes(b.batch) : 0;
                 if (has_norm(part.fusion)) staged += shift_bytes();
                 // Behind an unfused convolution the residual is added, which may be where the result goes, or the gradient to the others.
@@ -33,18 +34,18 @@ public:
             }
     }
 
-    // weights | turned weights
-    size_t prepared_bytes() const override { return w_bytes() * (turns_weights_ ? 2 : 1); }
+    // A copy of the weights in each form.
+    size_t prepared_bytes() const override { return w_bytes() * forms_.size(); }
     size_t workspace_bytes() const override { return std::max(weights_workspace_bytes_, other_workspace_bytes_); }
     size_t weights_workspace_bytes() const override { return weights_workspace_bytes_; }
     size_t other_workspace_bytes() const override { return other_workspace_bytes_; }
 
     void prepare(std::byte* prepared, Array weights, std::byte* /*workspace*/) override {
         expect(weights.count == shape_.weight_count() && weights.type == DType::f32, "other weights");
-        planning_.ops.convert({prepared, planning_.activation(), weights.count}, weights);
-        if (turns_weights_)
-            planning_.ops.turn_weights({prepared + w_bytes(), planning_.activation(), weights.count}, weights, shape_.out_channels,
-                                       shape_.kernel.area());
+        for (const WeightForm form : forms_) {
+            write_weights(planning_.ops, form, {prepared, planning_.activation(), weights.count}, weights, shape_);
+            prepared += w_bytes();
+        }
     }
 
     void forward(const Tensor& y, const Tensor& x, const std::byte* prepared, Array bias, const Tensor* residual,
@@ -72,6 +73,7 @@ public:
         if (fusion == Fusion::none && residual != nullptr && residual->data == y.data) to.data = take(workspace, y_bytes(b.batch));
 
         ConvPointers p = pointers_to(const_cast<void*>(from), prepared, to.data);
+        give_weights(p, prepared);
         p[ConvRole::bias] = bias.data;
         p[ConvRole::residual] = residual != nullptr ? residual->data : nullptr;
         if (around.activation) {
@@ -96,7 +98,7 @@ public:
         check_tensors(b, d_x, d_y);
         void* to = narrows_input_ ? take(workspace, x_bytes(b.batch)) : d_x.data;
         ConvPointers p = pointers_to(to, prepared, d_y.data);
-        if (turns_weights_) p[ConvRole::turned_w] = const_cast<std::byte*>(prepared + w_bytes());
+        give_weights(p, prepared);
         run("conv_backward_data", b, {ConvPass::backward_data, Fusion::none}, p, workspace);
         if (narrows_input_) planning_.ops.convert({d_x.data, DType::f32, d_x.count()}, {to, planning_.activation(), d_x.count()});
     }
@@ -125,6 +127,7 @@ public:
         expect(with.norm.scale.count == shape_.in_channels && with.norm.scale.type == DType::f32, "another norm");
         expect(with.norm.slope == slope_, "another slope");
         ConvPointers p = pointers_to(d_z.data, prepared, d_y.data);
+        give_weights(p, prepared);
         p[ConvRole::norm_input] = with.x.data;
         p[ConvRole::centre] = with.norm.mean.data;
         p[ConvRole::scale] = with.norm.scale.data;
@@ -187,6 +190,12 @@ private:
         planning_.ops.convert({to, planning_.activation(), x.count()}, {x.data, DType::f32, x.count()});
         return to;
     }
+    void give_weights(ConvPointers& p, const std::byte* prepared) const {
+        for (const WeightForm form : forms_) {
+            p[role_of(form)] = const_cast<std::byte*>(prepared);
+            prepared += w_bytes();
+        }
+    }
     static void give_sums(ConvPointers& p, const Array& sums, int64_t channels) {
         expect(sums.count == 2 * channels && sums.type == DType::f32, "other sums");
         p.give_sums(sums);
@@ -220,7 +229,7 @@ private:
     double slope_;        // of the LeakyReLU that may be fused
     bool narrows_input_;  // x is f32 images, the convolution reads bf16
     std::vector<PlannedBatch> batches_;
-    bool turns_weights_ = false;  // an engine wants them
+    std::vector<WeightForm> forms_ = {WeightForm::plain};  // that engines want
     size_t weights_workspace_bytes_ = 0, other_workspace_bytes_ = 0;
 };
 

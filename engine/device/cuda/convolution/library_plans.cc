@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "engine/device/cuda/convolution/cudnn_provider.h"
+#include "engine/device/cuda/convolution/hopper_provider.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/convolution/turned_provider.h"
 #include "engine/device/cuda/cublas_linear.h"
@@ -14,6 +15,9 @@ std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher& launcher, Ops& ops, 
     ConvProviders convolutions;
     convolutions.push_back(make_cudnn_provider(launcher, gpu, on_device));
     convolutions.push_back(make_turned_provider(*convolutions.front()));
+#ifdef JEM_HAS_HOPPER
+    if (on_device) convolutions.push_back(make_hopper_provider(launcher, gpu));
+#endif
 
     const auto linear = std::make_shared<CublasLinear>(launcher, gpu, settings.precision, on_device);
     return std::make_unique<CudaPlans>(

@@ -1,5 +1,11 @@
 #include "engine/device/cuda/convolution/problem.h"
 
+#include <cstdint>
+#include <stdexcept>
+
+#include "kernels/ops.h"
+#include "kernels/weight_tiles.h"
+
 namespace jem {
 
 DType activation_type(CudaPrecision precision) { return precision == CudaPrecision::bf16 ? DType::bf16 : DType::f32; }
@@ -92,9 +98,54 @@ std::vector<ConvOperand> operands_of(const ConvProblem& p) {
     return out;
 }
 
+ConvRole role_of(WeightForm form) {
+    switch (form) {
+        case WeightForm::turned:
+            return ConvRole::turned_w;
+        case WeightForm::tiled:
+            return ConvRole::tiled_w;
+        case WeightForm::turned_tiled:
+            return ConvRole::turned_tiled_w;
+        case WeightForm::plain:
+            break;
+    }
+    return ConvRole::w;
+}
+
+bool has_form(const ConvShape& shape, WeightForm form, DType activation) {
+    const bool turned = form == WeightForm::turned_tiled;
+    if (!turned && form != WeightForm::tiled) return true;
+    return activation == DType::bf16 && (turned ? shape.in_channels : shape.out_channels) % kTileRows == 0 &&
+           (turned ? shape.out_channels : shape.in_channels) % kTileColumns == 0;
+}
+
+void write_weights(Ops& ops, WeightForm form, Array to, Array from, const ConvShape& shape) {
+    const int64_t rows = shape.out_channels, taps = shape.kernel.area();
+    switch (form) {
+        case WeightForm::plain:
+            return ops.convert(to, from);
+        case WeightForm::turned:
+            return ops.turn_weights(to, from, rows, taps);
+        case WeightForm::tiled:
+        case WeightForm::turned_tiled:
+            return ops.tile_weights(to, from, rows, taps, form == WeightForm::turned_tiled);
+    }
+}
+
 void ConvPointers::give_sums(const Array& sums) {
     (*this)[ConvRole::sum] = sums.data;
     (*this)[ConvRole::sum_of_products] = sums.slice(sums.count / 2, sums.count / 2).data;
+}
+
+void check_addresses(const ConvProblem& problem, const ConvPointers& pointers, WeightForm form) {
+    const bool reads_weights = problem.pass != ConvPass::backward_weights;
+    for (const ConvOperand& o : operands_of(problem)) {
+        const void* address = pointers[o.role == ConvRole::w && reads_weights ? role_of(form) : o.role];
+        if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kConvAlignment != 0)
+            throw std::runtime_error("A convolution (" + problem.shape.text() + ", " + pass_name(problem.pass) + ", " +
+                                     fusion_name(problem.fusion) + ") was given an operand that is missing or not aligned to " +
+                                     std::to_string(kConvAlignment) + " bytes.");
+    }
 }
 
 ConvPointers pointers_to(void* x, const void* w, void* y) {

@@ -12,6 +12,8 @@
 
 namespace jem {
 
+class Ops;
+
 enum class ConvPass { forward, backward_data, backward_weights };
 const char* pass_name(ConvPass pass);  // "forward" ...
 
@@ -69,10 +71,36 @@ struct ConvProblem {
     size_t workspace_limit = size_t{512} << 20;
 };
 
-// What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ... turned_w: w
-// as Ops::turn_weights makes it, for engines that want it beside w.
-enum class ConvRole { x, w, y, bias, residual, scale, shift, norm_input, centre, sum, sum_of_products, accumulated_w, turned_w };
-inline constexpr size_t kConvRoles = 13;
+// What a graph reads and writes. A role names the same tensor in every pass: x is [N, H, W, C] of the input or its gradient ... The last
+// three: w as Ops::turn_weights and Ops::tile_weights make it, for engines that want it so (WeightForm).
+enum class ConvRole {
+    x,
+    w,
+    y,
+    bias,
+    residual,
+    scale,
+    shift,
+    norm_input,
+    centre,
+    sum,
+    sum_of_products,
+    accumulated_w,
+    turned_w,
+    tiled_w,
+    turned_tiled_w
+};
+inline constexpr size_t kConvRoles = 15;
+
+// How an engine reads its weights. All but the plain form are made beside it whenever weights change.
+enum class WeightForm { plain, turned, tiled, turned_tiled };
+inline constexpr std::array kWeightForms = {WeightForm::plain, WeightForm::turned, WeightForm::tiled, WeightForm::turned_tiled};
+ConvRole role_of(WeightForm form);
+// Whether weights of that shape and of activations of that type have that form: tiles are of 8 x 32 numbers of bf16
+// (kernels/weight_tiles.h).
+bool has_form(const ConvShape& shape, WeightForm form, DType activation);
+// to, from: the shape's weights; to is of the activation type.
+void write_weights(Ops& ops, WeightForm form, Array to, Array from, const ConvShape& shape);
 
 struct ConvOperand {
     ConvRole role = ConvRole::x;
@@ -92,5 +120,7 @@ struct ConvPointers {
 };
 ConvPointers pointers_to(void* x, const void* w, void* y);
 inline constexpr size_t kConvAlignment = 16;
+// Throws std::runtime_error where an operand of the problem is null or not aligned; form: of the weights that are read.
+void check_addresses(const ConvProblem& problem, const ConvPointers& pointers, WeightForm form);
 
 }  // namespace jem

@@ -16,7 +16,7 @@ public:
     // The same for the same engine and settings, begins with its provider's: "cudnn eng67 k2=11 k6=0".
     virtual std::string name() const = 0;
     virtual size_t workspace_bytes() const = 0;
-    virtual bool wants_turned_weights() const { return false; }  // ConvRole::turned_w
+    virtual WeightForm weights() const { return WeightForm::plain; }  // of the passes that read any
     // Queues it. Allocates nothing on the GPU, decides nothing, waits for nothing: it may be recorded. Throws std::runtime_error.
     virtual void run(const ConvPointers& pointers, std::byte* workspace) const = 0;
 };
@@ -25,7 +25,8 @@ public:
 class ConvProvider {
 public:
     virtual ~ConvProvider() = default;
-    // With its version: what is remembered holds for it. "cudnn 91900"; empty where its engines are another provider's.
+    // With its version: what is remembered holds for it. "cudnn 91900"; empty where its engines are another provider's, or have their
+    // version in their names.
     virtual std::string name() const = 0;
     // Whether it may have engines for that, worth the time that trying them takes.
     virtual bool supports(const ConvProblem& problem) const = 0;

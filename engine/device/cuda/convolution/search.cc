@@ -159,7 +159,9 @@ private:
     std::string key(const Batch& b, const std::string& what) const {
         const CudaPlanSettings& s = planning_.settings;
         return shape_.text() + " | " + what + " | batch " + std::to_string(b.plan.batch) + " | " + precision_name(s.precision) +
-               (options_.algorithm == ConvAlgorithm::direct ? " | direct" : "") +
+               (options_.algorithm == ConvAlgorithm::direct ? " | direct"
+                : options_.algorithm == ConvAlgorithm::own  ? " | own"
+                                                            : "") +
                (options_.slope == kLeakySlope ? "" : " | slope " + std::to_string(options_.slope)) +
                (s.nondeterministic ? " | nondeterministic" : " | deterministic") + " | at most " +
                std::to_string(s.workspace_limit() >> 20) + " MiB";
@@ -306,7 +308,9 @@ private:
 
     void fill(Trial& trial) const {
         trial.fill();
-        planning_.ops.turn_weights(trial.weights(Trial::kTurnedW), trial.weights(Trial::kW), shape_.out_channels, shape_.kernel.area());
+        for (const WeightForm form : kWeightForms)
+            if (form != WeightForm::plain && has_form(shape_, form, planning_.activation()))
+                write_weights(planning_.ops, form, trial.weights(form), trial.weights(WeightForm::plain), shape_);
     }
 
     // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included, of those that compute the same.
@@ -373,9 +377,9 @@ private:
                 continue;
             }
             if (first_to_run == nullptr && c.provider == 0) first_to_run = c.engine;
-            // What turning the weights takes, at each update, is not timed.
-            constexpr double kTurned = 0.95;
-            if (seconds >= (c.engine->wants_turned_weights() ? kTurned : kNoise) * best) continue;
+            // What bringing the weights into another form takes, at each update, is not timed.
+            constexpr double kOtherForm = 0.95;
+            if (seconds >= (c.engine->weights() == WeightForm::plain ? kNoise : kOtherForm) * best) continue;
             if (c.provider > 0) {
                 const ConvPart plain{part.pass};
                 const EnginePtr reference = part.fusion == Fusion::none ? first_to_run : engine_of(b, plain);
@@ -440,7 +444,7 @@ private:
             case ConvPass::backward_weights:
                 break;
         }
-        return {trial.download(trial.weights(whole == Fusion::none ? Trial::kW : Trial::kWeightSum))};
+        return {trial.download(whole == Fusion::none ? trial.weights(WeightForm::plain) : trial.weight_sum())};
     }
 
     // The whole by an engine that does a part of it, or all, and by the ops that do the rest. In place where the network calls it so:
@@ -449,11 +453,11 @@ private:
         Ops& ops = planning_.ops;
         const Fusion fusion = part.fusion;
         const Tensor x = t.x(Trial::kX), y = t.y(Trial::kY), other_x = t.x(Trial::kOtherX), residual = t.y(Trial::kResidual);
-        ConvPointers p = pointers_to(x.data, t.at(Trial::kW), y.data);
+        ConvPointers p = pointers_to(x.data, t.weights(WeightForm::plain).data, y.data);
         p[ConvRole::bias] = t.of_output(Trial::kBias).data;
         p[ConvRole::residual] = y.data;
         p[ConvRole::scale] = t.norm().scale.data;
-        p[ConvRole::turned_w] = t.at(Trial::kTurnedW);
+        for (const WeightForm form : kWeightForms) p[role_of(form)] = t.weights(form).data;
         switch (part.pass) {
             case ConvPass::forward: {
                 if (has_norm(fusion)) {
@@ -493,9 +497,9 @@ private:
                 break;
             }
             case ConvPass::backward_weights:
-                if (fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w] = t.at(Trial::kWeightSum);
+                if (fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w] = t.weight_sum().data;
                 engine.run(p, t.workspace());
-                if (fusion == Fusion::none && whole != Fusion::none) ops.accumulate(t.weights(Trial::kWeightSum), t.weights(Trial::kW));
+                if (fusion == Fusion::none && whole != Fusion::none) ops.accumulate(t.weight_sum(), t.weights(WeightForm::plain));
                 break;
         }
     }

@@ -23,9 +23,12 @@ Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, d
     const int64_t x = batch * shape.in_channels * shape.height * shape.width;
     const int64_t y = batch * shape.out_channels * shape.out_height() * shape.out_width();
     const int64_t w = shape.weight_count();
-    const std::array<size_t, kParts> sizes = {
-        bytes(x, activation), bytes(y, activation), bytes(y, activation), bytes(w, activation),
-        bytes(w, activation), bytes(w, DType::f32), bytes(x, activation), bytes(kArrays * widest(), DType::f32)};
+    std::array<size_t, kParts> sizes{};
+    sizes[kX] = sizes[kOtherX] = bytes(x, activation);
+    sizes[kY] = sizes[kResidual] = bytes(y, activation);
+    for (const WeightForm form : kWeightForms) sizes[part_of(form)] = has_form(shape, form, activation) ? bytes(w, activation) : 0;
+    sizes[kWeightSum] = bytes(w, DType::f32);
+    sizes[kOfChannels] = bytes(kArrays * widest(), DType::f32);
     constexpr size_t kMostPeriod = 1000003;  // not periodic in channels, rows or images
     for (size_t i = 0; i < kParts; ++i) {
         offsets_[i] = operand_bytes_;

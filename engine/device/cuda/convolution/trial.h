@@ -23,7 +23,7 @@ public:
     Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, size_t workspace_bytes);
 
     bool possible() const { return memory_->data() != nullptr; }  // false: too little memory is free
-    enum Part : size_t { kX, kY, kResidual, kW, kTurnedW, kWeightSum, kOtherX, kOfChannels, kParts };
+    enum Part : size_t { kX, kY, kResidual, kW, kTurnedW, kTiledW, kTurnedTiledW, kWeightSum, kOtherX, kOfChannels, kParts };
     // One value a channel: of the input and its norm, then of the output and the norm behind it. kSums are two.
     enum OfChannel : int64_t {
         kMean,
@@ -62,7 +62,8 @@ public:
     NormCoefficients norm() const;
     NormCoefficients next_norm() const;
     BatchNormParameters next_parameters() const;
-    Array weights(Part part) const { return {at(part), part == kWeightSum ? DType::f32 : activation_, shape_.weight_count()}; }
+    Array weights(WeightForm form) const { return {at(part_of(form)), activation_, shape_.weight_count()}; }
+    Array weight_sum() const { return {at(kWeightSum), DType::f32, shape_.weight_count()}; }
 
     // Median of several rounds, each long enough for the clock. give_up_after: a first run slower than this ends it (infinity).
     double seconds(const std::function<void()>& run, double give_up_after);
@@ -71,6 +72,7 @@ public:
     void wait();
 
 private:
+    static Part part_of(WeightForm form) { return static_cast<Part>(kW + static_cast<size_t>(form)); }
     size_t pattern_bytes() const { return aligned(period_ * (sizeof(float) + sizeof(Bf16))); }
     cudaStream_t stream() const { return launcher_.stream(); }
     int64_t widest() const { return std::max(shape_.in_channels, shape_.out_channels); }

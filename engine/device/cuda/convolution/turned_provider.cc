@@ -15,7 +15,7 @@ public:
 
     std::string name() const override { return kPrefix + forward_->name(); }
     size_t workspace_bytes() const override { return forward_->workspace_bytes(); }
-    bool wants_turned_weights() const override { return true; }
+    WeightForm weights() const override { return WeightForm::turned; }
     void run(const ConvPointers& p, std::byte* workspace) const override {
         forward_->run(pointers_to(p[ConvRole::y], p[ConvRole::turned_w], p[ConvRole::x]), workspace);
     }

@@ -1,7 +1,6 @@
-// Where everything lies: index arithmetic shared by the kernels (device), by probe.cu and by check.cc (host, no GPU).
-// Nothing here needs CUDA, so that the host checks can run exactly the functions that the kernels run.
+// Where everything lies: index arithmetic of the kernels. Nothing here needs CUDA, so that checks on the host run the same functions.
 //
-// Vocabulary:
+// Words:
 // pixel block: 8x8 output pixels of one image, the 64 rows (M) of one wgmma. Blocks are numbered g = 0, 1, ... over all images.
 // halo: the 10x10 input pixels that a pixel block needs for 3x3 taps; pixels outside of the image are zero.
 // slice: 8 channels, 16 bytes of one pixel. Shared memory holds [slice][pixel][8 channels]: a "core matrix" of wgmma, 8 rows of 16 bytes
@@ -12,6 +11,9 @@
 #include <cstdint>
 
 #include "kernels/qualifiers.h"
+#include "kernels/weight_tiles.h"
+
+namespace jem::hopper {
 
 constexpr int kEdge = 8, kBlockPixels = kEdge * kEdge, kHaloEdge = kEdge + 2, kHaloPixels = kHaloEdge * kHaloEdge;
 constexpr int kVec = 8, kVecBytes = 16, kTaps = 9;
@@ -100,18 +102,17 @@ struct Ring {
 
 // Convolution -----------------------------------------------------------------------------------------------------------------
 
-// Tile: 2 * kPerGroup pixel blocks (kPerGroup for each of the two consumer warpgroups) times 160 output channels.
-constexpr int kConvN = 160, kChunk = 32, kChunkSlices = kChunk / kVec, kMaxChannels = 640;
-constexpr int kLoaders = 96;                       // three warps load A, the fourth warp of that warpgroup loads B
-constexpr int kWeightBytes = kChunk * kConvN * 2;  // B of one tap and chunk, 10240 bytes: [slice][160 rows][8 channels]
-constexpr int kStagingPitch = kConvN * 2 + 16;     // 84 words: rows lie 20 banks apart, 8 rows x 4 words take all 32 banks
-constexpr int kStagingBytes = kBlockPixels * kStagingPitch;
-constexpr int kRowVectors = kConvN / kVec, kRowsAtOnce = 6;  // epilogue: 20 vectors a row, 120 threads take 6 rows at once
+constexpr int kChunk = 32, kChunkSlices = kChunk / kVec;
+constexpr int kMaxNormChannels = 640;  // input channels, where a norm stands in front
+constexpr int kLoaders = 96;           // three warps load A, the fourth warp of that warpgroup loads B
 
-template <int kPerGroup>
+// Tile: 2 * kPerGroup pixel blocks (kPerGroup for each of the two consumer warpgroups) times kN output channels.
+template <int kN, int kPerGroup>
 struct ConvTile {
+    static_assert(kN % 16 == 0 && kN <= 160);
     static constexpr int kBlocks = 2 * kPerGroup, kPixels = kBlocks * kHaloPixels;
     static constexpr int kSliceBytes = kPixels * kVecBytes, kABytes = kChunkSlices * kSliceBytes;
+    static constexpr int kWeightBytes = kChunk * kN * 2;  // B of one tap and chunk, in one piece: [kN / 8][slice][8 rows][8 channels]
     static constexpr int kStagesA = kPerGroup == 2 ? 3 : 4, kStagesB = kPerGroup == 2 ? 8 : 10;
     static constexpr int kRounds = (kPixels + kLoaders / kChunkSlices - 1) / (kLoaders / kChunkSlices);  // 17 or 9 vectors a loader
     static constexpr int kBatch = 6;  // of which so many are on their way at once
@@ -131,53 +132,57 @@ struct ConvTile {
                                kHaloEdge * kVecBytes);
     }
     static JEM_HD inline uint64_t b_descriptor(uint32_t b, int step) {
-        return make_descriptor(b + step * 2 * kConvN * kVecBytes, kConvN * kVecBytes, 8 * kVecBytes);
+        constexpr int kSlice = 8 * kVecBytes;
+        return make_descriptor(b + step * 2 * kSlice, kSlice, kChunkSlices * kSlice);
     }
+
+    // Epilogue of one m64 block: accumulators -> shared memory (bf16) -> rows of 16 bytes, with residual and sums. From one row to the next
+    // are 4 banks more than a multiple of 32 (of 16 for 32 and 160 channels): 8 rows x 4 words take all of them.
+    static constexpr int kRowVectors = kN / kVec,
+                         kRowsAtOnce = 128 / kRowVectors;  // 160: 20 vectors a row, 120 threads take 6 rows at once
+    static constexpr int kStagingPitch = kN * 2 + kVecBytes;
+    static constexpr int kScratch = kRowsAtOnce * 2 * kN;  // f32 sums, in the same place afterwards
+    static constexpr int kStagingBytes = kBlockPixels * kStagingPitch > kScratch * 4 ? kBlockPixels* kStagingPitch : kScratch * 4;
+    static JEM_HD constexpr int staging_offset(int row, int col) { return row * kStagingPitch + col * 2; }
+    static JEM_HD constexpr int out_vector(int t) { return t % kRowVectors; }
+    static JEM_HD constexpr int out_first_row(int t) { return t / kRowVectors; }  // kRowsAtOnce: idle
 };
 struct TileAt {
     int m, n;
 };
-JEM_HD inline int n_tiles(const Shape& s) { return s.k / kConvN; }
 JEM_HD inline int chunks(const Shape& s) { return s.c / kChunk; }
 // What the `cluster` (1 or 2) blocks of threads of a cluster do at a time is a unit: tiles of the same output channels and of as many
 // neighbouring groups of pixels, the last of which may lie beyond the end. Neighbouring units share pixels, and so the L2.
-JEM_HD inline int conv_units(const Shape& s, int blocks, int cluster) {
-    return ceil_div(ceil_div(pixel_blocks(s), blocks), cluster) * n_tiles(s);
+JEM_HD inline int conv_units(const Shape& s, int tile_channels, int blocks, int cluster) {
+    return ceil_div(ceil_div(pixel_blocks(s), blocks), cluster) * (s.k / tile_channels);
 }
-JEM_HD inline TileAt tile_at(const Shape& s, int unit, int cluster, int rank) {
-    return {unit / n_tiles(s) * cluster + rank, unit % n_tiles(s)};
+JEM_HD inline TileAt tile_at(const Shape& s, int tile_channels, int unit, int cluster, int rank) {
+    const int across = s.k / tile_channels;
+    return {unit / across * cluster + rank, unit % across};
 }
 
-// Packed weights: [n tile][chunk][tap] pieces of 10240 bytes, each [slice][160 output channels][8 input channels]. In elements.
-JEM_HD inline int64_t weight_piece(const Shape& s, int n_tile, int chunk, int tap) {
-    return ((int64_t)(n_tile * chunks(s) + chunk) * kTaps + tap) * (kWeightBytes / 2);
+// Weights come as tiles (kernels/weight_tiles.h). First element of those of a tap and chunk, of the output channels from `first` on.
+JEM_HD inline int64_t weight_piece(const Shape& s, int first, int chunk, int tap) {
+    return weight_tile_offset(s.k, kTaps, first, tap, chunk * kChunk);
 }
-JEM_HD inline int64_t weight_index(const Shape& s, int k, int tap, int c) {
-    return weight_piece(s, k / kConvN, c / kChunk, tap) + (c % kChunk / kVec * kConvN + k % kConvN) * kVec + c % kVec;
-}
-// Plain weights are [k][tap][c] (KRSC). dgrad is the same convolution of dy (k channels) with weights [c][8 - tap][k].
+// Plain weights are [k][tap][c] (KRSC). Backward to data is the same convolution of dy (k channels) with weights [c][8 - tap][k].
 JEM_HD inline int64_t krsc_index(const Shape& s, int k, int tap, int c) { return ((int64_t)k * kTaps + tap) * s.c + c; }
 
-// Epilogue of one m64 block: accumulators -> shared memory (bf16) -> rows of 16 bytes, with residual and sums.
-JEM_HD constexpr int staging_offset(int row, int col) { return row * kStagingPitch + col * 2; }
-JEM_HD constexpr int out_vector(int t) { return t % kRowVectors; }
-JEM_HD constexpr int out_first_row(int t) { return t / kRowVectors; }  // 6 = idle
-JEM_HD inline int64_t partial_index(const Shape& s, int g, int n_tile, int which, int col) {
-    return ((int64_t)(g * n_tiles(s) + n_tile) * 2 + which) * kConvN + col;
-}
+// Partial sums, a row for each pixel block: [pixel blocks][2][k].
+JEM_HD inline int64_t partial_index(const Shape& s, int g, int which, int channel) { return ((int64_t)g * 2 + which) * s.k + channel; }
 
 // Weight gradient -------------------------------------------------------------------------------------------------------------
 
-// dW[k][tap][c] = sum over pixels p of dy[p][k] * x[p + tap][c]. One block of threads: 64 input channels (M) x 80 output channels (N) x
-// all nine taps (each of three warpgroups has a row of three) over a range of pixel blocks; ranges are added up by a second kernel in a
-// fixed order. A = halo of x, MN-major: [8 slices][100 pixels][8 channels]; B = dy, MN-major: [10 slices][64 pixels][8 channels].
-constexpr int kGradM = 64, kGradN = 80, kGradStages = 8, kGradLag = 3, kGradLoaders = 128;
-constexpr int kGradASlices = kGradM / kVec, kGradBSlices = kGradN / kVec;
+// dW[k][tap][c] = sum over pixels p of dy[p][k] * x[p + tap][c]. One block of threads: 64 input channels (M) x kN output channels x all
+// nine taps (each of three warpgroups has a row of three) over a range of pixel blocks; ranges are added up by a second kernel in a fixed
+// order. A = halo of x, MN-major: [8 slices][100 pixels][8 channels]; B = dy, MN-major: [kN / 8 slices][64 pixels][8 channels].
+constexpr int kGradM = 64, kGradStages = 8, kGradLag = 3, kGradLoaders = 128;
+constexpr int kGradASlices = kGradM / kVec;
 constexpr int kGradASliceBytes = kHaloPixels * kVecBytes, kGradBSliceBytes = kBlockPixels * kVecBytes;
-constexpr int kGradABytes = kGradASlices * kGradASliceBytes, kGradBBytes = kGradBSlices * kGradBSliceBytes;  // 12800 + 10240
-constexpr int kGradGroups = 3, kGradTaps = 3;  // consumer warpgroups, taps of each
+constexpr int kGradABytes = kGradASlices * kGradASliceBytes;  // 12800
+constexpr int kGradGroups = 3, kGradTaps = 3;                 // consumer warpgroups, taps of each
 // A warp copies 16 pixels x 2 slices at a time: 32 bytes of each pixel, 2 x 256 bytes of shared memory.
-constexpr int kGradARounds = 7, kGradBRounds = 5;
+constexpr int kGradARounds = 7;
 struct GradItem {
     int slice, pixel;
 };
@@ -191,16 +196,24 @@ JEM_HD inline uint64_t grad_a_descriptor(uint32_t a, int tap, int step) {  // st
 JEM_HD inline uint64_t grad_b_descriptor(uint32_t b, int step) {
     return make_descriptor(b + step * 2 * kEdge * kVecBytes, kEdge * kVecBytes, kGradBSliceBytes);
 }
+template <int kN>
+struct GradTile {
+    static_assert(kN % 16 == 0 && kN <= 80);
+    static constexpr int kBBytes = kN / kVec * kGradBSliceBytes, kBRounds = kN / 16;  // 80: 10240
+};
 JEM_HD inline int grad_m_tiles(const Shape& s) { return ceil_div(s.c, kGradM); }
-JEM_HD inline int grad_n_tiles(const Shape& s) { return s.k / kGradN; }
+JEM_HD inline int grad_tiles(const Shape& s, int tile_channels) { return grad_m_tiles(s) * (s.k / tile_channels); }
 struct GradAt {
     int split, m, n;
 };
-JEM_HD inline GradAt grad_at(const Shape& s, int block) {
-    const int per_split = grad_m_tiles(s) * grad_n_tiles(s), r = block % per_split;
-    return {block / per_split, r / grad_n_tiles(s), r % grad_n_tiles(s)};
+JEM_HD inline GradAt grad_at(const Shape& s, int tile_channels, int block) {
+    const int across = s.k / tile_channels, per_split = grad_m_tiles(s) * across, r = block % per_split;
+    return {block / per_split, r / across, r % across};
 }
 JEM_HD inline int grad_first(const Shape& s, int split, int splits) { return (int)((int64_t)pixel_blocks(s) * split / splits); }
+// [splits][taps][c][k]
 JEM_HD inline int64_t grad_partial_index(const Shape& s, int split, int tap, int c, int k) {
     return (((int64_t)split * kTaps + tap) * s.c + c) * s.k + k;
 }
+
+}  // namespace jem::hopper

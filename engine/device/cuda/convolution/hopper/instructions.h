@@ -1,13 +1,20 @@
-// The instructions of Hopper that the kernels use, one function each. emulated.h has the same functions for the host.
-#pragma once
+// The instructions of sm_90a that the kernels use, one function each.
+#ifndef JEM_HOPPER_INSTRUCTIONS_H
+#define JEM_HOPPER_INSTRUCTIONS_H
+
 #include <cstdint>
 
-#include "tests/probe/trouble.h"
+#include "engine/device/cuda/convolution/hopper/trouble.h"
+#include "wgmma.h"  // made by gen_wgmma.py
 
-#ifndef PROBE_PATIENCE_NS
-#define PROBE_PATIENCE_NS 2000000000
+namespace jem::hopper {
+
+#ifndef JEM_HOPPER_PATIENCE_NS
+#define JEM_HOPPER_PATIENCE_NS 20000000000
 #endif
-constexpr uint64_t kPatience = PROBE_PATIENCE_NS;  // ns that a wait may last before the kernel says where it hangs and traps
+// ns that a wait may last before the kernel says where it hangs (if anybody wants to know) and traps: a program that ends is worth more
+// than one that waits for ever. A debugger's stops take longer.
+constexpr uint64_t kPatience = JEM_HOPPER_PATIENCE_NS;
 
 __device__ __forceinline__ uint8_t* dynamic_shared() {
     extern __shared__ __align__(1024) uint8_t dynamic_shared_memory[];
@@ -31,8 +38,9 @@ __device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity, Troub
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra DONE;\nmov.u64 start, %%globaltimer;\n"
         "AGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra DONE;\n"
         "mov.u64 now, %%globaltimer;\nsub.u64 now, now, start;\nsetp.lt.u64 done, now, %5;\n@done bra AGAIN;\n"
-        "mov.u32 block, %%ctaid.x;\nmov.u32 thread, %%tid.x;\n"
-        "st.volatile.global.v4.u32 [%2], {%3, block, thread, %4};\nst.volatile.global.u32 [%2 + 16], %1;\nfence.acq_rel.sys;\ntrap;\n"
+        "setp.eq.u64 done, %2, 0;\n@done bra TRAP;\nmov.u32 block, %%ctaid.x;\nmov.u32 thread, %%tid.x;\n"
+        "st.volatile.global.v4.u32 [%2], {%3, block, thread, %4};\nst.volatile.global.u32 [%2 + 16], "
+        "%1;\nfence.acq_rel.sys;\nTRAP:\ntrap;\n"
         "DONE:\n}" ::"r"(shared_address(b)),
         "r"(parity), "l"(trouble), "r"(name), "r"(stage), "n"(kPatience)
         : "memory");
@@ -102,3 +110,16 @@ __device__ __forceinline__ void hold(float (&v)[kCount]) {  // nothing the compi
 #pragma unroll
     for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(v[i])::"memory");
 }
+// D (64 x N) += A * B, N = 2 * kCount. kTransA, kTransB: 0 = K-major, 1 = MN-major.
+template <int kTransA, int kTransB, int kCount>
+__device__ __forceinline__ void wgmma(float (&d)[kCount], uint64_t a, uint64_t b) {
+    if constexpr (kCount == 16) wgmma_n32<kTransA, kTransB>(d, a, b);
+    if constexpr (kCount == 32) wgmma_n64<kTransA, kTransB>(d, a, b);
+    if constexpr (kCount == 40) wgmma_n80<kTransA, kTransB>(d, a, b);
+    if constexpr (kCount == 64) wgmma_n128<kTransA, kTransB>(d, a, b);
+    if constexpr (kCount == 80) wgmma_n160<kTransA, kTransB>(d, a, b);
+}
+
+}  // namespace jem::hopper
+
+#endif
