@@ -11,8 +11,7 @@
 namespace jem {
 namespace {
 
-// Part of the engines' names, so that what is remembered of others is not taken for them.
-const std::string kPrefix = "hopper1 ";
+const std::string kPrefix = "hopper ";
 
 // What the kernels see: on the way back to data the output is what comes in.
 hopper::Shape shape_of(const ConvProblem& p) {
@@ -122,7 +121,7 @@ public:
     HopperProvider(CudaLauncher& launcher, const GpuDescription& gpu)
         : launcher_(launcher), sm_(gpu.sm), multiprocessors_(gpu.multiprocessors) {}
 
-    std::string name() const override { return {}; }
+    std::string key() const override { return "hopper 1"; }  // with its version
     bool supports(const ConvProblem& p) const override {
         const ConvShape& s = p.shape;
         const bool of_its_kind = sm_ == 90 && p.precision == CudaPrecision::bf16 && p.algorithm == ConvAlgorithm::own &&

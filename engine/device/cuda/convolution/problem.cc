@@ -4,7 +4,6 @@
 #include <stdexcept>
 
 #include "kernels/ops.h"
-#include "kernels/weight_tiles.h"
 
 namespace jem {
 
@@ -110,13 +109,6 @@ ConvRole role_of(WeightForm form) {
             break;
     }
     return ConvRole::w;
-}
-
-bool has_form(const ConvShape& shape, WeightForm form, DType activation) {
-    const bool turned = form == WeightForm::turned_tiled;
-    if (!turned && form != WeightForm::tiled) return true;
-    return activation == DType::bf16 && (turned ? shape.in_channels : shape.out_channels) % kTileRows == 0 &&
-           (turned ? shape.out_channels : shape.in_channels) % kTileColumns == 0;
 }
 
 void write_weights(Ops& ops, WeightForm form, Array to, Array from, const ConvShape& shape) {

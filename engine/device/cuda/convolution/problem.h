@@ -92,13 +92,10 @@ enum class ConvRole {
 };
 inline constexpr size_t kConvRoles = 15;
 
-// How an engine reads its weights. All but the plain form are made beside it whenever weights change.
+// How an engine reads its weights. All but the plain form are made beside it whenever weights change. Tiles: kernels/weight_tiles.h.
 enum class WeightForm { plain, turned, tiled, turned_tiled };
 inline constexpr std::array kWeightForms = {WeightForm::plain, WeightForm::turned, WeightForm::tiled, WeightForm::turned_tiled};
 ConvRole role_of(WeightForm form);
-// Whether weights of that shape and of activations of that type have that form: tiles are of 8 x 32 numbers of bf16
-// (kernels/weight_tiles.h).
-bool has_form(const ConvShape& shape, WeightForm form, DType activation);
 // to, from: the shape's weights; to is of the activation type.
 void write_weights(Ops& ops, WeightForm form, Array to, Array from, const ConvShape& shape);
 

@@ -25,9 +25,10 @@ public:
 class ConvProvider {
 public:
     virtual ~ConvProvider() = default;
-    // With its version: what is remembered holds for it. "cudnn 91900"; empty where its engines are another provider's, or have their
-    // version in their names.
-    virtual std::string name() const = 0;
+    // With its version: all that is remembered holds for it. "cudnn 91900"; empty where only some problems' choices depend on it (key).
+    virtual std::string name() const { return {}; }
+    // The same of those that it supports.
+    virtual std::string key() const { return {}; }
     // Whether it may have engines for that, worth the time that trying them takes.
     virtual bool supports(const ConvProblem& problem) const = 0;
     // How many of its ranking are tried, which begins with the one that it thinks the fastest.

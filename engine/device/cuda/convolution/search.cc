@@ -156,21 +156,24 @@ private:
     }
 
     // Readable, and all that a choice depends on; files written with them are found again.
-    std::string key(const Batch& b, const std::string& what) const {
+    std::string key(const Batch& b, const std::string& what, const ConvPart& part) const {
         const CudaPlanSettings& s = planning_.settings;
+        std::string providers;
+        for (const auto& p : planning_.providers)
+            if (!p->key().empty() && p->supports(problem(b, part))) providers += " | " + p->key();
         return shape_.text() + " | " + what + " | batch " + std::to_string(b.plan.batch) + " | " + precision_name(s.precision) +
                (options_.algorithm == ConvAlgorithm::direct ? " | direct"
                 : options_.algorithm == ConvAlgorithm::own  ? " | own"
                                                             : "") +
                (options_.slope == kLeakySlope ? "" : " | slope " + std::to_string(options_.slope)) +
                (s.nondeterministic ? " | nondeterministic" : " | deterministic") + " | at most " +
-               std::to_string(s.workspace_limit() >> 20) + " MiB";
+               std::to_string(s.workspace_limit() >> 20) + " MiB" + providers;
     }
     std::string whole_key(const Batch& b, Fusion whole) const {
-        return key(b, std::string(pass_name(pass_of(whole))) + " or " + fusion_name(whole));
+        return key(b, std::string(pass_name(pass_of(whole))) + " or " + fusion_name(whole), {pass_of(whole)});
     }
     std::string part_key(const Batch& b, const ConvPart& part) const {
-        return key(b, pass_name(part.pass) + std::string(" with ") + fusion_name(part.fusion));
+        return key(b, pass_name(part.pass) + std::string(" with ") + fusion_name(part.fusion), part);
     }
 
     // Candidates -----------------------------------------------------------------------------------------------------------------
@@ -269,10 +272,15 @@ private:
 
     void choose_by_time(Batch& b) {
         size_t workspace = 0;
+        std::set<WeightForm> forms;
         for (const auto& [part, candidates] : b.candidates)
-            for (const Candidate& c : candidates) workspace = std::max(workspace, c.engine->workspace_bytes());
+            for (const Candidate& c : candidates) {
+                workspace = std::max(workspace, c.engine->workspace_bytes());
+                if (c.engine->weights() != WeightForm::plain) forms.insert(c.engine->weights());
+            }
         const bool nothing_to_time = known(b);
-        Trial trial(planning_.launcher, planning_.activation(), shape_, options_.slope, b.plan.batch, workspace);
+        Trial trial(planning_.launcher, planning_.activation(), shape_, options_.slope, b.plan.batch, {forms.begin(), forms.end()},
+                    workspace);
         if (!trial.possible() && !nothing_to_time) {
             tell("Too little GPU memory is free to time " + shape_.text() + " for batch " + std::to_string(b.plan.batch) +
                  ": the first engine is taken.");
@@ -308,9 +316,8 @@ private:
 
     void fill(Trial& trial) const {
         trial.fill();
-        for (const WeightForm form : kWeightForms)
-            if (form != WeightForm::plain && has_form(shape_, form, planning_.activation()))
-                write_weights(planning_.ops, form, trial.weights(form), trial.weights(WeightForm::plain), shape_);
+        for (const WeightForm form : trial.forms())
+            write_weights(planning_.ops, form, trial.weights(form), trial.weights(WeightForm::plain), shape_);
     }
 
     // Which of its parts the convolution does itself: remembered, or the fastest in all, ops included, of those that compute the same.
@@ -457,7 +464,7 @@ private:
         p[ConvRole::bias] = t.of_output(Trial::kBias).data;
         p[ConvRole::residual] = y.data;
         p[ConvRole::scale] = t.norm().scale.data;
-        for (const WeightForm form : kWeightForms) p[role_of(form)] = t.weights(form).data;
+        for (const WeightForm form : t.forms()) p[role_of(form)] = t.weights(form).data;
         switch (part.pass) {
             case ConvPass::forward: {
                 if (has_norm(fusion)) {

@@ -17,8 +17,9 @@ constexpr size_t kStagingBytes = size_t{4} << 20;
 
 }  // namespace
 
-Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, size_t workspace_bytes)
-    : launcher_(launcher), activation_(activation), shape_(shape), slope_(slope), batch_(batch) {
+Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, std::vector<WeightForm> forms,
+             size_t workspace_bytes)
+    : launcher_(launcher), activation_(activation), shape_(shape), slope_(slope), batch_(batch), forms_(std::move(forms)) {
     const auto bytes = [](int64_t count, DType type) { return aligned(static_cast<size_t>(count) * size_of(type)); };
     const int64_t x = batch * shape.in_channels * shape.height * shape.width;
     const int64_t y = batch * shape.out_channels * shape.out_height() * shape.out_width();
@@ -26,7 +27,8 @@ Trial::Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, d
     std::array<size_t, kParts> sizes{};
     sizes[kX] = sizes[kOtherX] = bytes(x, activation);
     sizes[kY] = sizes[kResidual] = bytes(y, activation);
-    for (const WeightForm form : kWeightForms) sizes[part_of(form)] = has_form(shape, form, activation) ? bytes(w, activation) : 0;
+    sizes[kW] = bytes(w, activation);
+    for (const WeightForm form : forms_) sizes[part_of(form)] = bytes(w, activation);
     sizes[kWeightSum] = bytes(w, DType::f32);
     sizes[kOfChannels] = bytes(kArrays * widest(), DType::f32);
     constexpr size_t kMostPeriod = 1000003;  // not periodic in channels, rows or images

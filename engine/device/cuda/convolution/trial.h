@@ -19,11 +19,12 @@ namespace jem {
 // Memory for every operand of one convolution of one batch size, and a clock. Lives while plans are made, never longer.
 class Trial {
 public:
-    // workspace_bytes: of the engine that needs the most.
-    Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, size_t workspace_bytes);
+    // forms: that engines read, besides the plain one; workspace_bytes: of the engine that needs the most.
+    Trial(CudaLauncher& launcher, DType activation, const ConvShape& shape, double slope, int64_t batch, std::vector<WeightForm> forms,
+          size_t workspace_bytes);
 
     bool possible() const { return memory_->data() != nullptr; }  // false: too little memory is free
-    enum Part : size_t { kX, kY, kResidual, kW, kTurnedW, kTiledW, kTurnedTiledW, kWeightSum, kOtherX, kOfChannels, kParts };
+    enum Part : size_t { kX, kY, kResidual, kW, kWeightSum = kW + kWeightForms.size(), kOtherX, kOfChannels, kParts };
     // One value a channel: of the input and its norm, then of the output and the norm behind it. kSums are two.
     enum OfChannel : int64_t {
         kMean,
@@ -62,6 +63,7 @@ public:
     NormCoefficients norm() const;
     NormCoefficients next_norm() const;
     BatchNormParameters next_parameters() const;
+    const std::vector<WeightForm>& forms() const { return forms_; }
     Array weights(WeightForm form) const { return {at(part_of(form)), activation_, shape_.weight_count()}; }
     Array weight_sum() const { return {at(kWeightSum), DType::f32, shape_.weight_count()}; }
 
@@ -85,6 +87,7 @@ private:
     ConvShape shape_;
     double slope_;  // of the LeakyReLU that is fused
     int64_t batch_;
+    std::vector<WeightForm> forms_;
     std::array<size_t, kParts> offsets_{};
     size_t operand_bytes_ = 0;
     size_t period_ = 0;                         // of the pattern, in numbers

@@ -28,7 +28,6 @@ class TurnedProvider final : public ConvProvider {
 public:
     explicit TurnedProvider(ConvProvider& of) : of_(of) {}
 
-    std::string name() const override { return {}; }
     // Images' gradients have too few channels for a forward engine's tiles.
     bool supports(const ConvProblem& p) const override {
         constexpr int64_t kLeastChannels = 16;
