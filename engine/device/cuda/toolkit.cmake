@@ -89,7 +89,7 @@ if(NOT CUDA_cublasLt_LIBRARY)
   jem_without_cuda("cuBLASLt is not in the toolkit")
 endif()
 
-# cuBLASLt (library_plans.cc) and NVRTC (nvrtc_unused.cc) are loaded when they are used: linked, they would cost every start of the
+# cuBLASLt (cublas_product.cc) and NVRTC (nvrtc_unused.cc) are loaded when they are used: linked, they would cost every start of the
 # program 0.2 s and 250 MB. CMake's target CUDA::nvrtc would also bring the toolkit's stub of libcuda along.
 add_library(jem_nvidia INTERFACE)
 target_include_directories(jem_nvidia SYSTEM INTERFACE ${cudnn_frontend} ${JEM_CUDNN_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
