@@ -277,6 +277,14 @@ public:
     virtual void turn_weights(Array to, Array from, int64_t rows, int64_t taps) = 0;
     // The same weights, turned or as they are, as tiles (weight_tiles.h).
     virtual void tile_weights(Array to, Array from, int64_t rows, int64_t taps, bool turned) = 0;
+
+    // Minimal filtering (winograd.h); all R, images with block = C. Points: R [36, tiles, C] ------------------------------------
+    // In front of the products; with leaky(scale[c] * x + shift[c]) in place of x where these are not empty.
+    virtual void winograd_input(Array points, const Tensor& x, Array scale, Array shift, double slope) = 0;
+    // Behind them; bias may be empty, residual null, or y.
+    virtual void winograd_output(const Tensor& y, Array points, Array bias, const Tensor* residual) = 0;
+    // Of weights [rows, 3, 3, columns]: [36, rows, columns]; turned: with the taps of the way back to data.
+    virtual void winograd_weights(Array points, Array weights, int64_t columns, bool turned) = 0;
     // sum (R) += x, R or the activation type.
     virtual void accumulate(Array sum, Array x) = 0;
     // clip: of the gradient that the optimizer gets, 0: none; the factor goes into the state.

@@ -16,6 +16,7 @@
 #include "kernels/ops.h"
 #include "kernels/pool.h"
 #include "kernels/weight_tiles.h"
+#include "kernels/winograd.h"
 
 namespace jem {
 
@@ -682,6 +683,35 @@ public:
         else
             run(from.as<A>());
     }
+    void winograd_input(Array points, const Tensor& x, Array scale, Array shift, double slope) override {
+        const winograd::Tiles tiles = tiles_of(x, points);
+        if (scale.count != shift.count || (scale.count != 0 && scale.count != x.c))
+            throw std::invalid_argument("A tile's input was given a norm of other channels.");
+        exec_.for_each("winograd_input", tiles.count() * tiles.channels,
+                       winograd::Input<R>{.points = points.as<R>(),
+                                          .x = x.as<R>(),
+                                          .tiles = tiles,
+                                          .scale = scale.count > 0 ? scale.as<R>() : nullptr,
+                                          .shift = shift.count > 0 ? shift.as<R>() : nullptr,
+                                          .slope = static_cast<R>(slope)});
+    }
+    void winograd_output(const Tensor& y, Array points, Array bias, const Tensor* residual) override {
+        const winograd::Tiles tiles = tiles_of(y, points);
+        if (bias.count != 0 && bias.count != y.c) throw std::invalid_argument("A tile's output was given a bias of other channels.");
+        exec_.for_each("winograd_output", tiles.count() * tiles.channels,
+                       winograd::Output<R>{.y = y.as<R>(),
+                                           .points = points.as<R>(),
+                                           .tiles = tiles,
+                                           .bias = bias.count > 0 ? bias.as<R>() : nullptr,
+                                           .residual = residual != nullptr ? residual->as<R>() : nullptr});
+    }
+    void winograd_weights(Array points, Array weights, int64_t columns, bool turned) override {
+        constexpr int64_t kTaps = 9;
+        if (weights.count % (columns * kTaps) != 0 || points.count * kTaps != weights.count * winograd::kPoints)
+            throw std::invalid_argument("Points of a filter were given other weights.");
+        exec_.for_each("winograd_weights", weights.count / kTaps,
+                       winograd::Weights<R>{points.as<R>(), weights.as<R>(), columns, weights.count / kTaps, turned});
+    }
     void accumulate(Array sum, Array x) override {
         const auto run = [&](auto in) { exec_.for_each("accumulate", flat(x.count), Accumulate<R>{}, Out<R>{sum.as<R>()}, in); };
         if (x.type == DTypeOf<R>::value)
@@ -788,6 +818,12 @@ private:
         const Layout l = x.layout();
         exec_.column_reduce(label, l, backward_sums_of(own_sums, norm, d_gamma, d_beta, l), In<A>{d_y.as<A>()}, In<A>{x.as<A>()},
                             PerChannel<R>{norm.mean.as<R>()}, PerChannel<R>{norm.scale.as<R>()}, PerChannel<R>{norm.beta.as<R>()});
+    }
+    static winograd::Tiles tiles_of(const Tensor& x, Array points) {
+        const winograd::Tiles tiles{x.n, x.h, x.w, x.c};
+        if (x.block != x.c || points.count != winograd::kPoints * tiles.count() * x.c)
+            throw std::invalid_argument("Tiles were given images of another layout, or too many or too few points.");
+        return tiles;
     }
     static Places places_of(const Tensor& t) { return {t.c, t.h, t.w, t.block}; }
     static PoolWindows<R, A> windows_of(const Tensor& x, const Tensor& y, const Pooling& how) {

@@ -3,8 +3,10 @@
 
 #ifdef __CUDACC__
 #define JEM_HD __host__ __device__
+#define JEM_HD_INLINE __host__ __device__ __forceinline__
 #else
 #define JEM_HD
+#define JEM_HD_INLINE [[gnu::always_inline]] inline
 #endif
 
 // Of the loop that follows, on a GPU; nvcc's passes for the host do not know it.

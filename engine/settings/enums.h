@@ -43,7 +43,7 @@ enum class Head {
 };
 
 enum class ConvAlgorithm {
-    automatic,  // whatever is fastest; where that is Winograd's, errors grow to about 1e-5 of a tensor's rms
+    automatic,  // whatever is fastest; where that is Winograd's, errors grow to 2e-5 of a tensor's rms
     direct,
     own,  // as automatic, and kernels of this program that no GPU has proven yet take part in the choice
 };

@@ -10,9 +10,10 @@
 #include "engine/device/cuda/convolution/planned_call.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/convolution/turned_provider.h"
+#include "engine/device/cuda/convolution/winograd_provider.h"
 #include "engine/device/cuda/runtime.h"
 #include "engine/device/reference/loops.h"
-#include "kernels/norm.h"
+#include "tests/conv_reference.h"
 
 namespace jem {
 
@@ -23,90 +24,18 @@ struct DTypeOf<__nv_bfloat16> {
 
 namespace {
 
-// As a library fuses it: one product and one sum.
-template <class A>
-void scale_shift_leaky(A* y, const A* x, const float* scale, const float* shift, int64_t count, int64_t channels, float slope) {
-    for (int64_t i = 0; i < count; ++i) y[i] = leaky(std::fma(static_cast<float>(x[i]), scale[i % channels], shift[i % channels]), slope);
-}
-// sums, products [C]: of y - centre and of its square, y as it is stored: what the graph's reduction reads is the tensor that it writes.
-template <class A>
-void sum_around(float* sums, float* products, const A* y, const float* centre, int64_t count, int64_t channels) {
-    for (int64_t c = 0; c < channels; ++c) {
-        double sum = 0, squares = 0;
-        for (int64_t i = c; i < count; i += channels) {
-            const float d = static_cast<float>(y[i]) - centre[c];
-            sum += static_cast<double>(d);
-            squares += static_cast<double>(d * d);
-        }
-        sums[c] = static_cast<float>(sum);
-        products[c] = static_cast<float>(squares);
-    }
-}
-// dz = leaky'(scale * (x - mean) + beta) * dz; sums, products [C]: of dz, as it is stored, and of dz * (x - mean).
-template <class A>
-void leaky_backward_sums(float* sums, float* products, A* dz, const A* x, const float* mean, const float* scale, const float* beta,
-                         int64_t count, int64_t channels, float slope) {
-    for (int64_t c = 0; c < channels; ++c) {
-        double sum = 0, product = 0;
-        for (int64_t i = c; i < count; i += channels) {
-            const float centred = static_cast<float>(x[i]) - mean[c];
-            dz[i] = leaky_backward(scale[c] * centred + beta[c], static_cast<float>(dz[i]), slope);
-            sum += static_cast<double>(static_cast<float>(dz[i]));
-            product += static_cast<double>(static_cast<float>(dz[i]) * centred);
-        }
-        sums[c] = static_cast<float>(sum);
-        products[c] = static_cast<float>(product);
-    }
-}
-
 // How wrong its result is: added to the first number of it.
 struct Spoiled {
     float by = 0;
 };
 
-// scratch: doubles for the sums of a gradient, then the activated input.
 template <class A>
 __global__ void convolve(ConvProblem p, ConvPointers at, std::byte* scratch, Spoiled spoiled) {
-    const ConvShape& s = p.shape;
-    const DType type = DTypeOf<A>::value;
-    Tensor x{at[ConvRole::x], type, p.batch, s.in_channels, s.height, s.width, s.in_channels};
-    const Tensor y{at[ConvRole::y], type, p.batch, s.out_channels, s.out_height(), s.out_width(), s.out_channels};
-    const auto f32 = [&](ConvRole role) { return static_cast<float*>(at[role]); };
-    auto* sums = reinterpret_cast<double*>(scratch);
-    A* first = y.as<A>();
-    switch (p.pass) {
-        case ConvPass::forward:
-            if (has_norm(p.fusion)) {
-                auto* activated = reinterpret_cast<A*>(scratch);
-                scale_shift_leaky<A>(activated, x.as<A>(), f32(ConvRole::scale), f32(ConvRole::shift), x.count(), x.c, p.slope);
-                x.data = activated;
-            }
-            loops::conv_forward<A, A>(s, y, x, static_cast<const A*>(at[ConvRole::w]),
-                                      p.fusion != Fusion::none ? f32(ConvRole::bias) : nullptr,
-                                      has_residual(p.fusion) ? static_cast<const A*>(at[ConvRole::residual]) : nullptr);
-            if (has_sums(p.fusion))
-                sum_around<A>(f32(ConvRole::sum), f32(ConvRole::sum_of_products), y.as<A>(), f32(ConvRole::centre), y.count(), y.c);
-            break;
-        case ConvPass::backward_data:
-            loops::conv_backward_data<A, A>(s, x, y, static_cast<const A*>(at[ConvRole::w]), sums);
-            if (has_sums(p.fusion))
-                leaky_backward_sums<A>(f32(ConvRole::sum), f32(ConvRole::sum_of_products), x.as<A>(),
-                                       static_cast<const A*>(at[ConvRole::norm_input]), f32(ConvRole::centre), f32(ConvRole::scale),
-                                       f32(ConvRole::shift), x.count(), x.c, p.slope);
-            first = x.as<A>();
-            break;
-        case ConvPass::backward_weights:
-            if (p.fusion == Fusion::accumulate) {
-                loops::conv_backward_weights<A, A>(s, f32(ConvRole::w), x, y, sums);
-                f32(ConvRole::w)[0] += spoiled.by;
-                return;
-            }
-            first = static_cast<A*>(at[ConvRole::w]);
-            for (int64_t i = 0; i < s.weight_count(); ++i) first[i] = static_cast<A>(0.0f);
-            loops::conv_backward_weights<A, A>(s, first, x, y, sums);
-            break;
-    }
-    first[0] = static_cast<A>(static_cast<float>(first[0]) + spoiled.by);
+    A* first = conv_reference::convolve<A>(p, at, scratch);
+    if (first != nullptr)
+        first[0] = static_cast<A>(static_cast<float>(first[0]) + spoiled.by);
+    else
+        static_cast<float*>(at[ConvRole::w])[0] += spoiled.by;
 }
 __global__ void pass_the_time(int) {}
 
@@ -119,6 +48,37 @@ __global__ void linear_backward_data(float* d_x, const float* d_y, const float* 
 __global__ void linear_backward_weights(float* d_w, const float* x, const float* d_y, int64_t batch, int64_t in, int64_t out) {
     loops::linear_backward_weights(d_w, x, d_y, batch, in, out);
 }
+
+__global__ void multiply(BatchedProductShape s, float* c, const float* a, const float* b) {
+    for (int64_t i = 0; i < s.count * s.rows * s.columns; ++i) {
+        const int64_t matrix = i / (s.rows * s.columns), row = i / s.columns % s.rows, column = i % s.columns;
+        double sum = 0;
+        for (int64_t k = 0; k < s.depth; ++k)
+            sum += static_cast<double>(a[(matrix * s.rows + row) * s.depth + k]) *
+                   static_cast<double>(
+                       b[s.transposed ? (matrix * s.columns + column) * s.depth + k : (matrix * s.depth + k) * s.columns + column]);
+        c[i] = static_cast<float>(sum);
+    }
+}
+
+class LoopProduct final : public BatchedProduct {
+public:
+    LoopProduct(const BatchedProductShape& shape, size_t rank) : shape_(shape), rank_(rank) {}
+
+    std::string name() const override { return "loops " + std::to_string(rank_); }
+    size_t workspace_bytes() const override { return 0; }
+    void run(cudaStream_t stream, float* c, const float* a, const float* b, std::byte*) const override {
+        const cudaLaunchConfig_t config = {
+            .gridDim = 1, .blockDim = 1, .dynamicSmemBytes = 0, .stream = stream, .attrs = nullptr, .numAttrs = 0};
+        cuda::check(cudaLaunchKernelEx(&config, multiply, BatchedProductShape(shape_), static_cast<float*>(c), static_cast<const float*>(a),
+                                       static_cast<const float*>(b)),
+                    "multiply");
+    }
+
+private:
+    BatchedProductShape shape_;
+    size_t rank_;
+};
 
 template <class... P, class... Args>
 void run(CudaLauncher& launcher, const char* label, void (*kernel)(P...), Args... args) {
@@ -133,10 +93,7 @@ public:
         : launcher_(launcher), engine_(std::move(engine)), problem_(problem) {}
 
     std::string name() const override { return engine_.name; }
-    size_t workspace_bytes() const override {
-        const ConvShape& s = problem_.shape;
-        return static_cast<size_t>(std::max(problem_.batch * s.in_channels * s.height * s.width, s.weight_count())) * sizeof(double);
-    }
+    size_t workspace_bytes() const override { return conv_reference::scratch_bytes(problem_); }
     void run(const ConvPointers& pointers, std::byte* workspace) const override {
         const int kernels = engine_.kernels + (problem_.pass == ConvPass::forward ? 0 : engine_.more_back);
         for (int i = 1; i < kernels; ++i) jem::run(launcher_, "another kernel", pass_the_time, i);
@@ -214,6 +171,13 @@ private:
 
 }  // namespace
 
+BatchedProducts loop_products() {
+    return {.version = "loops 1", .make = [](const BatchedProductShape& shape, size_t rank) -> std::unique_ptr<BatchedProduct> {
+                constexpr size_t kRanks = 2;
+                return rank < kRanks ? std::make_unique<LoopProduct>(shape, rank) : nullptr;
+            }};
+}
+
 std::unique_ptr<ConvProvider> make_loop_provider(CudaLauncher& launcher, const Loops& loops) {
     return std::make_unique<LoopProvider>(launcher, loops);
 }
@@ -225,6 +189,7 @@ MakeCudaPlans loop_plans(CudaPrecision precision, const std::vector<Loops>& prov
             convolutions.push_back(make_loop_provider(launcher, loops));
             if (loops.turned) convolutions.push_back(make_turned_provider(*convolutions.back()));
             if (loops.hopper) convolutions.push_back(make_hopper_provider(launcher, gpu));
+            if (loops.winograd) convolutions.push_back(make_winograd_provider(launcher, loop_products()));
         }
         return std::make_unique<CudaPlans>(launcher, ops, gpu, CudaPlanSettings{.precision = precision, .cache_file = plan_cache}, true,
                                            std::move(convolutions), [&launcher](int64_t in, int64_t out, const std::vector<int64_t>&) {

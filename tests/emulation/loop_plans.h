@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/device/cuda/batched_product.h"
 #include "engine/device/cuda/convolution/provider.h"
 #include "engine/device/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_launcher.h"
@@ -25,10 +26,13 @@ struct Loops {
     // What they can take over from the ops around: the norm and LeakyReLU in front; the sums for the norm behind, and on the way back
     // LeakyReLU and the sums behind it.
     bool activation = false, sums = false;
-    bool turned = false;  // its forward engines are offered as the way back to data, too
-    bool hopper = false;  // the kernels for Hopper GPUs are offered beside them
+    bool turned = false;    // its forward engines are offered as the way back to data, too
+    bool hopper = false;    // the kernels for Hopper GPUs are offered beside them
+    bool winograd = false;  // and minimal filtering, by loops between its transforms
     std::vector<LoopEngine> plain = {{.name = "loops"}}, fused = {{.name = "loops, fused"}};
 };
+// Products by loops, each a kernel of one thread; two ranks of them.
+BatchedProducts loop_products();
 std::unique_ptr<ConvProvider> make_loop_provider(CudaLauncher& launcher, const Loops& loops);
 
 // plan_cache: a file, or empty.

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine/device/cuda/convolution/hopper_provider.h"
-#include "tests/emulation/conv_engines.h"
+#include "tests/conv_engines.h"
 #include "tests/emulation/device.h"
 #include "tests/engine/training/findings.h"
 
@@ -51,8 +51,9 @@ TEST_CASE("every_kernel_for_hopper_computes_what_the_loops_compute_with_all_that
                                       .precision = CudaPrecision::bf16,
                                       .algorithm = ConvAlgorithm::own,
                                       .slope = 0.1f};
+            cuda_on_host::reset({.seed = seed++ % 4});
             check_engines(
-                problem, seed++ % 4, [&](CudaLauncher& launcher) { return make_hopper_provider(launcher, gpu); }, kRounding);
+                problem, [&](CudaLauncher& launcher) { return make_hopper_provider(launcher, gpu); }, kRounding);
         }
     cuda_on_host::reset({});
 }

@@ -98,7 +98,7 @@ void conv_backward_weights(const ConvShape& s, R* d_w, const Tensor& x, const Te
                 sums[weight(s, o, ky, kx, i)] += d * number(static_cast<A>(from[offset(x, n, i, iy, ix)]));
         });
     });
-    for (int64_t i = 0; i < s.weight_count(); ++i) d_w[i] += static_cast<R>(sums[i]);
+    for (int64_t i = 0; i < s.weight_count(); ++i) d_w[i] = d_w[i] + static_cast<R>(sums[i]);
 }
 
 // The linear head: y R [N, out] = x R [N, in] w^T + b; w R [out, in], b R [out]

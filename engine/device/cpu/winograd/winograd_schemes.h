@@ -5,56 +5,12 @@
 #include <algorithm>
 
 #include "engine/device/cpu/instruction_sets.h"
+#include "kernels/winograd.h"
 
 namespace jem::winograd {
 
 // Schemes: how a row of kIn values and a filter of three make kOut results, by kPoints products. A tile is the same in both directions.
-// Some points multiply the same values of the filter, of which there are kFilters.
-
-// F(4, 3) at the points 0, a, -a, b, -b and infinity. 5/8 and 3/2 lose less to rounding than 1 and 2, and their powers are exact.
-struct Stride1 {
-    static constexpr int kIn = 6, kOut = 4, kPoints = 6, kFilters = 6;
-    static constexpr int kInStep = 4, kInFirst = -1, kOutStep = 4;  // from one tile to the next
-    static constexpr int filter(int point) { return point; }
-    static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b, a3 = a2 * a, b3 = b2 * b;
-    static constexpr double na = 2 * a2 * (a2 - b2), nb = 2 * b2 * (b2 - a2);
-    static constexpr float kFilter[kFilters][3] = {{float(1 / (double{a2} * b2)), 0, 0},
-                                                   {float(1 / na), float(a / na), float(a2 / na)},
-                                                   {float(1 / na), float(-a / na), float(a2 / na)},
-                                                   {float(1 / nb), float(b / nb), float(b2 / nb)},
-                                                   {float(1 / nb), float(-b / nb), float(b2 / nb)},
-                                                   {0, 0, 1}};
-    template <class V>
-    JEM_INLINE static void input(const V* d, int s, V (&p)[kPoints]) {
-        const V even_a = d[4 * s] - b2 * d[2 * s], odd_a = d[3 * s] - b2 * d[s];
-        const V even_b = d[4 * s] - a2 * d[2 * s], odd_b = d[3 * s] - a2 * d[s];
-        p[0] = (a2 * b2) * d[0] + (d[4 * s] - (a2 + b2) * d[2 * s]);
-        p[1] = even_a + a * odd_a;
-        p[2] = even_a - a * odd_a;
-        p[3] = even_b + b * odd_b;
-        p[4] = even_b - b * odd_b;
-        p[5] = (a2 * b2) * d[s] + (d[5 * s] - (a2 + b2) * d[3 * s]);
-    }
-    template <class V>
-    JEM_INLINE static void output(const V* m, int s, V (&y)[kOut]) {
-        const V even_a = m[s] + m[2 * s], odd_a = m[s] - m[2 * s], even_b = m[3 * s] + m[4 * s], odd_b = m[3 * s] - m[4 * s];
-        y[0] = m[0] + even_a + even_b;
-        y[1] = a * odd_a + b * odd_b;
-        y[2] = a2 * even_a + b2 * even_b;
-        y[3] = a3 * odd_a + (b3 * odd_b + m[5 * s]);
-    }
-    // The transpose of output.
-    template <class V>
-    JEM_INLINE static void gradient(const V* y, int s, V (&p)[kPoints]) {
-        const V even_a = a2 * y[2 * s] + y[0], odd_a = a2 * y[3 * s] + y[s], even_b = b2 * y[2 * s] + y[0], odd_b = b2 * y[3 * s] + y[s];
-        p[0] = y[0];
-        p[1] = even_a + a * odd_a;
-        p[2] = even_a - a * odd_a;
-        p[3] = even_b + b * odd_b;
-        p[4] = even_b - b * odd_b;
-        p[5] = y[3 * s];
-    }
-};
+// Some points multiply the same values of the filter, of which there are kFilters. Stride1: kernels/winograd.h.
 
 // F(4, 2), points 0, 1, -1, 2, infinity: the part of stride 2 in which neighbouring results share inputs.
 struct TwoTaps {

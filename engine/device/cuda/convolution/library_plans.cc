@@ -5,6 +5,7 @@
 #include "engine/device/cuda/convolution/hopper_provider.h"
 #include "engine/device/cuda/convolution/plans.h"
 #include "engine/device/cuda/convolution/turned_provider.h"
+#include "engine/device/cuda/convolution/winograd_provider.h"
 #include "engine/device/cuda/cublas_linear.h"
 
 namespace jem {
@@ -18,6 +19,8 @@ std::unique_ptr<CudaPlans> make_library_plans(CudaLauncher& launcher, Ops& ops, 
 #ifdef JEM_HAS_HOPPER
     if (on_device) convolutions.push_back(make_hopper_provider(launcher, gpu));
 #endif
+
+    if (on_device && settings.precision == CudaPrecision::f32) convolutions.push_back(make_winograd_provider(launcher, cublas_products()));
 
     const auto linear = std::make_shared<CublasLinear>(launcher, gpu, settings.precision, on_device);
     return std::make_unique<CudaPlans>(

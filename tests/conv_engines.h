@@ -1,4 +1,4 @@
-// Engines of convolutions on the emulated machine, one by one, against loops.
+// Engines of convolutions on a GPU, or the emulated one, one by one, against loops on the host.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -16,9 +16,9 @@
 #include "engine/device/cuda/owned.h"
 #include "engine/device/cuda/runtime.h"
 #include "kernels/bf16.h"
+#include "kernels/cuda/cuda_launcher.h"
 #include "tests/check.h"
-#include "tests/emulation/control.h"
-#include "tests/emulation/loop_plans.h"
+#include "tests/conv_reference.h"
 
 namespace jem {
 
@@ -36,26 +36,37 @@ private:
 // What an engine wrote, a tensor after the other.
 using Outputs = std::vector<std::vector<double>>;
 
-// The operands of one problem on an emulated machine, made numbers, and engines that compute it from them.
+// The operands of one problem, made numbers, and engines that compute it from them.
 class OnOperands {
 public:
-    // make: the provider in question, given the launcher; its engines are held against the loops.
-    template <class Make>
-    OnOperands(const ConvProblem& problem, uint64_t seed, Make make) : problem_(problem) {
-        cuda_on_host::reset({.seed = seed});
-        stream_ = std::make_unique<OnStream>();
-        ops_ = make_cuda_ops(*stream_, nullptr, activation_type(problem.precision));
+    explicit OnOperands(const ConvProblem& problem) : problem_(problem) {
+        ops_ = make_cuda_ops(stream_, nullptr, activation_type(problem.precision));
         TestData data(7);
         for (const ConvOperand& o : operands_of(problem)) {
             int64_t count = 1;
             for (const int64_t d : o.dims) count *= d;
             values_[o.role] = {o.type, data.normals(count)};
         }
-        loops_ = make_loop_provider(*stream_, loops_with(LoopFusion::both));
-        provider_ = make(*stream_);
     }
-    std::unique_ptr<ConvEngine> loops() { return loops_->engine(problem_, size_t{0}); }
-    ConvProvider& provider() { return *provider_; }
+    CudaLauncher& launcher() { return stream_; }
+
+    Outputs reference() const {
+        std::map<ConvRole, std::vector<std::byte>> memory;
+        ConvPointers p;
+        for (const auto& [role, value] : values_) {
+            memory[role] = stored(value.first, value.second);
+            p[role] = memory[role].data();
+        }
+        in_place(p);
+        std::vector<std::byte> scratch(conv_reference::scratch_bytes(problem_));
+        if (activation_type(problem_.precision) == DType::bf16)
+            conv_reference::convolve<Bf16>(problem_, p, scratch.data());
+        else
+            conv_reference::convolve<float>(problem_, p, scratch.data());
+        Outputs outputs;
+        for (const ConvRole role : written()) outputs.push_back(read(static_cast<const std::byte*>(p[role]), values_.at(role)));
+        return outputs;
+    }
 
     // In place where the network calls it so: the residual is y, the sum is the gradient of the weights.
     Outputs run(const ConvEngine& engine) {
@@ -73,8 +84,7 @@ public:
             arrays[role] = a;
             p[role] = a.data;
         }
-        if (has_residual(problem_.fusion)) p[ConvRole::y] = p[ConvRole::residual];
-        if (problem_.fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w];
+        in_place(p);
         if (problem_.pass != ConvPass::backward_weights && engine.weights() != WeightForm::plain) {
             const Array w = arrays.at(ConvRole::w), other{bytes(w.bytes()), w.type, w.count};
             write_weights(*ops_, engine.weights(), other, w, problem_.shape);
@@ -82,43 +92,62 @@ public:
         }
         std::byte* workspace = bytes(std::max<size_t>(engine.workspace_bytes(), 1));
         engine.run(p, workspace);
-        const ConvRole out = problem_.pass == ConvPass::forward         ? ConvRole::y
-                             : problem_.pass == ConvPass::backward_data ? ConvRole::x
-                                                                        : ConvRole::w;
         Outputs outputs;
-        for (const ConvRole role : {out, ConvRole::sum, ConvRole::sum_of_products})
-            if (role == out || has_sums(problem_.fusion))
-                outputs.push_back(download({p[role], arrays.at(role).type, arrays.at(role).count}));
+        for (const ConvRole role : written()) outputs.push_back(download({p[role], arrays.at(role).type, arrays.at(role).count}));
         return outputs;
     }
 
 private:
-    void upload(const Array& to, const std::vector<double>& values) {
+    using Value = std::pair<DType, std::vector<double>>;
+
+    void in_place(ConvPointers& p) const {
+        if (has_residual(problem_.fusion)) p[ConvRole::y] = p[ConvRole::residual];
+        if (problem_.fusion == Fusion::accumulate) p[ConvRole::w] = p[ConvRole::accumulated_w];
+    }
+    std::vector<ConvRole> written() const {
+        std::vector<ConvRole> roles = {problem_.pass == ConvPass::forward         ? ConvRole::y
+                                       : problem_.pass == ConvPass::backward_data ? ConvRole::x
+                                                                                  : ConvRole::w};
+        if (has_sums(problem_.fusion)) roles.insert(roles.end(), {ConvRole::sum, ConvRole::sum_of_products});
+        return roles;
+    }
+    static std::vector<std::byte> stored(DType type, const std::vector<double>& values) {
         const std::vector<float> wide(values.begin(), values.end());
         const std::vector<Bf16> narrow(wide.begin(), wide.end());
-        const void* from = to.type == DType::bf16 ? static_cast<const void*>(narrow.data()) : wide.data();
-        const cuda::PinnedMemory staging(to.bytes());
-        std::memcpy(staging.data(), from, to.bytes());
-        cuda::check(cudaMemcpyAsync(to.data, staging.data(), to.bytes(), cudaMemcpyHostToDevice, stream_->stream()), "upload");
-        cuda::check(cudaStreamSynchronize(stream_->stream()), "wait");
+        const bool real = type == DType::f32;
+        std::vector<std::byte> bytes(values.size() * size_of(type));
+        std::memcpy(bytes.data(), real ? static_cast<const void*>(wide.data()) : narrow.data(), bytes.size());
+        return bytes;
+    }
+    static std::vector<double> read(const std::byte* from, const Value& like) {
+        std::vector<float> wide(like.second.size());
+        std::vector<Bf16> narrow(wide.size());
+        if (like.first == DType::f32) {
+            std::memcpy(wide.data(), from, wide.size() * sizeof(float));
+        } else {
+            std::memcpy(static_cast<void*>(narrow.data()), from, narrow.size() * sizeof(Bf16));
+            std::copy(narrow.begin(), narrow.end(), wide.begin());
+        }
+        return {wide.begin(), wide.end()};
+    }
+    void upload(const Array& to, const std::vector<double>& values) {
+        const std::vector<std::byte> bytes = stored(to.type, values);
+        const cuda::PinnedMemory staging(bytes.size());
+        std::memcpy(staging.data(), bytes.data(), bytes.size());
+        cuda::check(cudaMemcpyAsync(to.data, staging.data(), bytes.size(), cudaMemcpyHostToDevice, stream_.stream()), "upload");
+        cuda::check(cudaStreamSynchronize(stream_.stream()), "wait for the GPU");
     }
     std::vector<double> download(const Array& from) {
-        std::vector<float> wide(static_cast<size_t>(from.count));
-        std::vector<Bf16> narrow(from.type == DType::bf16 ? wide.size() : 0);
-        void* to = from.type == DType::bf16 ? static_cast<void*>(narrow.data()) : wide.data();
         const cuda::PinnedMemory staging(from.bytes());
-        cuda::check(cudaMemcpyAsync(staging.data(), from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_->stream()), "download");
-        cuda::check(cudaStreamSynchronize(stream_->stream()), "wait");
-        std::memcpy(to, staging.data(), from.bytes());
-        std::copy(narrow.begin(), narrow.end(), wide.begin());
-        return {wide.begin(), wide.end()};
+        cuda::check(cudaMemcpyAsync(staging.data(), from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_.stream()), "download");
+        cuda::check(cudaStreamSynchronize(stream_.stream()), "wait for the GPU");
+        return read(staging.data(), {from.type, std::vector<double>(static_cast<size_t>(from.count))});
     }
 
     ConvProblem problem_;
-    std::unique_ptr<OnStream> stream_;
+    OnStream stream_;
     std::unique_ptr<Ops> ops_;
-    std::map<ConvRole, std::pair<DType, std::vector<double>>> values_;
-    std::unique_ptr<ConvProvider> loops_, provider_;
+    std::map<ConvRole, Value> values_;
 };
 
 // Every pass, alone and with all that may be fused with it.
@@ -130,17 +159,18 @@ inline std::vector<ConvPart> all_parts() {
     return all;
 }
 
-// Each engine of a provider against the loops; limits: absolute ones in units of a tensor's rms.
+// Each engine of a provider against the loops. make: the provider, given the launcher; limits: absolute ones in units of a tensor's rms.
 template <class Make>
-void check_engines(const ConvProblem& problem, uint64_t seed, Make make, Tolerance limits) {
+void check_engines(const ConvProblem& problem, Make make, Tolerance limits) {
     CAPTURE(problem.shape.text());
     CAPTURE(problem.batch);
     CAPTURE(std::string(pass_name(problem.pass)));
     CAPTURE(std::string(fusion_name(problem.fusion)));
-    OnOperands on(problem, seed, make);
-    ConvProvider& provider = on.provider();
+    OnOperands on(problem);
+    const std::unique_ptr<ConvProvider> made_provider = make(on.launcher());
+    ConvProvider& provider = *made_provider;
     REQUIRE(provider.supports(problem));
-    const Outputs want = on.run(*on.loops());
+    const Outputs want = on.reference();
     const size_t tries = provider.tries(problem);
     size_t made = 0;
     for (size_t rank = 0; rank < tries; ++rank) {
