@@ -209,6 +209,7 @@ expect "the ops of an iteration are train's: $launches launches, $planned_launch
 for op in begin_iteration read_back draw_images draw_chains start_images store_chains; do
     expect "the profile lists $op" grep -q "\"$op\":" out
 done
+expect 'it says who computes convolutions' grep -qE '"convolutions":\{"[a-z0-9_:]+":[1-9]' out
 refused 'batch-size is 60001' "${small_bench[@]}" --batch-size 60001
 refused 'n-valid is 60000' "${small_bench[@]}" --n-valid 60000
 run 0 "${small_bench[@]}" --only forward --sgld-steps 0 --json --profile && expect 'it times passes forward' grep -q '"conv_forward' out

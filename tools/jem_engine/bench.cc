@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "data/input_error.h"
 #include "engine/settings/schedule.h"
@@ -180,6 +181,14 @@ std::string phase_of_chain(const Method& method, BatchOf batch) {
     return "";
 }
 
+// How many of the passes that were planned, each of a convolution and a batch size, who computes: "cudnn": 88 ...
+std::map<std::string, int64_t> passes_by_provider(const Network& network) {
+    std::map<std::string, int64_t> passes;
+    for (const auto& [shape, choice] : network.convolution_choices())
+        if (!choice.candidate) ++passes[choice.engine.substr(0, choice.engine.find(' '))];
+    return passes;
+}
+
 int bench(const BenchOptions& o) {
     Settings s = begin_settings(o.recipe, o.config).settings;
     if (o.config.empty()) s.sgld_steps = s.samples() ? 5 : 0;
@@ -272,6 +281,11 @@ int bench(const BenchOptions& o) {
                                    {"peak_rss_bytes", peak_resident_bytes()},
                                    {"arena_bytes", parts->memory.arena_bytes()}};
     if (forward) json["images"] = parts->predictor.batch();
+    std::string providers;
+    for (const auto& [provider, passes] : passes_by_provider(*network)) {
+        json["convolutions"][provider] = passes;
+        providers += fmt::format("{}{} {}", providers.empty() ? "" : ", ", provider, passes);
+    }
     if (!o.common.json)
         fmt::print("{}\n{}: median {:.3f} s {} ({:.3f} to {:.3f}), peak resident memory {:.0f} MiB, arena {:.0f} MiB\n",
                    device->description(), network_title(s), median,
@@ -280,6 +294,7 @@ int bench(const BenchOptions& o) {
                               : "an iteration",
                    sorted.front(), sorted.back(), peak_resident_bytes() / (1 << 20),
                    static_cast<double>(parts->memory.arena_bytes()) / (1 << 20));
+    if (!o.common.json && o.profile) fmt::print("passes of convolutions by {}\n", providers);
     if (o.profile) {
         const Peaks peaks = measure_peaks(*device);
         json["peak_flops_per_s"] = peaks.flops;
