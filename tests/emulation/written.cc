@@ -142,6 +142,7 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit(void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_vptr_update(void**, void*) {}
+void __tsan_atomic_thread_fence(int) {}  // nothing here runs at the same time
 void __tsan_read_range(void* p, size_t n) { on_read(p, n); }
 void __tsan_write_range(void* p, size_t n) { on_write(p, n); }
 #define ACCESS(n)                                               \
