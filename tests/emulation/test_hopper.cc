@@ -39,6 +39,7 @@ TEST_CASE("every_kernel_for_hopper_computes_what_the_loops_compute_with_all_that
                                {square(160, 160, 16, 8), 2}, {square(320, 32, 24, 8), 1}, {square(160, 96, 8, 8), 2}};
     if (cuda_on_host::checks_accesses()) cases = {{square(32, 160, 8, 8), 3}};
     uint64_t seed = 0;
+    const uint64_t races = cuda_on_host::races();
     const GpuDescription gpu = describe_gpu("h100");
     for (const Case& c : cases)
         for (const ConvPart& part : all_parts()) {
@@ -57,6 +58,7 @@ TEST_CASE("every_kernel_for_hopper_computes_what_the_loops_compute_with_all_that
                 problem, [&](CudaLauncher& launcher) { return make_hopper_provider(launcher, gpu); }, kRounding);
         }
     cuda_on_host::reset({});
+    CHECK_MESSAGE(cuda_on_host::races() == races, "ThreadSanitizer reported a race");
 }
 
 TEST_CASE("kernels_for_hopper_are_offered_for_own_alone_and_on_hopper_alone") {

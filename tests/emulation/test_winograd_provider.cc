@@ -40,6 +40,7 @@ TEST_CASE("minimal_filtering_on_the_gpu_computes_what_the_loops_compute_with_all
         {square(16, 16, 4, 4), 1}, {square(16, 32, 8, 8), 3}, {square(32, 16, 5, 11), 2}, {square(40, 24, 16, 3), 1}};
     if (cuda_on_host::checks_accesses()) cases = {{square(16, 24, 5, 6), 2}};
     uint64_t seed = 0;
+    const uint64_t races = cuda_on_host::races();
     for (const Case& c : cases)
         for (const ConvPart& part : all_parts()) {
             if (part.pass == ConvPass::backward_weights || has_sums(part.fusion)) continue;
@@ -49,6 +50,7 @@ TEST_CASE("minimal_filtering_on_the_gpu_computes_what_the_loops_compute_with_all
                 problem, [](CudaLauncher& launcher) { return make_winograd_provider(launcher, loop_products()); }, kFilterError);
         }
     cuda_on_host::reset({});
+    CHECK_MESSAGE(cuda_on_host::races() == races, "ThreadSanitizer reported a race");
 }
 
 TEST_CASE("minimal_filtering_is_offered_in_f32_for_3x3_and_stride_1_unless_direct_is_asked_for") {
