@@ -38,12 +38,6 @@ DataType_t cudnn_type(DType type) {
     }
 }
 
-const char* role_name(ConvRole role) {
-    constexpr std::array<const char*, kConvRoles> names = {
-        "x", "w", "y", "bias", "residual", "scale", "shift", "norm input", "centre", "sum", "sum of products", "accumulated w", "turned w"};
-    return names[static_cast<size_t>(role)];
-}
-
 std::string text(const std::array<int64_t, 4>& dims) {
     std::string out;
     for (const int64_t d : dims) out += (out.empty() ? "" : "x") + std::to_string(d);
@@ -408,12 +402,8 @@ void ConvGraph::execute(const ConvPointers& pointers, std::byte* workspace) cons
                                  "). If the cause may be an earlier operation, run again with CUDA_LAUNCH_BLOCKING=1.");
     };
     if (g.cudnn->executing == nullptr || g.finalised == SIZE_MAX) refuse("it was only planned");
-    for (auto& [uid, address] : g.pack) {
-        address = pointers.data[static_cast<size_t>(uid - 1)];
-        if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kConvAlignment != 0)
-            refuse(std::string(role_name(static_cast<ConvRole>(uid - 1))) + " is missing or not aligned to " +
-                   std::to_string(kConvAlignment) + " bytes");
-    }
+    check_addresses(g.problem, pointers, WeightForm::plain);
+    for (auto& [uid, address] : g.pack) address = pointers.data[static_cast<size_t>(uid - 1)];
     check(cudnnSetStream(g.cudnn->executing, g.cudnn->launcher->stream()), "use the stream");
     fe::error_t status = g.execute_plan_at_index(g.cudnn->executing, g.pack, workspace, g.ranked[g.finalised]);
     if (status.is_bad()) refuse(engine(g.finalised) + ": " + one_line(status.get_message()));

@@ -97,6 +97,26 @@ std::vector<ConvOperand> operands_of(const ConvProblem& p) {
     return out;
 }
 
+const char* role_name(ConvRole role) {
+    constexpr std::array names = {"x",
+                                  "w",
+                                  "y",
+                                  "bias",
+                                  "residual",
+                                  "scale",
+                                  "shift",
+                                  "norm input",
+                                  "centre",
+                                  "sum",
+                                  "sum of products",
+                                  "accumulated w",
+                                  "turned w",
+                                  "tiled w",
+                                  "turned and tiled w"};
+    static_assert(names.size() == kConvRoles);
+    return names[static_cast<size_t>(role)];
+}
+
 ConvRole role_of(WeightForm form) {
     switch (form) {
         case WeightForm::turned:
@@ -132,11 +152,11 @@ void ConvPointers::give_sums(const Array& sums) {
 void check_addresses(const ConvProblem& problem, const ConvPointers& pointers, WeightForm form) {
     const bool reads_weights = problem.pass != ConvPass::backward_weights;
     for (const ConvOperand& o : operands_of(problem)) {
-        const void* address = pointers[o.role == ConvRole::w && reads_weights ? role_of(form) : o.role];
-        if (address == nullptr || reinterpret_cast<uintptr_t>(address) % kConvAlignment != 0)
+        const ConvRole role = o.role == ConvRole::w && reads_weights ? role_of(form) : o.role;
+        if (pointers[role] == nullptr || reinterpret_cast<uintptr_t>(pointers[role]) % kConvAlignment != 0)
             throw std::runtime_error("A convolution (" + problem.shape.text() + ", " + pass_name(problem.pass) + ", " +
-                                     fusion_name(problem.fusion) + ") was given an operand that is missing or not aligned to " +
-                                     std::to_string(kConvAlignment) + " bytes.");
+                                     fusion_name(problem.fusion) + ") was given operands of which " + role_name(role) +
+                                     " is missing or not aligned to " + std::to_string(kConvAlignment) + " bytes.");
     }
 }
 

@@ -91,6 +91,7 @@ enum class ConvRole {
     turned_tiled_w
 };
 inline constexpr size_t kConvRoles = 15;
+const char* role_name(ConvRole role);  // "norm input" ...
 
 // How an engine reads its weights. All but the plain form are made beside it whenever weights change. Tiles: kernels/weight_tiles.h.
 enum class WeightForm { plain, turned, tiled, turned_tiled };

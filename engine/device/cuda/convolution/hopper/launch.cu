@@ -1,11 +1,9 @@
 #include "engine/device/cuda/convolution/hopper/launch.h"
 
 #include <algorithm>
-#include <initializer_list>
-#include <stdexcept>
-#include <string>
 
 #include "engine/device/cuda/convolution/hopper/kernels.cuh"
+#include "engine/device/cuda/runtime.h"
 
 namespace jem::hopper {
 namespace {
@@ -76,10 +74,7 @@ bool allow(const void* kernel, size_t shared_bytes) {
 
 template <class... P, class... Args>
 void launch(const cudaLaunchConfig_t& config, void (*kernel)(P...), Args... args) {
-    const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
-    if (status == cudaSuccess) return;
-    (void)cudaGetLastError();
-    throw std::runtime_error(std::string("Could not launch a convolution (CUDA: ") + cudaGetErrorString(status) + ").");
+    cuda::check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), "launch a convolution");
 }
 
 cudaLaunchConfig_t config_of(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes) {
