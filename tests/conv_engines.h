@@ -33,6 +33,10 @@ private:
     cuda::Stream stream_;
 };
 
+inline ConvShape conv3x3(int64_t in, int64_t out, int64_t height, int64_t width) {
+    return {.in_channels = in, .out_channels = out, .height = height, .width = width, .kernel = 3, .stride = 1};
+}
+
 // What an engine wrote, a tensor after the other.
 using Outputs = std::vector<std::vector<double>>;
 

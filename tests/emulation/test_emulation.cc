@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/emulation/control.h"
+#include "tests/emulation/planted.h"
 
 namespace jem::planted {
 
@@ -76,23 +77,6 @@ void launch(const char* label, cudaStream_t stream, void (*kernel)(P...), Geomet
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
     nvtxRangePop();
     check(status, label);
-}
-
-// What the bug's error says; "" if there was none.
-std::string report_of(const std::function<void()>& bug) {
-    cuda_on_host::reset({});
-    std::string error;
-    try {
-        bug();
-    } catch (const std::exception& e) {
-        error = e.what();
-    }
-    cuda_on_host::reset({});
-    return error;
-}
-void check_caught(const char* text, const std::function<void()>& bug) {
-    const std::string error = report_of(bug);
-    CHECK_MESSAGE(error.find(text) != std::string::npos, "wanted: ", std::string(text), "; got: ", error);
 }
 
 // With ThreadSanitizer the bug must be reported as a race, whatever it computes.

@@ -18,10 +18,6 @@ namespace {
 // So slow that the search takes what is offered beside them.
 Loops slow_loops() { return {.hopper = true, .plain = {{.name = "loops", .kernels = 9}}}; }
 
-ConvShape square(int64_t in, int64_t out, int64_t height, int64_t width) {
-    return {.in_channels = in, .out_channels = out, .height = height, .width = width, .kernel = 3, .stride = 1};
-}
-
 // One rounding to bf16 of sums in another order, two where a residual is added afterwards.
 constexpr Tolerance kRounding{.absolute = 0.02, .relative = 0x1p-7};
 
@@ -34,10 +30,10 @@ TEST_CASE("every_kernel_for_hopper_computes_what_the_loops_compute_with_all_that
     };
     // Tiles of every width; borders within a tile and between tiles; a last tile that is not full, or of two images; what does not fill M
     // of the weights' gradient.
-    std::vector<Case> cases = {{square(32, 32, 8, 8), 1},    {square(96, 32, 8, 16), 3},  {square(32, 64, 16, 24), 1},
-                               {square(64, 128, 16, 16), 1}, {square(128, 64, 8, 8), 7},  {square(32, 320, 8, 8), 5},
-                               {square(160, 160, 16, 8), 2}, {square(320, 32, 24, 8), 1}, {square(160, 96, 8, 8), 2}};
-    if (cuda_on_host::checks_accesses()) cases = {{square(32, 160, 8, 8), 3}};
+    std::vector<Case> cases = {{conv3x3(32, 32, 8, 8), 1},    {conv3x3(96, 32, 8, 16), 3},  {conv3x3(32, 64, 16, 24), 1},
+                               {conv3x3(64, 128, 16, 16), 1}, {conv3x3(128, 64, 8, 8), 7},  {conv3x3(32, 320, 8, 8), 5},
+                               {conv3x3(160, 160, 16, 8), 2}, {conv3x3(320, 32, 24, 8), 1}, {conv3x3(160, 96, 8, 8), 2}};
+    if (cuda_on_host::checks_accesses()) cases = {{conv3x3(32, 160, 8, 8), 3}};
     uint64_t seed = 0;
     const uint64_t races = cuda_on_host::races();
     const GpuDescription gpu = describe_gpu("h100");
@@ -68,7 +64,7 @@ TEST_CASE("kernels_for_hopper_are_offered_for_own_alone_and_on_hopper_alone") {
         const std::vector<ConvPlan::Choice> choices = plan->choices();
         return std::any_of(choices.begin(), choices.end(), [](const auto& c) { return c.engine.starts_with("hopper"); });
     };
-    const ConvShape shape = square(32, 32, 8, 8);
+    const ConvShape shape = conv3x3(32, 32, 8, 8);
     ConvShape strided = shape, point = shape;
     strided.stride = 2;
     point.kernel = 1;
@@ -79,7 +75,7 @@ TEST_CASE("kernels_for_hopper_are_offered_for_own_alone_and_on_hopper_alone") {
     CHECK_FALSE(used(80, ConvAlgorithm::own, CudaPrecision::bf16, shape));
     CHECK_FALSE(used(100, ConvAlgorithm::own, CudaPrecision::bf16, shape));
     CHECK_FALSE(used(90, ConvAlgorithm::own, CudaPrecision::f32, shape));
-    for (const ConvShape& other : {strided, point, square(16, 32, 8, 8), square(32, 16, 8, 8), square(32, 32, 8, 12)})
+    for (const ConvShape& other : {strided, point, conv3x3(16, 32, 8, 8), conv3x3(32, 16, 8, 8), conv3x3(32, 32, 8, 12)})
         CHECK_FALSE(used(90, ConvAlgorithm::own, CudaPrecision::bf16, other));
 }
 

@@ -12,6 +12,7 @@
 
 #include "tests/emulation/control.h"
 #include "tests/emulation/hopper_on_host.h"
+#include "tests/emulation/planted.h"
 
 namespace jem::planted_hopper {
 
@@ -70,21 +71,6 @@ std::vector<Out> run(void (*kernel)(const In*, Out*), const Setup& g, const std:
     std::vector<Out> out(out_count);
     std::memcpy(out.data(), host, out_bytes);
     return out;
-}
-
-std::string report_of(const std::function<void()>& bug) {
-    std::string error;
-    try {
-        bug();
-    } catch (const std::exception& e) {
-        error = e.what();
-    }
-    cuda_on_host::reset({});
-    return error;
-}
-void check_caught(const char* text, const std::function<void()>& bug) {
-    const std::string error = report_of(bug);
-    CHECK_MESSAGE(error.find(text) != std::string::npos, "wanted: ", std::string(text), "; got: ", error);
 }
 
 // A planted race is found whatever order runs, and each of its reports takes a millisecond.

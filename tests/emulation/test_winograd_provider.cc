@@ -15,10 +15,6 @@ namespace {
 
 Loops slow_loops() { return {.winograd = true, .plain = {{.name = "loops", .kernels = 9}}}; }
 
-ConvShape square(int64_t in, int64_t out, int64_t height, int64_t width) {
-    return {.in_channels = in, .out_channels = out, .height = height, .width = width, .kernel = 3, .stride = 1};
-}
-
 // Of an f32's roundings as the transforms enlarge them (kernels/winograd.h).
 constexpr Tolerance kFilterError{.absolute = 1e-4, .relative = 1e-5};
 
@@ -37,8 +33,8 @@ TEST_CASE("minimal_filtering_on_the_gpu_computes_what_the_loops_compute_with_all
         int64_t batch;
     };
     std::vector<Case> cases = {
-        {square(16, 16, 4, 4), 1}, {square(16, 32, 8, 8), 3}, {square(32, 16, 5, 11), 2}, {square(40, 24, 16, 3), 1}};
-    if (cuda_on_host::checks_accesses()) cases = {{square(16, 24, 5, 6), 2}};
+        {conv3x3(16, 16, 4, 4), 1}, {conv3x3(16, 32, 8, 8), 3}, {conv3x3(32, 16, 5, 11), 2}, {conv3x3(40, 24, 16, 3), 1}};
+    if (cuda_on_host::checks_accesses()) cases = {{conv3x3(16, 24, 5, 6), 2}};
     uint64_t seed = 0;
     const uint64_t races = cuda_on_host::races();
     for (const Case& c : cases)
@@ -54,7 +50,7 @@ TEST_CASE("minimal_filtering_on_the_gpu_computes_what_the_loops_compute_with_all
 }
 
 TEST_CASE("minimal_filtering_is_offered_in_f32_for_3x3_and_stride_1_unless_direct_is_asked_for") {
-    const ConvShape shape = square(16, 16, 8, 8);
+    const ConvShape shape = conv3x3(16, 16, 8, 8);
     ConvShape strided = shape, point = shape;
     strided.stride = 2;
     point.kernel = 1;
@@ -62,12 +58,12 @@ TEST_CASE("minimal_filtering_is_offered_in_f32_for_3x3_and_stride_1_unless_direc
     CHECK(used(CudaPrecision::f32, ConvAlgorithm::automatic, shape));
     CHECK_FALSE(used(CudaPrecision::f32, ConvAlgorithm::direct, shape));
     CHECK_FALSE(used(CudaPrecision::bf16, ConvAlgorithm::automatic, shape));
-    for (const ConvShape& other : {strided, point, square(3, 16, 8, 8), square(16, 8, 8, 8)})
+    for (const ConvShape& other : {strided, point, conv3x3(3, 16, 8, 8), conv3x3(16, 8, 8, 8)})
         CHECK_FALSE(used(CudaPrecision::f32, ConvAlgorithm::automatic, other));
 }
 
 TEST_CASE("minimal_filtering_is_refused_where_its_points_take_more_scratch_than_is_allowed") {
-    ConvProblem problem{.shape = square(16, 16, 8, 8), .batch = 2, .pass = ConvPass::forward};
+    ConvProblem problem{.shape = conv3x3(16, 16, 8, 8), .batch = 2, .pass = ConvPass::forward};
     cuda_on_host::reset({});
     {
         OnStream stream;

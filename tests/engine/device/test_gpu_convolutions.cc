@@ -16,10 +16,6 @@
 namespace jem {
 namespace {
 
-ConvShape square(int64_t in, int64_t out, int64_t height, int64_t width) {
-    return {.in_channels = in, .out_channels = out, .height = height, .width = width, .kernel = 3, .stride = 1};
-}
-
 // Empty, with a line that says why, where there is none.
 std::vector<GpuDescription> gpu_at_hand() {
     int count = 0;
@@ -42,7 +38,7 @@ TEST_CASE("own_convolutions_by_minimal_filtering_compute_what_the_loops_compute_
     // Roundings of f32 as the transforms enlarge them (kernels/winograd.h).
     constexpr Tolerance kFilterError{.absolute = 1e-4, .relative = 1e-5};
     for ([[maybe_unused]] const GpuDescription& gpu : gpu_at_hand())
-        for (const ConvShape& shape : {square(16, 16, 8, 8), square(40, 24, 5, 11), square(160, 320, 16, 16)})
+        for (const ConvShape& shape : {conv3x3(16, 16, 8, 8), conv3x3(40, 24, 5, 11), conv3x3(160, 320, 16, 16)})
             for (const ConvPart& part : all_parts()) {
                 if (part.pass == ConvPass::backward_weights || has_sums(part.fusion)) continue;
                 const ConvProblem problem{.shape = shape, .batch = 3, .pass = part.pass, .fusion = part.fusion, .slope = 0.1f};
@@ -60,7 +56,8 @@ TEST_CASE("own_kernels_for_hopper_compute_what_the_loops_compute_on_a_gpu") {
             std::puts("SKIPPED: the GPU is of another generation");
             return;
         }
-        for (const ConvShape& shape : {square(32, 32, 8, 16), square(64, 128, 16, 16), square(160, 160, 32, 16), square(320, 640, 8, 8)})
+        for (const ConvShape& shape :
+             {conv3x3(32, 32, 8, 16), conv3x3(64, 128, 16, 16), conv3x3(160, 160, 32, 16), conv3x3(320, 640, 8, 8)})
             for (const ConvPart& part : all_parts()) {
                 const ConvProblem problem{.shape = shape,
                                           .batch = 5,
